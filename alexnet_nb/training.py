@@ -54,7 +54,7 @@ class Config:
     width: float | None = None  # share of the kernels and units; None: 1, digits 0.25
     size: int | None = None  # side of the stored pictures, pixels; None: 256, digits 72
     crop: int | None = None  # side of what the net sees, pixels; None: 7/8 of size, digits 64
-    epochs: int | None = None  # None: 90, digits 15
+    epochs: int | None = None  # None: 90, digits 40
     batch_size: int = 128
     lr: float | None = None  # of the weights at the start; None: the recipe's
     seed: int = 0
@@ -122,7 +122,7 @@ def complete(config: Config) -> Config:
     "The configuration with what the data set calls for in place of None."
     digits = config.data == "digits"
     size = config.size or (72 if digits else 256)
-    wanted = dict(width=0.25 if digits else 1.0, size=size, crop=64 if digits and size == 72 else size * 7 // 8, epochs=15 if digits else 90)
+    wanted = dict(width=0.25 if digits else 1.0, size=size, crop=64 if digits and size == 72 else size * 7 // 8, epochs=40 if digits else 90)
     return replace(config, **{k: v for k, v in wanted.items() if getattr(config, k) is None})
 
 # %% ../nbs/10_training.ipynb #run_recipe
@@ -406,7 +406,7 @@ def work(folder):
 # %% ../nbs/10_training.ipynb #end_with_parent
 def end_with_parent():
     "Wait for the notebook to go away, then go, too."
-    with contextlib.suppress(OSError, ValueError): sys.stdin.buffer.read()
+    while os.read(0, 1): pass
     os._exit(1)
 
 # %% ../nbs/10_training.ipynb #fit
@@ -484,7 +484,9 @@ def train(config: Config) -> Path:
     return folder
 
 # %% ../nbs/10_training.ipynb #main
-if __name__ == "__main__" and "TORCHELASTIC_RUN_ID" in os.environ: work(sys.argv[1])
+if __name__ == "__main__" and "TORCHELASTIC_RUN_ID" in os.environ:
+    work(sys.argv[1])
+    os._exit(0)  # without the interpreter's teardown, which the thread that waits for the pipe can abort
 
 # %% ../nbs/10_training.ipynb #plot_curves
 def plot_curves(folder):
