@@ -1,0 +1,129 @@
+"""Build the documentation site, and README.md from nbs/index.ipynb.
+
+    python .ci/site.py            README.md, then the site under _docs/, then a check of its links
+    python .ci/site.py readme     only README.md
+
+The notebooks are staged by nbdev, TeX becomes MathML, `04_lrn.ipynb` becomes `lrn.ipynb`, and Quarto renders the copy;
+where there is no Quarto, smalldocs renders it from the same `_quarto.yml`.
+"""
+import html.parser
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+ROOT = Path(__file__).resolve().parent.parent
+STAGED, SITE = ROOT / "_proc", ROOT / "_docs"
+NUMBER = re.compile(r"(?<![\w/])\d\d_(\w+\.ipynb)")
+
+
+def text(cell):
+    return "".join(cell["source"])
+
+
+def readme():
+    "README.md: the index notebook's prose, its code, and text outputs; the drawing as a file."
+    parts = []
+    for cell in json.loads((ROOT / "nbs/index.ipynb").read_text())["cells"]:
+        source = text(cell)
+        if cell["cell_type"] == "markdown":
+            parts.append(re.sub(r"\((\w+\.ipynb)\)", r"(nbs/\1)", source))
+            continue
+        if "#| hide" in source: continue
+        if "echo: false" not in source: parts.append(f"```python\n{source}\n```")
+        for output in cell["outputs"]:
+            data = output.get("data", {})
+            if "image/svg+xml" in data:
+                drawing = "".join(data["image/svg+xml"])
+                (ROOT / "nbs/columns.svg").write_text(drawing + "\n")
+                parts.append("![The two columns of AlexNet, and which layers read both](nbs/columns.svg)")
+            elif "text/plain" in data: parts.append("```\n" + "".join(data["text/plain"]) + "\n```")
+    (ROOT / "README.md").write_text("<!-- made from nbs/index.ipynb by .ci/site.py -->\n\n" + "\n\n".join(parts) + "\n")
+
+
+def stage():
+    "nbdev's copy of the notebooks, with plain names, MathML and relative links."
+    from nbdev.serve import proc_nbs
+    shutil.rmtree(STAGED, ignore_errors=True)
+    proc_nbs(force=True)
+    from nbdev.config import get_config
+    host = get_config().doc_host + get_config().doc_baseurl
+    for path in list(STAGED.rglob("*.ipynb")):
+        nb = json.loads(path.read_text())
+        for cell in nb["cells"]:
+            source = text(cell)
+            if cell["cell_type"] == "raw": source = re.sub(r"^output-file:.*\n", "", source, flags=re.M)
+            if cell["cell_type"] == "markdown":
+                source = mathml(NUMBER.sub(r"\1", source.replace(host + "/", "").replace(host, "")))
+            cell["source"] = source
+            for output in cell.get("outputs", []):
+                for kind in ("text/markdown", "text/html"):
+                    if kind in output.get("data", {}):
+                        output["data"][kind] = "".join(output["data"][kind]).replace(host + "/", "").replace(host, "")
+        path.unlink()
+        path.with_name(re.sub(r"^\d\d_", "", path.name)).write_text(json.dumps(nb))
+
+
+def mathml(source):
+    "TeX between dollars, outside of code, becomes MathML."
+    from latex2mathml.converter import convert
+    raw = lambda m: "`" + convert(m, display="inline") + "`{=html}"
+    block = lambda m: "\n```{=html}\n" + convert(m, display="block") + "\n```\n"
+    out = []
+    for i, part in enumerate(re.split(r"(```.*?```|`[^`\n]*`)", source, flags=re.S)):
+        if i % 2 == 0:
+            part = re.sub(r"\$\$(.+?)\$\$", lambda m: block(m[1].strip()), part, flags=re.S)
+            part = re.sub(r"(?<![\\$\w])\$(?! )([^$\n]+?)(?<! )\$(?![\w$])", lambda m: raw(m[1]), part)
+        out.append(part)
+    return "".join(out)
+
+
+def render():
+    "Quarto where there is one, else smalldocs."
+    tool = ["quarto", "render"] if shutil.which("quarto") else [str(Path(sys.executable).with_name("smalldocs")), "render"]
+    subprocess.run([*tool, str(STAGED)], check=True, cwd=ROOT)
+    shutil.rmtree(SITE, ignore_errors=True)
+    (STAGED / "_site").rename(SITE)
+
+
+class Page(html.parser.HTMLParser):
+    "Collects what a page links to, and what can be linked to."
+    def __init__(self, path):
+        super().__init__()
+        self.links, self.anchors = [], {""}
+        self.feed(path.read_text())
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self.anchors |= {attrs[k] for k in ("id", "name") if attrs.get(k)}
+        self.links += [attrs[k] for k in ("href", "src") if attrs.get(k)]
+
+
+def broken():
+    "Every internal link of the site whose file or anchor does not exist."
+    pages = {p.resolve(): Page(p) for p in SITE.rglob("*.html")}
+    for path, page in pages.items():
+        for link in page.links:
+            url = urlsplit(link)
+            if url.scheme or url.netloc: continue
+            target = (path.parent / unquote(url.path)).resolve() if url.path else path
+            if target.is_dir(): target /= "index.html"
+            if not target.exists(): yield f"{path.name}: {link}: no such file"
+            elif url.fragment and target in pages and unquote(url.fragment) not in pages[target].anchors: yield f"{path.name}: {link}: no such anchor"
+
+
+def main():
+    readme()
+    if sys.argv[1:] == ["readme"]: return
+    stage()
+    render()
+    faults = sorted(set(broken()))
+    print(*faults, sep="\n")
+    print(f"{len(list(SITE.rglob('*.html')))} pages under {SITE.name}/, {len(faults)} broken links")
+    sys.exit(bool(faults))
+
+
+if __name__ == "__main__": main()
