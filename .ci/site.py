@@ -70,13 +70,12 @@ def stage():
 def mathml(source):
     "TeX between dollars, outside of code, becomes MathML."
     from latex2mathml.converter import convert
-    raw = lambda m: "`" + convert(m, display="inline") + "`{=html}"
     block = lambda m: "\n```{=html}\n" + convert(m, display="block") + "\n```\n"
     out = []
     for i, part in enumerate(re.split(r"(```.*?```|`[^`\n]*`)", source, flags=re.S)):
         if i % 2 == 0:
             part = re.sub(r"\$\$(.+?)\$\$", lambda m: block(m[1].strip()), part, flags=re.S)
-            part = re.sub(r"(?<![\\$\w])\$(?! )([^$\n]+?)(?<! )\$(?![\w$])", lambda m: raw(m[1]), part)
+            part = re.sub(r"(?<![\\$\w])\$(?! )([^$\n]+?)(?<! )\$(?![\w$])", lambda m: convert(m[1], display="inline"), part)
         out.append(part)
     return "".join(out)
 

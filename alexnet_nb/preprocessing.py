@@ -172,7 +172,7 @@ def pack(
         for i, (path, label) in enumerate(items, 1):
             if i % 10_000 == 0: progress(f"packed {i:,} of {len(items):,}")
             try: yield read_square(path, size), label
-            except (OSError, ValueError, SyntaxError) as e: unread.append(f"{path.relative_to(source)}: {type(e).__name__}: {e}")
+            except (OSError, ValueError, SyntaxError) as e: unread.append(f"{path.relative_to(source)}: {str(e).replace(str(path), path.name)}")
     splits = {s: (len(items), read(items)) for s, items in found.items()}
     packed = write_packed(dest, splits, names, size, dict(origin=str(Path(source).resolve()), seed=seed, unread=unread))
     if unread: progress(f"left out {len(unread)} files that could not be read, listed in meta.json; the first: {unread[0]}")

@@ -465,13 +465,15 @@ def end(process):
 
 # %% ../nbs/10_training.ipynb #failure
 def failure(folder, code):
-    "What is known about the process that failed first."
+    "What is known about the process that failed first: killed by a signal, or its traceback."
+    log = (folder / "log/torchrun.txt").read_text()
+    killed = [(r, s) for r, s in re.findall(r"rank +: (\d+) .*\n +exitcode +: -(\d+)", log) if s != str(int(signal.SIGTERM))]
+    if killed: return "process {} was killed by signal {}; the run is in {}".format(*killed[0], folder)
     errors = {p.stem[-1]: json.loads(p.read_text()) for p in folder.glob("log/error-*.json")}
     if errors:
         rank = min(errors, key=lambda r: errors[r]["time"])
         return f"process {rank} failed; the run is in {folder}\n\n{errors[rank]['trace']}"
-    tail = (folder / "log/torchrun.txt").read_text().splitlines()[-20:]
-    return f"torchrun ended with {code}; the run is in {folder}, the end of log/torchrun.txt is\n\n" + "\n".join(tail)
+    return f"torchrun ended with {code}; the run is in {folder}, the end of log/torchrun.txt is\n\n" + "\n".join(log.splitlines()[-20:])
 
 # %% ../nbs/10_training.ipynb #train
 def train(config: Config) -> Path:

@@ -1,0 +1,104 @@
+"The papermill job: dry run, bad input, and processes that fail."
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+OUT = "out.ipynb"
+
+
+def texts(tmp_path):
+    nb = json.loads((tmp_path / OUT).read_text())
+    return "\n".join("".join(o.get("text", "")) + "\n".join(o.get("traceback", "")) for c in nb["cells"] for o in c.get("outputs", []))
+
+
+def workers(folder):
+    "Command lines of processes that train in a folder."
+    found = []
+    for p in Path("/proc").glob("[0-9]*/cmdline"):
+        try: words = p.read_bytes().decode().split("\0")
+        except OSError: continue
+        if "alexnet_nb.training" in words and any(str(folder) in os.path.realpath(Path(p.parent, "cwd")) + w for w in words): found.append((int(p.parent.name), words))
+    return found
+
+
+def gone(folder, seconds=10):
+    end = time.monotonic() + seconds
+    while workers(folder) and time.monotonic() < end: time.sleep(0.2)
+    return workers(folder) == []
+
+
+def test_dry_run_goes_through_everything(papermill, tmp_path):
+    begin = time.monotonic()
+    done = papermill("gpus=2", "dry_run=True")
+    assert done.returncode == 0, done.stderr
+    assert time.monotonic() - begin < 40
+    said = texts(tmp_path)
+    for words in ("over gloo", "and every gradient", "resumed at step 2", "-p resume True"): assert words in said, words
+    run, = (tmp_path / "runs").iterdir()
+    assert run.name == "digits-source2012-001" and {"result.json", "model.safetensors", "env.json"} <= {p.name for p in run.iterdir()}
+    assert gone(tmp_path)
+
+
+@pytest.mark.parametrize("parameter, words", [
+    ("gpu=2", "unknown parameter gpu: did you mean gpus?"),
+    ("epochs=ten", "parameter epochs: found 'ten', expected int or None"),
+    ("data=nowhere", "data: nowhere is not a folder"),
+    ("data=empty", "no images"),
+    ("batch_size=5000", "batch_size: found 5000, but the data have only 1437"),
+])
+def test_bad_input_is_refused_before_any_work(papermill, tmp_path, parameter, words):
+    for split in ("train", "val"): (tmp_path / "empty" / split / "a").mkdir(parents=True)
+    done = papermill(parameter)
+    assert done.returncode != 0
+    assert words in done.stderr and words in texts(tmp_path)
+    assert not (tmp_path / "runs").exists()
+
+
+FAULT = """
+import os
+if os.environ.get("RANK") == {rank!r}:
+    import torch
+    step, count = torch.optim.SGD.step, [0]
+    def faulty(*args, **kwargs):
+        count[0] += 1
+        if count[0] == 5: {fault}
+        return step(*args, **kwargs)
+    torch.optim.SGD.step = faulty
+"""
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+@pytest.mark.parametrize("fault, words", [("raise ArithmeticError('broken on purpose')", "ArithmeticError: broken on purpose"),
+                                          ("os.kill(os.getpid(), 9)", "was killed by signal 9")], ids=["raise", "kill"])
+def test_a_failing_process_ends_the_notebook_with_its_traceback(papermill, tmp_path, rank, fault, words):
+    (tmp_path / "sitecustomize.py").write_text(FAULT.format(rank=rank, fault=fault))
+    done = papermill("gpus=2", env=dict(PYTHONPATH=str(tmp_path)), timeout=60)
+    assert done.returncode != 0
+    assert f"process {rank} " in done.stderr and words in done.stderr and words in texts(tmp_path)
+    failed = max(p.stat().st_mtime for p in tmp_path.glob("runs/*/log/torchrun.txt"))
+    assert (tmp_path / OUT).stat().st_mtime - failed < 30
+    assert gone(tmp_path)
+
+
+def test_no_process_outlives_a_killed_notebook(tmp_path):
+    command = [sys.executable, "-m", "papermill", ROOT / "nbs/train.ipynb", OUT, "-p", "gpus", "2"]
+    job = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    end = time.monotonic() + 60
+    while not list(tmp_path.glob("runs/*/metrics.jsonl")):
+        assert time.monotonic() < end and job.poll() is None
+        time.sleep(0.2)
+    kernel = next(p.parent.name for p in Path("/proc").glob("[0-9]*/cmdline") if str(job.pid) == parent(p) and b"ipykernel" in p.read_bytes())
+    os.kill(int(kernel), signal.SIGKILL)
+    job.wait(60)
+    assert job.returncode != 0 and gone(tmp_path)
+
+
+def parent(cmdline):
+    return (cmdline.parent / "stat").read_text().rsplit(")", 1)[1].split()[1]
