@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, fields, replace
 LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
 
 # %% ../nbs/00_recipes.ipynb #Recipe
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Recipe:
     "One AlexNet: its input, network, start and learning rule. Pixels are on the scale 0 to 255."
     name: str = "paper"
@@ -58,6 +58,8 @@ class Recipe:
     decay: float | None = 5e-4  # of the weights; biases do not decay
     schedule: tuple | str | None = "plateau"  # (share of the run, what, factor) …, or divide by ten on a "plateau"
 
+    def __repr__(self): return self.name
+
 # %% ../nbs/00_recipes.ipynb #not-stated-code
 NOT_STATED = ("crop_chunk", "pads", "conv1_ceil", "lrn_across", "pool_ceil", "lr_bias", "reshuffle")
 
@@ -100,12 +102,12 @@ def diff(
 ) -> Table:  # one row a field; "not stated" where the printed paper is silent
     "What differs between two recipes."
     show = lambda r, name: "not stated" if r == paper and name in NOT_STATED else short(getattr(r, name))
-    rows = [(f"`{f.name}`", show(a, f.name), show(b, f.name)) for f in fields(Recipe) if f.name != "name"]
+    rows = [(f.name, show(a, f.name), show(b, f.name)) for f in fields(Recipe) if f.name != "name"]
     return Table(["field", a.name, b.name], [r for r in rows if r[1] != r[2]])
 
 # %% ../nbs/00_recipes.ipynb #short
 def short(value) -> str:
     "A field's value as a reader would write it: a tuple of equal values once, long floats cut."
-    if isinstance(value, tuple) and value and len(set(value)) == 1: return f"{short(value[0])} (all {len(value)})"
+    if isinstance(value, tuple) and len(value) > 1 and len(set(value)) == 1: return f"{short(value[0])} (all {len(value)})"
     if isinstance(value, tuple): return "(" + ", ".join(map(short, value)) + ")"
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,7 +1,8 @@
 "Two processes of one column each train the net that one process trains."
 import json
+import os
 
-import pytest
+import numpy as np
 
 from alexnet_nb.training import Config, check, train
 
@@ -11,14 +12,23 @@ def losses(folder):
     return [r["loss"] for r in rows if r["split"] == "train"]
 
 
-@pytest.mark.parametrize("precision, epochs, tolerance, first", [("float64", None, 1e-8, None), ("float32", 1, 1e-5, 10)])
-def test_every_loss_of_the_digits_run_agrees(tmp_path, precision, epochs, tolerance, first):
-    runs = []
-    for gpus in (1, 2):
-        folder = train(check(Config(gpus=gpus, precision=precision, epochs=epochs, out_dir=str(tmp_path / str(gpus)))))
-        runs.append(losses(folder)[:first])
-    one, two = runs
-    assert len(one) == len(two) == (first or 480)
-    worst = max(abs(a - b) for a, b in zip(one, two))
-    print(f"largest difference of {len(one)} losses in {precision}: {worst:.1e}")
-    assert worst <= tolerance
+def both(tmp_path, **settings):
+    "Training losses of the digits run in one process and in two."
+    runs = [losses(train(check(Config(gpus=gpus, out_dir=str(tmp_path / str(gpus)), **settings)))) for gpus in (1, 2)]
+    return np.array(runs)
+
+
+def test_every_loss_of_the_digits_run_agrees_in_float64(tmp_path):
+    one, two = both(tmp_path, precision="float64")
+    assert len(one) == len(two) == 480
+    assert abs(one - two).max() <= 1e-8
+
+
+def test_the_first_ten_losses_agree_in_float32(tmp_path):
+    """With as many threads in each process: a thread more changes the order of sums in the last bit, and from there a
+    pooling window or a ReLU that was nearly undecided decides otherwise."""
+    cpus = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cpus)})
+    try: one, two = both(tmp_path, epochs=1)
+    finally: os.sched_setaffinity(0, cpus)
+    assert abs(one - two)[:10].max() <= 1e-5
