@@ -6,7 +6,7 @@
 __all__ = ['DTYPES', 'TOLERANCE', 'ALLOCATOR', 'Config', 'read_parameters', 'typed', 'check', 'complete', 'run_recipe', 'Layout',
            'layout', 'written', 'start_run', 'new_folder', 'Worker', 'run_epochs', 'Record', 'save_checkpoint',
            'checkpoints', 'load_checkpoint', 'compare_columns', 'work', 'end_with_parent', 'fit', 'launch', 'show_line',
-           'end', 'failure', 'train', 'plot_curves']
+           'end', 'failure', 'train', 'resume_command', 'plot_curves']
 
 # %% ../nbs/10_training.ipynb #imports
 import contextlib
@@ -17,6 +17,7 @@ import math
 import os
 import platform
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -450,10 +451,9 @@ ALLOCATOR = dict(MALLOC_MMAP_MAX_="0", MALLOC_TRIM_THRESHOLD_="100000000000", MA
 def show_line(line, log, live):
     "Show a line of the first process; what libraries print goes to the log."
     mark, words = line[:11], line[12:].rstrip()
-    if mark == "alexnet_nb:": print(words, flush=True)
-    elif mark == "alexnet_nb~" and live: print("\r" + words.ljust(100), end="\r", flush=True)
-    elif mark == "alexnet_nb~": print(words, flush=True)
-    else: log.write(line)
+    if mark not in ("alexnet_nb:", "alexnet_nb~"): log.write(line)
+    elif live: print(words.ljust(110), end="\r" if mark[-1] == "~" else "\n", flush=True)  # the bar is overwritten by the next line
+    else: print(words, flush=True)
 
 # %% ../nbs/10_training.ipynb #end
 def end(process):
@@ -487,6 +487,16 @@ def train(config: Config) -> Path:
     launch(folder, where)
     if config.dry_run: launch(folder, where)
     return folder
+
+# %% ../nbs/10_training.ipynb #resume_command
+def resume_command(
+    config: Config,  # as it was asked for
+    folder,  # of the run
+) -> str:
+    "The command that goes on with a run, from its last checkpoint, with everything that differs from the defaults."
+    given = {f.name: getattr(config, f.name) for f in fields(Config) if f.name not in ("out_dir", "resume", "dry_run")}
+    given = {n: v for n, v in given.items() if n == "gpus" or v != getattr(Config(), n)} | dict(resume=True, out_dir=folder)
+    return " ".join(["papermill nbs/train.ipynb out.ipynb", *(f"-p {n} {shlex.quote(str(v))}" for n, v in given.items())])
 
 # %% ../nbs/10_training.ipynb #main
 if __name__ == "__main__" and "TORCHELASTIC_RUN_ID" in os.environ:

@@ -36,7 +36,7 @@ def gone(folder, seconds=10):
 
 def test_dry_run_goes_through_everything(papermill, tmp_path):
     begin = time.monotonic()
-    done = papermill("gpus=2", "dry_run=True")
+    done = papermill("gpus=2", "dry_run=True", "epochs=1")
     assert done.returncode == 0, done.stderr
     assert time.monotonic() - begin < 40
     said = texts(tmp_path)
@@ -44,6 +44,13 @@ def test_dry_run_goes_through_everything(papermill, tmp_path):
     run, = (tmp_path / "runs").iterdir()
     assert run.name == "digits-source2012-001" and {"result.json", "model.safetensors", "env.json"} <= {p.name for p in run.iterdir()}
     assert gone(tmp_path)
+
+    line = next(l for l in said.splitlines() if l.startswith("papermill nbs/train.ipynb"))  # as it is printed
+    (tmp_path / "nbs").symlink_to(ROOT / "nbs")
+    done = subprocess.run(line, shell=True, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    steps = [json.loads(l)["step"] for l in (run / "metrics.jsonl").read_text().splitlines()]
+    assert "resumed at step 3" in texts(tmp_path) and steps == [1, 2, 3, 3, *range(4, 13), 12]
 
 
 @pytest.mark.parametrize("parameter, words", [
