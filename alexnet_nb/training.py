@@ -482,7 +482,7 @@ def failure(folder, code):
 def train(config: Config) -> Path:
     "Train a run to its end and return its folder."
     where, folder = layout(config.gpus), start_run(config)
-    env = dict(python=platform.python_version(), torch=torch.__version__, system=platform.platform(), layout=where.words, threads=where.threads)
+    env = dict(python=platform.python_version(), torch=torch.__version__, system=f"{platform.system()} {platform.machine()}", layout=where.words, threads=where.threads)
     with written(folder / "env.json") as temp: temp.write_text(json.dumps(env, indent=1))
     launch(folder, where)
     if config.dry_run: launch(folder, where)
