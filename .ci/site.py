@@ -41,7 +41,7 @@ def readme():
                 (ROOT / "nbs/columns.svg").write_text(drawing + "\n")
                 parts.append("![The two columns of AlexNet, and which layers read both](nbs/columns.svg)")
             elif "text/plain" in data: parts.append("```\n" + "".join(data["text/plain"]) + "\n```")
-    (ROOT / "README.md").write_text("<!-- made from nbs/index.ipynb by .ci/site.py -->\n\n" + "\n\n".join(parts) + "\n")
+    (ROOT / "README.md").write_text("<!-- made from nbs/index.ipynb by .ci/site.py -->\n\n" + "\n\n".join(parts).replace("```\n\n```python\n", "") + "\n")
 
 
 def stage():
