@@ -17,7 +17,7 @@ from .recipes import Recipe
 def generator(
     *key: int,  # such as seed, epoch
 ) -> torch.Generator:
-    "A generator whose numbers depend on the key alone."
+    "A generator whose numbers depend on the key alone; zeros at the end of a key do not count."
     return torch.Generator().manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]) >> 1)
 
 # %% ../nbs/07_augmentation.ipynb #Draws
@@ -62,10 +62,11 @@ def crop(
 # %% ../nbs/07_augmentation.ipynb #colour_axes
 def colour_axes(
     cov: np.ndarray,  # 3 × 3, of RGB values on the scale 0–255
-) -> torch.Tensor:  # float64, 3 × 3: a column an axis, as long as the deviation along it
-    "Principal axes of the colours, scaled by their deviations (§4.1)."
+    lengths: str = "deviations",  # or "eigenvalues", as the paper prints
+) -> torch.Tensor:  # float64, 3 × 3: a column an axis
+    "Principal axes of the colours, as long as the deviation along them (§4.1)."
     values, vectors = np.linalg.eigh(cov)
-    return torch.from_numpy(vectors * np.sqrt(np.maximum(values, 0)))
+    return torch.from_numpy(vectors * (np.sqrt(values.clip(0)) if lengths == "deviations" else values))
 
 # %% ../nbs/07_augmentation.ipynb #Input
 class Input:
@@ -77,7 +78,7 @@ class Input:
         centre, self.mean = self.border // 2, torch.from_numpy(mean).to(**to)
         self.centre_mean = self.mean[:, centre:centre + recipe.crop, centre:centre + recipe.crop]
         if recipe.mean == "channels": self.centre_mean = self.mean.mean((1, 2), keepdim=True)
-        self.axes = colour_axes(cov).to(**to)
+        self.axes = colour_axes(cov, recipe.colour_lengths).to(**to)
         self.scale = torch.tensor(recipe.scale, **to)[:, None, None]
 
     def subtract(self, images, offsets, flips):
@@ -95,8 +96,10 @@ class Input:
         return (x + noise[:, :, None, None] / self.scale) / self.recipe.colour_divide
 
     def views(self, images: torch.Tensor, n: int = 10):  # uint8 N × 3 × size × size -> n × N × 3 × crop × crop
-        "The central view, or four corners and centre, and their mirror images where the recipe mirrors (§4.1)."
+        "The central view; four corners and the centre; or these and their mirror images (§4.1)."
+        if n not in (1, 5, 10) or n == 10 and not self.recipe.mirror:
+            raise ValueError(f"views: found {n}, expected 1, 5 or, where pictures are mirrored, 10")
         end, mid, coin = self.border, self.border // 2, torch.zeros(len(images), dtype=torch.bool)
         places = [(mid, mid)] if n == 1 else [(0, 0), (0, end), (end, 0), (end, end), (mid, mid)]
-        flips = (False, True) if n > 1 and self.recipe.mirror else (False,)
+        flips = (False, True) if n == 10 else (False,)
         return torch.stack([self.subtract(images, torch.tensor([p] * len(images)), coin | f) for f in flips for p in places])

@@ -89,7 +89,8 @@ def baselines(
     "Nearest neighbour and logistic regression on the raw pixels, shrunk."
     from sklearn.linear_model import LogisticRegression
     from sklearn.neighbors import KNeighborsClassifier
-    pixels = lambda s: torch.nn.functional.adaptive_avg_pool2d(torch.tensor(s.images[:most]).float(), side).flatten(1).numpy() / 255
+    shrink = lambda im: torch.nn.functional.adaptive_avg_pool2d(torch.tensor(im).float(), side)
+    pixels = lambda s: torch.stack([shrink(im) for im in s.images[:most]]).flatten(1).numpy() / 255
     (x, y), (u, v) = ((pixels(s), s.labels[:most]) for s in (data.train, data.val))
     models = {"nearest neighbour": KNeighborsClassifier(1), "logistic regression": LogisticRegression(max_iter=1000)}
     return error_table({name: (float((m.fit(x, y).predict(u) != v).mean()), None) for name, m in models.items()}, len(v))

@@ -19,7 +19,7 @@ def error_rates(
     labels: torch.Tensor,  # N
 ) -> tuple[float, float]:  # top-1 and top-5 error, as fractions
     "Share of the pictures whose class is not the best, or not among the five best (abstract, §6)."
-    rank = (scores > scores.gather(1, labels[:, None])).sum(1)
+    rank = (~(scores < scores.gather(1, labels[:, None]))).sum(1) - 1  # ties and NaN count against the net
     return (rank >= 1).double().mean().item(), (rank >= 5).double().mean().item()
 
 # %% ../nbs/09_learning.ipynb #sgd
@@ -32,7 +32,7 @@ def sgd(
     pick = lambda test: [p for name, p in named if test(name)]
     groups = [dict(name="conv1", params=pick(lambda n: n == "conv1.weight")),
               dict(name="weights", params=pick(lambda n: n.endswith("weight") and n != "conv1.weight")),
-              dict(name="biases", params=pick(lambda n: n.endswith("bias")), weight_decay=0.0)]
+              dict(name="biases", params=pick(lambda n: n.endswith("bias")), weight_decay=recipe.decay_bias)]
     return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.decay, fused=True)
 
 # %% ../nbs/09_learning.ipynb #set_rates
@@ -58,7 +58,7 @@ def rates_at(
 ) -> dict:  # rates of 'conv1', 'weights' and 'biases'; 'colour': is the noise on
     "Learning rates at a point of the run (§5; `layer-params-145.cfg`)."
     factor = dict(weights=1.0, biases=1.0, colour=1.0)
-    if recipe.schedule == "plateau": factor["weights"] = 0.1**drops
+    if recipe.schedule == "plateau": factor.update(weights=0.1**drops, biases=0.1**drops)
     else:
         for share, what, f in recipe.schedule:
             if progress >= share: factor.update(dict(weights=f, biases=f) if what == "all" else {what: f})

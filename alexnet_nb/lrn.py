@@ -22,9 +22,9 @@ def lrn(
 ) -> torch.Tensor:  # of the shape and type of `x`
     "Response normalisation across kernel maps (§3.3). Half precision is computed in float32."
     wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    scale = {"sum": alpha, "mean": alpha / n}[alpha_over]
     squares = F.pad(wide.square().reshape(len(x), columns, x.shape[1] // columns, -1), (0, 0, n // 2, n // 2))
     window = sum(squares.narrow(2, i, x.shape[1] // columns) for i in range(n)).reshape(x.shape)
-    scale = alpha if alpha_over == "sum" else alpha / n
     return (wide * (k + scale * window) ** -beta).to(x.dtype)
 
 # %% ../nbs/04_lrn.ipynb #LRN

@@ -98,9 +98,12 @@ def list_images(
     "Find the pictures of an image folder, in a shuffled order that depends on the seed alone."
     source = Path(source)
     if not source.is_dir(): raise FileNotFoundError(f"data: {source} is not a folder (looked in {Path.cwd()})")
-    split = all((source / s).is_dir() for s in ("train", "val"))
+    split = (source / "train").is_dir()
+    if split and not (source / "val").is_dir(): raise FileNotFoundError(f"data: {source} has a folder train, but none named val")
     roots = {s: source / s for s in ("train", "val")} if split else {"train": source}
     names = sorted(d.name for d in roots["train"].iterdir() if d.is_dir() and not d.name.startswith("."))
+    strange = sorted(d.name for d in roots.get("val", source).iterdir() if d.is_dir() and d.name[0] != "." and d.name not in names)
+    if strange: raise ValueError(f"data: {source}/val has classes that train has not: {', '.join(strange)}")
     found = {s: [(p, i) for i, n in enumerate(names) for p in sorted((r / n).rglob("*")) if p.suffix.lower() in EXTENSIONS]
              for s, r in roots.items()}
     for s, items in found.items(): np.random.default_rng([seed, len(s)]).shuffle(items)
@@ -127,6 +130,7 @@ def write_packed(
 ) -> Packed:
     "Write a packed data set to a temporary folder, and rename it when it is whole."
     dest = Path(dest)
+    if dest.exists(): raise FileExistsError(f"{dest} exists; pack to another folder, or remove it first")
     dest.parent.mkdir(parents=True, exist_ok=True)
     temp = Path(tempfile.mkdtemp(prefix=dest.name + ".", dir=dest.parent))
     try:
@@ -135,7 +139,9 @@ def write_packed(
         np.savez(temp / "stats.npz", mean=mean, cov=cov)
         (temp / "names.txt").write_text("\n".join(names) + "\n")
         (temp / "meta.json").write_text(json.dumps(dict(size=size, classes=len(names)) | meta, indent=1))
-        if not dest.exists(): temp.rename(dest)
+        try: temp.rename(dest)
+        except OSError:  # another process has just finished the same set
+            if not dest.exists(): raise
     finally: shutil.rmtree(temp, ignore_errors=True)
     return open_packed(dest)
 
@@ -172,7 +178,7 @@ def pack(
         for i, (path, label) in enumerate(items, 1):
             if i % 10_000 == 0: progress(f"packed {i:,} of {len(items):,}")
             try: yield read_square(path, size), label
-            except (OSError, ValueError, SyntaxError) as e: unread.append(f"{path.relative_to(source)}: {str(e).replace(str(path), path.name)}")
+            except Exception as e: unread.append(f"{path.relative_to(source)}: {str(e).replace(str(path), path.name)}")
     splits = {s: (len(items), read(items)) for s, items in found.items()}
     packed = write_packed(dest, splits, names, size, dict(origin=str(Path(source).resolve()), seed=seed, unread=unread))
     if unread: progress(f"left out {len(unread)} files that could not be read, listed in meta.json; the first: {unread[0]}")
@@ -210,7 +216,7 @@ def prepare(
         source = Path(data).expanduser()
         found, _ = list_images(source)
         enough(len(found["train"]), least)
-        listing = sorted((str(p.relative_to(source)), *p.stat()[6:9:2]) for items in found.values() for p, _ in items)
+        listing = sorted((str(p.relative_to(source)), p.stat().st_size, p.stat().st_mtime_ns) for items in found.values() for p, _ in items)
         key = hashlib.sha256(json.dumps([str(source.resolve()), size, listing]).encode()).hexdigest()[:12]
         dest = cache_folder() / f"{source.resolve().name}-{size}-{key}"
         packed = open_packed(dest) if dest.exists() else pack(source, dest, size, progress=progress)

@@ -40,6 +40,7 @@ def plot_predictions(
 ):
     "Pictures with their label and bars for the five likeliest classes (the paper's Figure 4, left)."
     import matplotlib.pyplot as plt
+    n = min(n, len(data.val))
     p = probabilities(model, see, data.val.images[:n], views).cpu()
     fig, axes = plt.subplots(2, n, figsize=(1.15 * n, 2.7), height_ratios=[1, 0.9], squeeze=False)
     for i, (top, bottom) in enumerate(axes.T):

@@ -54,7 +54,7 @@ class Config:
     recipe: str = "source2012"  # or paper, caffe
     width: float | None = None  # share of the kernels and units; None: 1, digits 0.25
     size: int | None = None  # side of the stored pictures, pixels; None: 256, digits 72
-    crop: int | None = None  # side of what the net sees, pixels; None: 7/8 of size, digits 64
+    crop: int | None = None  # side of what the net sees, pixels; None: the recipe's, in proportion to size; digits at 72: 64
     epochs: int | None = None  # None: 90, digits 40
     batch_size: int = 128
     lr: float | None = None  # of the weights at the start; None: the recipe's
@@ -131,7 +131,7 @@ def complete(config: Config) -> Config:
     "The configuration with what the data set calls for in place of None."
     digits = config.data == "digits"
     size = config.size or (72 if digits else 256)
-    wanted = dict(width=0.25 if digits else 1.0, size=size, crop=64 if digits and size == 72 else size * 7 // 8, epochs=40 if digits else 90)
+    wanted = dict(width=0.25 if digits else 1.0, size=size, crop=64 if digits and size == 72 else round(size * RECIPES[config.recipe].crop / 256), epochs=40 if digits else 90)
     return replace(config, **{k: v for k, v in wanted.items() if getattr(config, k) is None})
 
 # %% ../nbs/10_training.ipynb #run_recipe
@@ -151,7 +151,7 @@ class Layout:
     words: str  # for a person
 
     @property
-    def threads(self): return max(1, len(os.sched_getaffinity(0)) // self.processes) if hasattr(os, "sched_getaffinity") else 1
+    def threads(self): return max(1, (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()) // self.processes)
     def __str__(self): return self.words
 
 # %% ../nbs/10_training.ipynb #layout-1
@@ -268,6 +268,7 @@ def run_epochs(
 ):
     "Train until `last`: record, validate and save at the end of every epoch."
     w, c = worker, worker.config
+    if w.step >= last: return
     epochs = range(w.step // w.per_epoch, math.ceil(last / w.per_epoch))
     for epoch in epochs:
         patience = max(1, round(c.epochs / 10))
@@ -317,7 +318,7 @@ class Record:
 
     def validation(self, rates):
         self.write("val", *rates, 0.0, 0.0)
-        self.w.val_errors.append(rates[1])
+        if self.w.step % self.w.per_epoch == 0: self.w.val_errors.append(rates[1])
         loss, top1, _ = np.mean([r[:3] for r in self.epoch_rows], 0)
         self.w.say(f"epoch {self.epoch + 1:>2}/{self.w.config.epochs}   loss {loss:.3f}   training top-1 {top1:6.1%}   "
                    f"validation top-1 {rates[1]:6.1%}   lr {self.w.rates['weights']:.2g}")
@@ -356,8 +357,8 @@ def load_checkpoint(worker: Worker, path: Path):
     for name, p in model.named_parameters(): worker.optimizer.state[p]["momentum_buffer"] = velocity[name].to(p).contiguous()
     for group in worker.optimizer.param_groups: group["lr"] = state["rates"][group["name"]]
     worker.step, worker.val_errors = state["step"], state["val_errors"]
-    lines = (worker.folder / "metrics.jsonl").read_text().splitlines()
     if worker.first:
+        lines = [l for l in (worker.folder / "metrics.jsonl").read_text().splitlines() if l.endswith("}")]  # the last may be torn
         with written(worker.folder / "metrics.jsonl") as temp:
             temp.write_text("".join(l + "\n" for l in lines if json.loads(l)["step"] <= worker.step))
 
@@ -390,20 +391,23 @@ def compare_columns(
     w.say(f"two processes agree with one on the first batch: loss {loss:.4f}" + ", and every gradient" * w.config.dry_run)
 
 # %% ../nbs/10_training.ipynb #work-1
-def work(folder):
-    "The main function of a process; `torchrun` sets its rank."
+def work(folder) -> int:
+    "The main function of a process, whose rank `torchrun` sets. Returns its exit code."
     folder, env = Path(folder), os.environ
     rank, processes, device = int(env["RANK"]), int(env["WORLD_SIZE"]), env.get("ALEXNET_NB_DEVICE", "cpu")
     if env.get("ALEXNET_NB_WATCH"): threading.Thread(target=end_with_parent, daemon=True).start()
     try:
         config = Config(**json.loads((folder / "config.json").read_text()))
-        if device == "cuda": torch.cuda.set_device(rank)
+        if device == "cuda":
+            torch.cuda.set_device(rank)
+            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # float32 means float32
         if processes == 2: dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=timedelta(minutes=10))
         fit(Worker(folder, config, prepare(config.data, config.size), rank if processes == 2 else None, device, float(env.get("ALEXNET_NB_EVERY", 60))))
         if processes == 2: dist.destroy_process_group()
+        return 0
     except BaseException:
         with written(folder / "log" / f"error-{rank}.json") as temp: temp.write_text(json.dumps(dict(time=time.time(), trace=traceback.format_exc())))
-        raise
+        return 1
 
 # %% ../nbs/10_training.ipynb #end_with_parent
 def end_with_parent():
@@ -437,7 +441,7 @@ def launch(folder: Path, where: Layout):
                "-m", "alexnet_nb.training", str(folder)]
     (folder / "log").mkdir(exist_ok=True)
     for old in folder.glob("log/error-*.json"): old.unlink()
-    with open(folder / "log/torchrun.txt", "w") as log:
+    with open(folder / "log/torchrun.txt", "a") as log:
         process = subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True)
         try:
             for line in process.stdout: show_line(line, log, live)
@@ -485,8 +489,12 @@ def train(config: Config) -> Path:
     where, folder = layout(config.gpus), start_run(check(config))
     env = dict(python=platform.python_version(), torch=torch.__version__, system=f"{platform.system()} {platform.machine()}", layout=where.words, threads=where.threads)
     with written(folder / "env.json") as temp: temp.write_text(json.dumps(env, indent=1))
-    launch(folder, where)
-    if config.dry_run: launch(folder, where)
+    prepare(config.data, complete(config).size, config.batch_size)  # packed before two processes look for it
+    try:
+        for _ in range(1 + config.dry_run): launch(folder, where)
+    except BaseException:
+        print(f"stopped; to go on with it: {resume_command(config, folder)}", flush=True)
+        raise
     return folder
 
 # %% ../nbs/10_training.ipynb #resume_command
@@ -501,8 +509,7 @@ def resume_command(
 
 # %% ../nbs/10_training.ipynb #main
 if __name__ == "__main__" and "TORCHELASTIC_RUN_ID" in os.environ:
-    work(sys.argv[1])
-    os._exit(0)  # without the interpreter's teardown, which the thread that waits for the pipe can abort
+    os._exit(work(sys.argv[1]))  # without the interpreter's teardown, which the thread that waits for the pipe can abort
 
 # %% ../nbs/10_training.ipynb #plot_curves
 def plot_curves(folder):

@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
+from alexnet_nb.recipes import RECIPES
+from alexnet_nb.training import Config, check, complete, train
+
 OUT = "out.ipynb"
 
 
@@ -109,3 +112,18 @@ def test_no_process_outlives_a_killed_notebook(tmp_path):
 
 def parent(cmdline):
     return (cmdline.parent / "stat").read_text().rsplit(")", 1)[1].split()[1]
+
+
+@pytest.mark.parametrize("settings", [dict(gpus=2, precision="bfloat16"), dict(gpus=2, recipe="paper"), dict(recipe="caffe")], ids=str)
+def test_other_settings_go_through_a_dry_run(tmp_path, settings, capfd):
+    folder = train(check(Config(dry_run=True, out_dir=str(tmp_path / "run"), **settings)))
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in rows] == [1, 2, 3, 3]
+    said = capfd.readouterr().out
+    assert "resumed at step 2" in said and ("and every gradient" in said) == (settings.get("gpus") == 2)
+
+
+def test_each_recipe_keeps_its_crop():
+    "Without a size, full-size pictures give the recipe's own crop."
+    for name in ("paper", "source2012", "caffe"):
+        assert complete(Config(data="photos", recipe=name)).crop == RECIPES[name].crop
