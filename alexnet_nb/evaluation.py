@@ -76,9 +76,9 @@ def evaluate(
 
 # %% ../nbs/11_evaluation.ipynb #error_table
 def error_table(rates: dict, n: int) -> Table:
-    "Named error rates with their intervals."
-    rows = [(name, f"{a:.1%}", "{:.1%} to {:.1%}".format(*wilson(a, n)), "–" if b is None else f"{b:.1%}") for name, (a, b) in rates.items()]
-    return Table([f"of {n:,} pictures", "top-1 error", "95 % interval", "top-5 error"], rows)
+    "Named error rates with their intervals; without a column for top-5 errors where there are none."
+    rows = [(name, f"{a:.1%}", "{:.1%} to {:.1%}".format(*wilson(a, n)), *([] if b is None else [f"{b:.1%}"])) for name, (a, b) in rates.items()]
+    return Table([f"of {n:,} pictures", "top-1 error", "95 % interval", "top-5 error"][:len(rows[0])], rows)
 
 # %% ../nbs/11_evaluation.ipynb #baselines-1
 def baselines(

@@ -72,8 +72,8 @@ def test_bad_input_is_refused_before_any_work(papermill, tmp_path, parameter, wo
 
 
 FAULT = """
-import os
-if os.environ.get("RANK") == {rank!r}:
+import os, time
+if os.environ.get("RANK", "-") in {rank!r}:
     import torch
     step, count = torch.optim.SGD.step, [0]
     def faulty(*args, **kwargs):
@@ -84,12 +84,17 @@ if os.environ.get("RANK") == {rank!r}:
 """
 
 
+def broken(tmp_path, rank, fault):
+    "An environment in which the processes of these ranks meet a fault at their fifth update."
+    (tmp_path / "sitecustomize.py").write_text(FAULT.format(rank=rank, fault=fault))
+    return os.environ | dict(PYTHONPATH=os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+
+
 @pytest.mark.parametrize("rank", ["0", "1"])
 @pytest.mark.parametrize("fault, words", [("raise ArithmeticError('broken on purpose')", "ArithmeticError: broken on purpose"),
                                           ("os.kill(os.getpid(), 9)", "was killed by signal 9")], ids=["raise", "kill"])
 def test_a_failing_process_ends_the_notebook_with_its_traceback(papermill, tmp_path, rank, fault, words):
-    (tmp_path / "sitecustomize.py").write_text(FAULT.format(rank=rank, fault=fault))
-    done = papermill("gpus=2", env=dict(PYTHONPATH=str(tmp_path)), timeout=60)
+    done = papermill("gpus=2", env=broken(tmp_path, rank, fault), timeout=60)
     assert done.returncode != 0
     assert f"process {rank} " in done.stderr and words in done.stderr and words in texts(tmp_path)
     failed = max(p.stat().st_mtime for p in tmp_path.glob("runs/*/log/torchrun.txt"))
@@ -98,12 +103,14 @@ def test_a_failing_process_ends_the_notebook_with_its_traceback(papermill, tmp_p
 
 
 def test_no_process_outlives_a_killed_notebook(tmp_path):
+    "Not even processes that hang, and so never find out that nobody listens."
     command = [sys.executable, "-m", "papermill", ROOT / "nbs/train.ipynb", OUT, "-p", "gpus", "2"]
-    job = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    job = subprocess.Popen(command, cwd=tmp_path, env=broken(tmp_path, "01", "time.sleep(600)"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     end = time.monotonic() + 60
-    while not list(tmp_path.glob("runs/*/metrics.jsonl")):
+    while sum(len(p.read_text().splitlines()) for p in tmp_path.glob("runs/*/metrics.jsonl")) < 4:
         assert time.monotonic() < end and job.poll() is None
         time.sleep(0.2)
+    assert len(workers(tmp_path)) >= 2
     kernel = next(p.parent.name for p in Path("/proc").glob("[0-9]*/cmdline") if str(job.pid) == parent(p) and b"ipykernel" in p.read_bytes())
     os.kill(int(kernel), signal.SIGKILL)
     job.wait(60)
