@@ -65,6 +65,7 @@ def smallest_crop(recipe: Recipe) -> int:
 # %% ../nbs/06_model.ipynb #plan-1
 def plan(recipe: Recipe = paper, classes: int = 1000) -> tuple[Layer, ...]:
     "The eight layers of a recipe. Raises `ValueError` where the picture is too small or the columns do not come out even."
+    if not isinstance(recipe, Recipe): raise TypeError(f"recipe: found {recipe!r}, expected a Recipe such as alexnet_nb.recipes.paper")
     if any(n % recipe.columns for n in (*recipe.kernels, recipe.hidden)):
         raise ValueError(f"kernels {recipe.kernels} and hidden {recipe.hidden} cannot be cut into {recipe.columns} columns")
     layers, channels = [], 3

@@ -106,12 +106,16 @@ def list_images(
     if strange: raise ValueError(f"data: {source}/val has classes that train has not: {', '.join(strange)}")
     found = {s: [(p, i) for i, n in enumerate(names) for p in sorted((r / n).rglob("*")) if p.suffix.lower() in EXTENSIONS]
              for s, r in roots.items()}
+    empty = [n for i, n in enumerate(names) if i not in {label for _, label in found["train"]}]
+    if names and empty: raise FileNotFoundError(f"data: no images for the classes {', '.join(empty)} in {roots['train']}")
+    if len(names) == 1: raise ValueError(f"data: {source} has one class, {names[0]}; expected two or more")
     for s, items in found.items(): np.random.default_rng([seed, len(s)]).shuffle(items)
     if not split:
         n = max(1, len(found["train"]) // 10)
         found = {"train": found["train"][n:], "val": found["train"][:n]}
     for s, items in found.items():
-        if not items: raise FileNotFoundError(f"data: no images for {s} in {source}: expected train/CLASS/*.jpg and val/CLASS/*.jpg, or CLASS/*.jpg")
+        if not items: raise FileNotFoundError(f"data: no images for {s} in {source}: expected train/CLASS/FILE and val/CLASS/FILE, or CLASS/FILE, "
+                                              f"with files {' '.join(sorted(EXTENSIONS))}")
     return found, tuple(names)
 
 # %% ../nbs/01_preprocessing.ipynb #read_square
@@ -181,7 +185,7 @@ def pack(
             except Exception as e: unread.append(f"{path.relative_to(source)}: {str(e).replace(str(path), path.name)}")
     splits = {s: (len(items), read(items)) for s, items in found.items()}
     packed = write_packed(dest, splits, names, size, dict(origin=str(Path(source).resolve()), seed=seed, unread=unread))
-    if unread: progress(f"left out {len(unread)} files that could not be read, listed in meta.json; the first: {unread[0]}")
+    if unread: progress(f"left out {len(unread)} files that could not be read, listed in {Path(dest).name}/meta.json; the first: {unread[0]}")
     return packed
 
 # %% ../nbs/01_preprocessing.ipynb #pack_digits
@@ -221,6 +225,7 @@ def prepare(
         dest = cache_folder() / f"{source.resolve().name}-{size}-{key}"
         packed = open_packed(dest) if dest.exists() else pack(source, dest, size, progress=progress)
     enough(len(packed.train), least)
+    if not len(packed.val): raise ValueError(f"data: no picture for val in {data} could be read")
     if packed.size != size: raise ValueError(f"size: found {size}, but the packed pictures in {data} have {packed.size} pixels a side")
     return packed
 

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from PIL import Image
 
+from alexnet_nb.preprocessing import prepare
 from alexnet_nb.recipes import RECIPES
 from alexnet_nb.training import Config, check, complete, train
 
@@ -134,3 +136,25 @@ def test_each_recipe_keeps_its_crop():
     "Without a size, full-size pictures give the recipe's own crop."
     for name in ("paper", "source2012", "caffe"):
         assert complete(Config(data="photos", recipe=name)).crop == RECIPES[name].crop
+
+
+@pytest.mark.parametrize("files, words", [
+    (["train/a/1.png", "val/a/2.png"], "has one class"),
+    (["train/a/1.png", "train/b/", "val/a/2.png"], "no images for the classes b"),
+    (["train/a/1.png", "train/b/2.png", "val/c/3.png"], "has classes that train has not: c"),
+    (["train/a/1.png", "train/b/2.png"], "none named val"),
+    (["train/a/1.png", "train/b/2.png", "val/a/broken.png"], "no picture for val"),
+])
+def test_odd_folders_are_refused(tmp_path, monkeypatch, files, words):
+    monkeypatch.setenv("ALEXNET_NB_CACHE", str(tmp_path / "cache"))
+    for name in files:
+        path = tmp_path / "data" / name
+        (path if name.endswith("/") else path.parent).mkdir(parents=True, exist_ok=True)
+        if "broken" in name: path.write_text("not a picture")
+        elif not name.endswith("/"): Image.new("RGB", (20, 20)).save(path)
+    with pytest.raises((ValueError, FileNotFoundError), match=words): prepare(str(tmp_path / "data"), 16)
+
+
+def test_a_dry_run_of_many_small_steps(tmp_path):
+    folder = train(Config(dry_run=True, batch_size=4, out_dir=str(tmp_path / "run")))
+    assert [json.loads(l)["step"] for l in (folder / "metrics.jsonl").read_text().splitlines()] == [1, 2, 3, 3]
