@@ -37,7 +37,7 @@ def sgd(
 
 # %% ../nbs/09_learning.ipynb #set_rates
 def set_rates(
-    optimizer: torch.optim.SGD,  # from `sgd`
+    optimizer: torch.optim.SGD,  # made by sgd
     rates: dict,  # group → learning rate; 0 freezes the group and leaves its velocity as it is
 ):
     "Change learning rates as if they stood inside the velocity (§5)."

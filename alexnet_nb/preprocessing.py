@@ -61,7 +61,7 @@ class Packed:
 
 # %% ../nbs/01_preprocessing.ipynb #open_packed
 def open_packed(
-    path,  # a folder written by `pack`
+    path,  # a folder written by pack
 ) -> Packed:
     "Open a packed data set. Raises `FileNotFoundError` naming the file that is missing."
     path = Path(path)
@@ -167,7 +167,7 @@ def write_split(folder, count, items, size):
 
 # %% ../nbs/01_preprocessing.ipynb #pack-1
 def pack(
-    source,  # an image folder, see `list_images`
+    source,  # an image folder, as list_images reads it
     dest,  # the packed data set; must not exist yet
     size: int = 256,  # side of the stored pictures, pixels
     seed: int = 0,  # of the order
