@@ -6,7 +6,7 @@
 __all__ = ['LAYERS', 'NOT_STATED', 'paper', 'source2012', 'caffe', 'torchvision', 'RECIPES', 'Recipe', 'Table', 'diff', 'short']
 
 # %% ../nbs/00_recipes.ipynb #imports
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 
 # %% ../nbs/00_recipes.ipynb #layers-code
 LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")

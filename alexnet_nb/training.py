@@ -10,7 +10,6 @@ __all__ = ['WORDS', 'DTYPES', 'TOLERANCE', 'ALLOCATOR', 'Config', 'read_paramete
 
 # %% ../nbs/10_training.ipynb #imports
 import contextlib
-import dataclasses
 import difflib
 import json
 import math
