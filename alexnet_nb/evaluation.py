@@ -67,7 +67,7 @@ def evaluate(
     folder, model = Path(folder), load_model(folder, device)
     config, labels = json.loads((folder / "config.json").read_text()), torch.tensor(data.val.labels)
     see = Input(model.recipe, data.mean, data.cov, device, model.fc8.bias.dtype)
-    views = {v: error_rates(probabilities(model, see, data.val.images, v).cpu(), labels) for v in (1, 10 if model.recipe.mirror else 5)}
+    views = {v: error_rates(probabilities(model, see, data.val.images, v).cpu(), labels) for v in sorted({1, model.recipe.views})}
     v, (top1, top5) = list(views.items())[-1]
     result = dict(top1=top1, top5=top5, views=v, n=len(labels), seed=config["seed"], recipe=config["recipe"],
                   parameters=sum(p.numel() for p in model.parameters()), top1_central=views[1][0], top5_central=views[1][1])

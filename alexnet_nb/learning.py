@@ -86,8 +86,9 @@ def reduced(
     crop: int | None = None,  # pixels; None: the recipe's
 ) -> Recipe:
     "The recipe at another width and crop, with deviation·√fan-in of every layer kept."
-    even = lambda n: max(recipe.columns, round(n * width / recipe.columns) * recipe.columns)
-    small = replace(recipe, crop=crop or recipe.crop, kernels=tuple(map(even, recipe.kernels)), hidden=even(recipe.hidden))
+    even = lambda sizes: tuple(round(n * width / recipe.columns) * recipe.columns for n in sizes)
+    small = replace(recipe, crop=crop or recipe.crop, kernels=even(recipe.kernels), hidden=even(recipe.hidden))
+    if not min(small.kernels): raise ValueError(f"width: {width} leaves a layer of {recipe.name} without kernels")
     if recipe.init_std is None: return small
     gains = [(a.fan_in / b.fan_in) ** 0.5 for a, b in zip(plan(recipe), plan(small))]
     return replace(small, init_std=tuple(s * g for s, g in zip(recipe.init_std, gains)))

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['POOLED', 'WINDOWS', 'Layer', 'map_sizes', 'smallest_crop', 'plan', 'summary', 'initial_weights', 'ColumnConv2d',
-           'ColumnLinear', 'AlexNet', 'Picture', 'draw']
+           'ColumnLinear', 'AlexNet', 'from_torchvision', 'Picture', 'draw']
 
 # %% ../nbs/06_model.ipynb #imports
 from dataclasses import dataclass, replace
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from .lrn import LRN, SpatialNorm
 from .multigpu import exchange, split_state, to_first
 from .pooling import windows
-from .recipes import LAYERS, Recipe, Table, paper
+from .recipes import LAYERS, Recipe, Table, paper, torchvision
 from .relu import activation
 
 # %% ../nbs/06_model.ipynb #Layer
@@ -66,16 +66,16 @@ def smallest_crop(recipe: Recipe) -> int:
 def plan(recipe: Recipe = paper, classes: int = 1000) -> tuple[Layer, ...]:
     "The eight layers of a recipe. Raises `ValueError` where the picture is too small or the columns do not come out even."
     if not isinstance(recipe, Recipe): raise TypeError(f"recipe: found {recipe!r}, expected a Recipe such as alexnet_nb.recipes.paper")
-    if any(n % recipe.columns for n in (*recipe.kernels, recipe.hidden)):
+    if any(n % recipe.columns for n in (*recipe.kernels, *recipe.hidden)):
         raise ValueError(f"kernels {recipe.kernels} and hidden {recipe.hidden} cannot be cut into {recipe.columns} columns")
+    apart = lambda name: 1 if name in ("conv1", "fc8", *recipe.joined) else recipe.columns
     layers, channels = [], 3
     for name, kernels, pad, (size, left) in zip(LAYERS, recipe.kernels, recipe.pads, map_sizes(recipe)):
         if left < 1: raise ValueError(f"crop: {recipe.crop} pixels leave nothing after {name}; the smallest crop is {smallest_crop(recipe)}")
-        groups = 1 if name == "conv1" or name in recipe.joined else recipe.columns
-        layers.append(Layer(name, channels, kernels, size, *WINDOWS[name], pad, groups))
+        layers.append(Layer(name, channels, kernels, size, *WINDOWS[name], pad, apart(name)))
         channels = kernels
-    units = [channels * left**2, recipe.hidden, recipe.hidden, classes]
-    return (*layers, *(Layer(name, i, o) for name, i, o in zip(LAYERS[5:], units, units[1:])))
+    units = [channels * left**2, *recipe.hidden, classes]
+    return (*layers, *(Layer(name, i, o, groups=apart(name)) for name, i, o in zip(LAYERS[5:], units, units[1:])))
 
 # %% ../nbs/06_model.ipynb #summary
 def summary(recipe: Recipe = paper, classes: int = 1000) -> Table:
@@ -118,10 +118,15 @@ class ColumnConv2d(nn.Conv2d):
 
 # %% ../nbs/06_model.ipynb #ColumnLinear
 class ColumnLinear(nn.Linear):
-    "A fully connected layer of both columns' units, which read both columns."
+    "A fully connected layer of both columns' units; with two groups each column reads its own half."
+
+    def __init__(self, inputs: int, outputs: int, groups: int = 1, device=None):
+        super().__init__(inputs // groups, outputs, device=device)
+        self.groups = groups
 
     def forward(self, x):
-        return torch.cat([F.linear(x, w, b) for w, b in zip(self.weight.chunk(2), self.bias.chunk(2))], 1)
+        halves = x.chunk(2, 1) if self.groups == 2 else (x, x)
+        return torch.cat([F.linear(h, w, b) for h, w, b in zip(halves, self.weight.chunk(2), self.bias.chunk(2))], 1)
 
 # %% ../nbs/06_model.ipynb #AlexNet
 class AlexNet(nn.Module):
@@ -144,9 +149,9 @@ class AlexNet(nn.Module):
         inputs, groups = (layer.inputs // layer.groups, 1) if alone else (layer.inputs, layer.groups)
         outputs = layer.outputs // 2 if alone and layer.name != "fc8" else layer.outputs
         split = not alone and self.recipe.columns == 2 and layer.name != "fc8"
-        if layer.name[0] == "f": return nn.utils.skip_init(ColumnLinear if split else nn.Linear, inputs, outputs)
-        kind = ColumnConv2d if split else nn.Conv2d
-        return nn.utils.skip_init(kind, inputs, outputs, layer.window, layer.stride, layer.pad, groups=groups)
+        skip, linear = nn.utils.skip_init, layer.name[0] == "f"
+        if linear: return skip(ColumnLinear, inputs, outputs, groups) if split else skip(nn.Linear, inputs, outputs)
+        return skip(ColumnConv2d if split else nn.Conv2d, inputs, outputs, layer.window, layer.stride, layer.pad, groups=groups)
 
     def behind(self, name):
         r, steps = self.recipe, [self.act]
@@ -169,6 +174,8 @@ class AlexNet(nn.Module):
 
     def hidden(self, x, masks=None):  # N × 3 × crop × crop -> N × 4096, or this column's 2048
         "The last hidden layer: fc7 after its non-linearity and dropout."
+        side = self.recipe.crop
+        if x.shape[1:] != (3, side, side): raise ValueError(f"input: found shape {tuple(x.shape)}, expected N × 3 × {side} × {side}")
         x = F.pad(x, (0, self.margin, 0, self.margin))  # the source's 224 with a last window over the edge
         for name in LAYERS[:5]: x = self.after[name](getattr(self, name)(self.join(name, x)))
         for name in ("fc6", "fc7"):
@@ -183,6 +190,16 @@ class AlexNet(nn.Module):
         x = self.hidden(x, masks)
         if self.column is not None: x = to_first(x, self.column)
         return x if self.column == 1 else self.fc8(x)
+
+# %% ../nbs/06_model.ipynb #from_torchvision
+def from_torchvision(
+    state_dict: dict,  # of torchvision.models.alexnet
+) -> AlexNet:  # recipe torchvision, in test mode; for pixels from 0 to 255 minus the mean, divided by the recipe's `scale`
+    "The net with torchvision's weights. Raises `KeyError` or `RuntimeError` where they are another net's."
+    numbers = dict(zip(LAYERS, ("features.0", "features.3", "features.6", "features.8", "features.10", "classifier.1", "classifier.4", "classifier.6")))
+    model = AlexNet(torchvision, len(state_dict["classifier.6.bias"]))
+    model.load_state_dict({f"{ours}.{part}": state_dict[f"{theirs}.{part}"] for ours, theirs in numbers.items() for part in ("weight", "bias")})
+    return model.eval()
 
 # %% ../nbs/06_model.ipynb #Picture
 class Picture(str):

@@ -147,7 +147,8 @@ def run_recipe(config: Config) -> Recipe:
     config, recipe = complete(config), RECIPES[config.recipe]
     missing = [n for n in ("lr", "lr_bias", "momentum", "decay", "schedule") if getattr(recipe, n) is None]
     if missing: raise ValueError(f"parameter recipe: {recipe.name} has no source for {', '.join(missing)}; it can be built, but not trained")
-    return replace(reduced(recipe, config.width, config.crop), mirror=recipe.mirror and config.data != "digits")
+    recipe = reduced(recipe, config.width, config.crop)
+    return replace(recipe, mirror=False, views=5) if config.data == "digits" else recipe
 
 # %% ../nbs/10_training.ipynb #Layout
 @dataclass(frozen=True)
