@@ -1,0 +1,71 @@
+"""Trains a net in two processes of one column each, then in one process, and prints for every tensor the largest difference as
+a share of its largest number. Run by torchrun; arguments: recipe, width, crop, classes, batch, steps, fault."""
+import json
+import os
+import sys
+from dataclasses import replace
+
+import torch
+import torch.distributed as dist
+from torch.nn import functional as F
+
+from alexnet_nb import model as model_module
+from alexnet_nb.augmentation import Input, draw_epoch
+from alexnet_nb.dropout import dropout_masks
+from alexnet_nb.learning import rates_at, reduced, set_rates, sgd
+from alexnet_nb.model import AlexNet, initial_weights
+from alexnet_nb.multigpu import gather_whole, split_state, swap
+from alexnet_nb.preprocessing import pixel_statistics
+from alexnet_nb.recipes import RECIPES
+
+
+def gather_without_gradient(x, column):
+    other = swap(x.detach())
+    return torch.cat((x, other) if column == 0 else (other, x), 1)
+
+
+def run(recipe, column, fault, classes, batch, steps, seed):
+    "Logits and gradients of the first step, and the weights after the last, of this process's share."
+    torch.manual_seed(seed)
+    size = recipe.crop + 8
+    images = torch.randint(0, 256, (batch * steps, 3, size, size), dtype=torch.uint8)
+    labels = torch.randint(0, classes, (batch * steps,))
+    see = Input(recipe, *pixel_statistics(images.numpy()), dtype=torch.float64)
+    net = AlexNet(recipe, classes, column)
+    net.load_state_dict(split_state(initial_weights(recipe, classes, seed), column))
+    net.double().train()
+    optimizer, draws, found = sgd(net, recipe), draw_epoch(len(images), see.border, recipe, seed, 0), {}
+    for step in range(steps):
+        rates = rates_at(recipe, step / steps)  # the source's schedule drops, slows conv1 and freezes it on the way
+        set_rates(optimizer, rates)
+        rows = slice(step * batch, (step + 1) * batch)
+        masks = dropout_masks(recipe, batch, seed, step, column)
+        if fault == "masks": masks = {name: torch.rand(m.shape) < 0.5 for name, m in masks.items()}
+        logits = net(see.train(images[rows], draws[rows], rates["colour"]), masks)
+        loss = logits.sum() if column == 1 else F.cross_entropy(logits, labels[rows])
+        if fault == "loss": loss = 2 * loss
+        optimizer.zero_grad()
+        loss.backward()
+        if step == 0:
+            found |= {"logits": logits.detach()} if column != 1 else {}
+            grads = gather_whole({n: p.grad.clone() for n, p in net.named_parameters()}, column)
+        optimizer.step()
+    weights = gather_whole({n: p.detach() for n, p in net.named_parameters()}, column)
+    return found | {f"gradient of {n}": g for n, g in grads.items()} | {f"{n} at the end": w for n, w in weights.items()}
+
+
+name, width, crop, classes, batch, steps, fault = sys.argv[1:]
+recipe = reduced(RECIPES[name], float(width), int(crop))
+settings = [int(classes), int(batch), int(steps), torch.seed() % 2**31]
+dist.init_process_group("gloo")
+seed = torch.tensor(settings[-1])
+dist.broadcast(seed, src=0)  # fresh numbers in every test, the same in both processes
+settings[-1], column = seed.item(), dist.get_rank()
+if fault == "gather": model_module.exchange = gather_without_gradient
+two = run(recipe, column, fault, *settings)
+dist.destroy_process_group()
+if column == 0:
+    one = run(replace(recipe, lrn_across=fault == "lrn"), None, "", *settings)
+    assert one.keys() == two.keys()
+    print(json.dumps({n: ((a - two[n]).abs().max() / a.abs().max()).item() for n, a in one.items()} | {"seed": settings[-1]}), flush=True)
+os._exit(0)  # as the package's workers end: gloo's threads now and then abort a normal exit
