@@ -33,6 +33,7 @@ def sgd(
     groups = [dict(name="conv1", params=pick(lambda n: n == "conv1.weight")),
               dict(name="weights", params=pick(lambda n: n.endswith("weight") and n != "conv1.weight")),
               dict(name="biases", params=pick(lambda n: n.endswith("bias")), weight_decay=recipe.decay_bias)]
+    for group in groups: group["lr_inside"] = recipe.lr_inside
     return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.decay, fused=True)
 
 # %% ../nbs/09_learning.ipynb #set_rates
@@ -40,13 +41,13 @@ def set_rates(
     optimizer: torch.optim.SGD,  # made by sgd
     rates: dict,  # group → learning rate; 0 freezes the group and leaves its velocity as it is
 ):
-    "Change learning rates as if they stood inside the velocity (§5)."
+    "Change learning rates; where they stand inside the velocity (§5), momentum goes on at the old rate."
     for group in optimizer.param_groups:
         old, new = group["lr"], rates[group["name"]]
         for p in group["params"]:
             p.requires_grad_(new > 0)
             if not new: p.grad = None
-            elif "momentum_buffer" in optimizer.state[p]: optimizer.state[p]["momentum_buffer"].mul_(old / new)
+            elif group["lr_inside"] and "momentum_buffer" in optimizer.state[p]: optimizer.state[p]["momentum_buffer"].mul_(old / new)
         if new: group["lr"] = new
 
 # %% ../nbs/09_learning.ipynb #rates_at
