@@ -121,7 +121,7 @@ print(statistics.median(a / b for a, b in rounds[1:]))
 
 @pytest.mark.parametrize("layout", ["contiguous_format", "channels_last"])
 def test_is_faster_than_torch_on_a_busy_machine(layout):
-    "With another process on one of the cores. The table of benchmarks/lrn.py has the figures of a quiet machine."
+    "With another process on one of the cores."
     busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try: out = subprocess.run([sys.executable, "-c", RACE, layout], capture_output=True, text=True, check=True, timeout=120).stdout
     finally: busy.kill()
