@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 
-from alexnet_nb.lrn import LRN, blocked, formula, lrn
+from alexnet_nb.lrn import LRN, blocked, lrn
 
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
 

@@ -1,5 +1,6 @@
 "Two processes of one column each train the net that one process trains."
 import json
+import math
 import os
 import subprocess
 import sys
@@ -19,6 +20,7 @@ def parity(recipe, width, crop, classes, batch, steps, fault=""):
     assert done.returncode == 0, done.stderr
     gaps = json.loads(done.stdout.splitlines()[-1])
     print("seed", gaps.pop("seed"), "worst", max(gaps, key=gaps.get), max(gaps.values()))
+    assert not any(map(math.isnan, gaps.values())), gaps
     return gaps
 
 
