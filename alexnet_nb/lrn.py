@@ -9,7 +9,7 @@ __all__ = ['BLOCK', 'window_sum', 'wide', 'power', 'formula', 'gradient', 'laid_
 # %% ../nbs/04_lrn.ipynb #imports
 import torch
 from torch import nn
-from torch._C._functorch import is_batchedtensor, is_legacy_batchedtensor
+from torch._C._functorch import is_batchedtensor, is_legacy_batchedtensor  # torch has no public way to ask
 from torch.nn import functional as F
 
 # %% ../nbs/04_lrn.ipynb #window_sum
@@ -23,21 +23,27 @@ def window_sum(
     padded = F.pad(t.reshape(t.shape[0], columns, size, *t.shape[2:]), (0, 0) * (t.dim() - 2) + (n // 2, n // 2))
     return sum(padded.narrow(2, i, size) for i in range(n)).reshape(t.shape)
 
-# %% ../nbs/04_lrn.ipynb #power
-def wide(t): return t.float() if t.dtype in (torch.float16, torch.bfloat16) else t
+# %% ../nbs/04_lrn.ipynb #wide
+def wide(t):
+    "Half precision as float32, anything else as it is."
+    return t.float() if t.dtype in (torch.float16, torch.bfloat16) else t
 
+# %% ../nbs/04_lrn.ipynb #power
 def power(d, beta):
-    "d ** -beta."
+    "d to the power of -beta."
+    if beta != 0.75: return d**-beta
     root = d.rsqrt()
-    return root * root.sqrt() if beta == 0.75 else d**-beta
+    return root * root.sqrt()
 
 # %% ../nbs/04_lrn.ipynb #formula
 def formula(x, n, k, scale, beta, columns):
+    "Response normalisation of `x`, N × C × … (§3.3)."
     w = wide(x)
     return (w * power(k + scale * window_sum(w.square(), n, columns), beta)).to(x.dtype)
 
 # %% ../nbs/04_lrn.ipynb #gradient
 def gradient(g, x, n, k, scale, beta, columns):
+    "Gradient with respect to `x`, from the gradient `g` with respect to the output."
     w, u = wide(x), wide(g)
     d = k + scale * window_sum(w.square(), n, columns)
     p = u * power(d, beta)
@@ -86,6 +92,7 @@ def blocked(x, grad, n, k, scale, beta, columns):
 
 # %% ../nbs/04_lrn.ipynb #in_blocks
 def in_blocks(x, grad=None):
+    "Can `blocked` take these tensors?"
     if torch.compiler.is_compiling() or x.device.type != "cpu": return False
     if any(is_batchedtensor(t) or is_legacy_batchedtensor(t) for t in (x, grad) if t is not None): return False
     return x.numel() > 0 and (x.is_contiguous() or x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last))
@@ -168,6 +175,6 @@ class SpatialNorm(nn.Module):
     "The source's response normalisation over 5×5 neighbours of the same map (`layers-145.cfg`, cnorm2)."
 
     def forward(self, x):  # N × C × H × W
-        wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-        mean = F.avg_pool2d(wide.square(), 5, stride=1, padding=2)  # zeros beyond the edge, divided by 25 everywhere
-        return (wide * (1 + 0.001 * mean) ** -0.75).to(x.dtype)
+        w = wide(x)
+        mean = F.avg_pool2d(w.square(), 5, stride=1, padding=2)  # zeros beyond the edge, divided by 25 everywhere
+        return (w * power(1 + 0.001 * mean, 0.75)).to(x.dtype)

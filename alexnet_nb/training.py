@@ -50,7 +50,7 @@ class Config:
     "The parameters of a run."
     gpus: int = 1  # 1, or 2: one column on each, where there are two
     data: str = "digits"  # or a folder of pictures: train/CLASS/… and val/CLASS/…, or CLASS/…
-    recipe: str = "source2012"  # or paper, caffe
+    recipe: str = "source2012"  # or paper, caffe, another of RECIPES
     width: float | None = None  # share of the kernels and units; None: 1, digits 0.25
     size: int | None = None  # side of the stored pictures, pixels; None: 256, digits 72
     crop: int | None = None  # side of what the net sees, pixels; None: the recipe's, in proportion to size; digits at 72: 64
