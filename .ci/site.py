@@ -62,7 +62,7 @@ def stage():
             for output in cell.get("outputs", []):
                 for kind in ("text/markdown", "text/html"):
                     if kind in output.get("data", {}):
-                        output["data"][kind] = "".join(output["data"][kind]).replace(host + "/", "").replace(host, "")
+                        output["data"][kind] = NUMBER.sub(r"\1", "".join(output["data"][kind]).replace(host + "/", "").replace(host, ""))
         path.unlink()
         path.with_name(re.sub(r"^\d\d_", "", path.name)).write_text(json.dumps(nb))
 

@@ -1,0 +1,128 @@
+"""Times the training step (forward, backward, update) of AlexNets, side by side, and writes results/benchmarks/step-DEVICE.{json,md}.
+
+    python benchmarks/step.py [cpu | cuda] [pictures in a batch …]
+"""
+import statistics
+import sys
+
+import torch
+import torchvision
+from timing import in_turns, save, spread, start
+from torch import nn
+from torch.nn import functional as F
+
+from alexnet_nb.learning import sgd
+from alexnet_nb.lrn import LRN
+from alexnet_nb.model import AlexNet, plan
+from alexnet_nb.recipes import Table, no_lrn, paper, source2012, torchvision as theirs
+
+
+def naive():
+    "AlexNet as it is usually written: grouped convolutions, torch's normalisation over all kernel maps, dropout layers."
+    norm = lambda: nn.LocalResponseNorm(5, alpha=5e-4, beta=0.75, k=2.0)
+    return nn.Sequential(
+        nn.ZeroPad2d((0, 3, 0, 3)), nn.Conv2d(3, 96, 11, 4), nn.ReLU(), norm(), nn.MaxPool2d(3, 2),
+        nn.Conv2d(96, 256, 5, padding=2, groups=2), nn.ReLU(), norm(), nn.MaxPool2d(3, 2),
+        nn.Conv2d(256, 384, 3, padding=1), nn.ReLU(), nn.Conv2d(384, 384, 3, padding=1, groups=2), nn.ReLU(),
+        nn.Conv2d(384, 256, 3, padding=1, groups=2), nn.ReLU(), nn.MaxPool2d(3, 2), nn.Flatten(),
+        nn.Linear(9216, 4096), nn.ReLU(), nn.Dropout(), nn.Linear(4096, 4096), nn.ReLU(), nn.Dropout(), nn.Linear(4096, 1000))
+
+
+def torchs(net, **options):
+    return torch.optim.SGD(net.parameters(), 1e-3, momentum=0.9, weight_decay=5e-4, **options)
+
+
+def compiled_norms(net):
+    for module in net.modules():
+        if isinstance(module, LRN): module.compile(dynamic=False)
+    return net
+
+
+best = dict(memory_format=torch.channels_last)
+ours = lambda recipe: lambda: AlexNet(recipe)
+whole = lambda net: torch.compile(net, dynamic=False)
+# name → (makes the net, how its optimiser is made, what is done to the net)
+NETS = {
+    "torchvision's, the ordinary way": (torchvision.models.alexnet, torchs, lambda net: net),
+    "torchvision's, the best way": (torchvision.models.alexnet, lambda net: torchs(net, fused=True), lambda net: net.to(**best)),
+    "naive AlexNet": (naive, torchs, lambda net: net),
+    "ours, paper": (ours(paper), lambda net: sgd(net, paper), lambda net: net),
+    "ours, paper, LRN compiled": (ours(paper), lambda net: sgd(net, paper), compiled_norms),
+    "ours, paper, compiled": (ours(paper), lambda net: sgd(net, paper), whole),
+    "ours, paper without LRN": (ours(no_lrn), lambda net: sgd(net, paper), lambda net: net),
+    "ours, source2012": (ours(source2012), lambda net: sgd(net, source2012), lambda net: net),
+    "ours, source2012, compiled": (ours(source2012), lambda net: sgd(net, source2012), whole),
+}
+PRECISIONS = {"float32": (False, False), "tf32": (False, True), "bfloat16": (True, False)}  # autocast, tf32
+
+
+def stepper(name, device, batch, autocast):
+    "The net's training step, and its optimiser."
+    make, optimiser, prepare = NETS[name]
+    net = make().to(device).train()
+    optimizer, run = optimiser(net), prepare(net)
+    x, y = torch.randn(batch, 3, 224, 224, device=device) * 60, torch.randint(1000, (batch,), device=device)
+    if "best" in name: x = x.to(**best)
+
+    def step():
+        with torch.autocast(device, torch.bfloat16, enabled=autocast): logits = run(x)
+        optimizer.zero_grad()
+        F.cross_entropy(logits.float(), y).backward()
+        optimizer.step()
+
+    return step, optimizer
+
+
+def operations(name):
+    "Of one picture, forward and backward, in the layers alone: two a multiply-add, and conv1 needs no gradient of its input."
+    layers = plan(theirs if name.startswith("torchvision") else paper)
+    return 2 * (3 * sum(layer.multiply_adds for layer in layers) - layers[0].multiply_adds)
+
+
+def dropout(device, batch, autocast):
+    "Both dropout layers of the paper, forward and backward."
+    x = torch.randn(batch, 4096, device=device, dtype=torch.bfloat16 if autocast else torch.float32, requires_grad=True)
+    def step():
+        for _ in range(2): torch.autograd.grad(x * torch.empty_like(x).bernoulli_(0.5), x, x.detach())
+    return step
+
+
+def measure(device, batch, precision):
+    "Seconds of every net's step, of a large matrix product and of the parts, all in turn."
+    autocast, tf32 = PRECISIONS[precision]
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
+    torch._dynamo.reset()
+    made = {name: stepper(name, device, batch, autocast) for name in NETS}
+    steps, update = {name: step for name, (step, _) in made.items()}, made["ours, paper"][1].step
+    size = 4096 if device == "cpu" else 8192
+    a = torch.randn(size, size, device=device, dtype=torch.bfloat16 if autocast else torch.float32)
+    parts = {"matrix product": lambda: a @ a, "update": update, "dropout": dropout(device, batch, autocast)}
+    seconds = in_turns(steps | parts, repeats=1 if device == "cpu" else 20, done=torch.cuda.synchronize if device == "cuda" else lambda: None)
+    return dict(batch=batch, precision=precision, flops={n: batch * operations(n) for n in NETS} | {"matrix product": 2 * size**3}, seconds=seconds)
+
+
+def table(results):
+    rows, notes = [], []
+    for r in results:
+        rate = lambda name: r["flops"][name] / statistics.median(r["seconds"][name]) / 1e9
+        mine, top = (r["seconds"][n] for n in ("ours, paper", "torchvision's, the best way"))
+        for name in NETS:
+            against = [b / a for a, b in zip(r["seconds"][name], top)]
+            speeds = [r["batch"] / s for s in r["seconds"][name]]
+            rows.append((f"{r['precision']}, {r['batch']}", name, spread(speeds), spread(against, 2), f"{r['flops'][name] / r['batch'] / 1e9:.2f}",
+                         f"{rate(name):,.0f}", f"{rate(name) / rate('matrix product'):.0%}"))
+        median = {name: statistics.median(s) for name, s in r["seconds"].items()}
+        lrn = median["ours, paper"] - median["ours, paper without LRN"]
+        share = (lrn + median["dropout"] + median["update"]) / median["ours, paper"]
+        notes.append(f"{r['precision']}, {r['batch']}: matrix product {rate('matrix product'):,.0f} GFLOP/s; of the paper's step, LRN, dropout and update take "
+                     f"{share:.0%} ({1e3 * lrn:.1f}, {1e3 * median['dropout']:.1f} and {1e3 * median['update']:.1f} of {1e3 * median['ours, paper']:.0f} ms).")
+    head = ["precision, batch", "net", "pictures a second", "speed, torchvision's best = 1", "GFLOP a picture", "GFLOP/s", "of a matrix product's rate"]
+    return Table(head, rows, "\n\n".join(notes))
+
+
+if __name__ == "__main__":
+    start()
+    device, *batches = sys.argv[1:] or ["cpu"]
+    kinds = [p for p in PRECISIONS if p != "tf32" or device == "cuda"]
+    results = [measure(device, int(b), p) for b in batches or ["32"] for p in kinds]
+    save(f"step-{device}", dict(rounds=results), table(results))
