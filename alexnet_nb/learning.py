@@ -112,7 +112,7 @@ def check_signal(
 
 # %% ../nbs/09_learning.ipynb #expect
 def expect(spread, x):
-    "What the spread of the logits at the start lets one expect. The bounds are from nets of a quarter width on digits."
+    "What the spread of the logits at the start lets one expect: below 0.01, the nets on this page first stay on a plateau."
     if spread >= 0.01: return f"The logits differ by {spread:.2g}: the net sees its pictures."
     cause = f"pixels with a deviation of only {x.std():.2g}" if x.std() < 20 else "small initial deviations"
     return f"The logits differ by only {spread:.2g}: the loss will stay on its plateau for a while. Likely cause: {cause}."

@@ -67,7 +67,7 @@ def add_window(padded, n, pairs, out):
     for part in others: out[:len(first)] += part
 
 # %% ../nbs/04_lrn.ipynb #blocked
-BLOCK = 1 << 19  # numbers in a block
+BLOCK = 600_000  # numbers in a block: two pictures at conv1
 
 @torch.autocast("cpu", enabled=False)
 def blocked(x, grad, n, k, scale, beta, columns):

@@ -92,8 +92,9 @@ def initial_weights(
     recipe: Recipe = paper,
     classes: int = 1000,
     seed: int | None = None,  # None: from torch's global generator
-) -> dict:  # 'conv1.weight' → tensor …, of the whole net, float32
-    "The weights that a recipe starts from (§5)."
+    column: int | None = None,  # None: both
+) -> dict:  # 'conv1.weight' → tensor …, float32
+    "The weights that a recipe starts from (§5), drawn for both columns and then cut."
     generator = None if seed is None else torch.Generator().manual_seed(seed)
     state = {}
     for i, layer in enumerate(plan(recipe, classes)):
@@ -104,7 +105,8 @@ def initial_weights(
         else:
             weight.normal_(0, recipe.init_std[i], generator=generator)
             bias.fill_(recipe.init_bias[i])
-        state |= {f"{layer.name}.weight": weight, f"{layer.name}.bias": bias}
+        cut = split_state({f"{layer.name}.weight": weight, f"{layer.name}.bias": bias}, column)
+        state |= cut if column is None else {name: t.clone() for name, t in cut.items()}  # without the rest in memory
     return state
 
 # %% ../nbs/06_model.ipynb #GroupedLinear
@@ -131,7 +133,7 @@ class AlexNet(nn.Module):
             if not (column == 1 and layer.name == "fc8"): setattr(self, layer.name, self.build(layer))
         self.act = activation(recipe.activation)
         self.after = nn.ModuleDict({name: self.behind(name) for name in LAYERS[:5]})
-        self.load_state_dict(split_state(initial_weights(recipe, classes), column))
+        self.load_state_dict(initial_weights(recipe, classes, column=column))
         self.to(memory_format=torch.channels_last)  # pooling and half precision are faster so
 
     def build(self, layer):

@@ -214,7 +214,7 @@ class Worker:
         self.folder, self.config, self.data, self.column, self.device, self.every = folder, config, data, column, torch.device(device), every
         self.recipe = run_recipe(config)
         self.model = AlexNet(self.recipe, len(data.names), column)
-        self.model.load_state_dict(split_state(initial_weights(self.recipe, len(data.names), config.seed), column))
+        self.model.load_state_dict(initial_weights(self.recipe, len(data.names), config.seed, column))
         self.model.to(self.device, DTYPES[config.precision]).train()
         self.optimizer = sgd(self.model, self.recipe)
         self.see = Input(self.recipe, data.mean, data.cov, self.device, DTYPES[config.precision])

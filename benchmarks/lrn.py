@@ -44,10 +44,10 @@ def table(results):
         for name in s:
             if name == "copy": continue
             rows.append(("×".join(map(str, r["shape"])), r["layout"] + ", one core busy" * r["busy"], name, spread([1e3 * t for t in s[name]], 1),
-                         f"{theirs / statistics.median(s[name]):.1f}", f"{1e3 * r['floor_seconds']:.1f}", f"{statistics.median(s[name]) / r['floor_seconds']:.1f}"))
+                         f"{theirs / statistics.median(s[name]):.1f}", f"{statistics.median(s[name]) / r['floor_seconds']:.1f}"))
     note = ("Forward and backward, float32. The floor: the input is read twice, the gradient once, output and gradient are written once, at the rate "
             f"of a copy of 256 MB ({results[0]['copy_bytes_per_second'] / 1e9:.0f} GB/s, read and written). A tensor that fits into the cache can be below it.")
-    return Table(["shape", "layout", "", "ms", "speed, torch's = 1", "floor, ms", "times the floor"], rows, note)
+    return Table(["shape", "layout", "", "ms", "speed, torch's = 1", "times the floor"], rows, note)
 
 
 if __name__ == "__main__":

@@ -102,22 +102,19 @@ def measure(device, batch, precision):
 
 
 def table(results):
-    rows, notes = [], []
+    rows, notes = [], [f"The layers of each net take {operations('paper') / 1e9:.2f} GFLOP a picture, torchvision's {operations('torchvision') / 1e9:.2f}."]
     for r in results:
-        rate = lambda name: r["flops"][name] / statistics.median(r["seconds"][name]) / 1e9
-        mine, top = (r["seconds"][n] for n in ("ours, paper", "torchvision's, the best way"))
-        for name in NETS:
-            against = [b / a for a, b in zip(r["seconds"][name], top)]
-            speeds = [r["batch"] / s for s in r["seconds"][name]]
-            rows.append((f"{r['precision']}, {r['batch']}", name, spread(speeds), spread(against, 2), f"{r['flops'][name] / r['batch'] / 1e9:.2f}",
-                         f"{rate(name):,.0f}", f"{rate(name) / rate('matrix product'):.0%}"))
         median = {name: statistics.median(s) for name, s in r["seconds"].items()}
+        rate = {name: r["flops"][name] / median[name] / 1e9 for name in r["flops"]}
+        for name in NETS:
+            against = [b / a for a, b in zip(r["seconds"][name], r["seconds"]["torchvision's, the best way"])]
+            rows.append((f"{r['precision']}, {r['batch']}", name, spread([r["batch"] / s for s in r["seconds"][name]]),
+                         f"{statistics.median(against):.2f}", f"{rate[name] / rate['matrix product']:.0%}"))
         lrn = median["ours, paper"] - median["ours, paper without LRN"]
         share = (lrn + median["dropout"] + median["update"]) / median["ours, paper"]
-        notes.append(f"{r['precision']}, {r['batch']}: matrix product {rate('matrix product'):,.0f} GFLOP/s; of the paper's step, LRN, dropout and update take "
-                     f"{share:.0%} ({1e3 * lrn:.1f}, {1e3 * median['dropout']:.1f} and {1e3 * median['update']:.1f} of {1e3 * median['ours, paper']:.0f} ms).")
-    head = ["precision, batch", "net", "pictures a second", "speed, torchvision's best = 1", "GFLOP a picture", "GFLOP/s", "of a matrix product's rate"]
-    return Table(head, rows, "\n\n".join(notes))
+        notes.append(f"{r['precision']}, batch {r['batch']}: a matrix product of {rate['matrix product']:,.0f} GFLOP/s; LRN, dropout and update take "
+                     f"{share:.1%} of the paper's step ({1e3 * lrn:.0f}, {1e3 * median['dropout']:.0f} and {1e3 * median['update']:.0f} of {1e3 * median['ours, paper']:.0f} ms).")
+    return Table(["precision, batch", "net", "pictures a second", "torchvision's best = 1", "of a matrix product's rate"], rows, "\n\n".join(notes))
 
 
 if __name__ == "__main__":

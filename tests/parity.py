@@ -14,7 +14,7 @@ from alexnet_nb.augmentation import Input, draw_epoch
 from alexnet_nb.dropout import dropout_masks
 from alexnet_nb.learning import rates_at, reduced, set_rates, sgd
 from alexnet_nb.model import AlexNet, initial_weights
-from alexnet_nb.multigpu import gather_whole, split_state, swap
+from alexnet_nb.multigpu import gather_whole, sent, swap
 from alexnet_nb.preprocessing import pixel_statistics
 from alexnet_nb.recipes import RECIPES
 
@@ -32,7 +32,7 @@ def run(recipe, column, fault, classes, batch, steps, seed):
     labels = torch.randint(0, classes, (batch * steps,))
     see = Input(recipe, *pixel_statistics(images.numpy()), dtype=torch.float64)
     net = AlexNet(recipe, classes, column)
-    net.load_state_dict(split_state(initial_weights(recipe, classes, seed), column))
+    net.load_state_dict(initial_weights(recipe, classes, seed, column))
     net.double().train()
     optimizer, draws, found = sgd(net, recipe), draw_epoch(len(images), see.border, recipe, seed, 0), {}
     for step in range(steps):
@@ -64,8 +64,9 @@ settings[-1], column = seed.item(), dist.get_rank()
 if fault == "gather": model_module.exchange = gather_without_gradient
 two = run(recipe, column, fault, *settings)
 dist.destroy_process_group()
+bytes_sent = {f"bytes {way}": sent[way] // settings[2] for way in ("forward", "backward")}  # of a step
 if column == 0:
     one = run(replace(recipe, lrn_across=fault == "lrn"), None, "", *settings)
     assert one.keys() == two.keys()
-    print(json.dumps({n: ((a - two[n]).abs().max() / a.abs().max()).item() for n, a in one.items()} | {"seed": settings[-1]}), flush=True)
+    print(json.dumps({n: ((a - two[n]).abs().max() / a.abs().max()).item() for n, a in one.items()} | bytes_sent | {"seed": settings[-1]}), flush=True)
 os._exit(0)  # as the package's workers end: gloo's threads now and then abort a normal exit

@@ -7,40 +7,66 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from conftest import ROOT
+from torch import nn
 
+from alexnet_nb.learning import reduced
+from alexnet_nb.model import AlexNet
+from alexnet_nb.multigpu import join_states, split_state
+from alexnet_nb.recipes import paper
 from alexnet_nb.training import Config, check, train
 
 
 def parity(recipe, width, crop, classes, batch, steps, fault=""):
-    "Largest difference of every tensor, as a share of its largest number: logits and gradients of the first step, weights after the last."
+    """Largest difference of every tensor, as a share of its largest number (logits and gradients of the first step, weights after
+    the last), and the bytes that column 0 sent in a step, forward and backward."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node", "2"]
     arguments = map(str, (recipe, width, crop, classes, batch, steps, fault))
     done = subprocess.run([*torchrun, ROOT / "tests/parity.py", *arguments], capture_output=True, text=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
     gaps = json.loads(done.stdout.splitlines()[-1])
+    sent = [gaps.pop(f"bytes {way}") for way in ("forward", "backward")]
     print("seed", gaps.pop("seed"), "worst", max(gaps, key=gaps.get), max(gaps.values()))
     assert not any(map(math.isnan, gaps.values())), gaps
-    return gaps
+    return gaps, sent
 
 
 @pytest.mark.parametrize("recipe", ["paper", "source2012"])
 def test_ten_steps_agree_in_float64(recipe):
     "With dropout, augmentation, decay and, for the source, its whole schedule."
-    gaps = parity(recipe, 1 / 8, 80, 10, 8, 10)
+    gaps, _ = parity(recipe, 1 / 8, 80, 10, 8, 10)
     assert len(gaps) == 1 + 16 + 16 and max(gaps.values()) <= 1e-10
 
 
-@pytest.mark.parametrize("recipe", ["paper", "no_communication"])
-def test_one_step_of_the_whole_net_agrees_in_float64(recipe):
-    gaps = parity(recipe, 1, 224, 1000, 2, 1)
+@pytest.mark.parametrize("recipe, into", [("paper", [128 * 13**2, 128 * 6**2, 2048]), ("no_communication", [])])
+def test_one_step_of_the_whole_net_agrees_in_float64(recipe, into):
+    "And sends what the layers conv3, fc6, fc7 and fc8 read from the other column, eight bytes a number, two pictures."
+    gaps, sent = parity(recipe, 1, 224, 1000, 2, 1)
     assert max(gaps.values()) <= 1e-10
+    assert sent == [2 * 8 * sum(into), 2 * 8 * (sum(into) + 2048)]  # column 0 receives fc8's input, and sends its gradient
 
 
 @pytest.mark.parametrize("fault, first", [("gather", "gradient of conv1.weight"), ("lrn", "logits"), ("masks", "logits"), ("loss", "gradient of fc8.weight")])
 def test_faults_are_caught(fault, first):
     "A gather without gradient, response normalisation across columns, masks drawn per process, a doubled loss gradient."
-    assert parity("paper", 1 / 8, 80, 10, 8, 1, fault)[first] > 1e-6
+    assert parity("paper", 1 / 8, 80, 10, 8, 1, fault)[0][first] > 1e-6
+
+
+def test_weights_go_to_columns_and_back_and_to_the_plain_grouped_net():
+    "Bit for bit."
+    recipe = reduced(paper, 1 / 8, 80)
+    whole = AlexNet(recipe, 10)
+    parts = [AlexNet(recipe, 10, column) for column in (0, 1)]
+    for column, part in enumerate(parts): part.load_state_dict(split_state(whole.state_dict(), column))
+    joined = join_states(*(part.state_dict() for part in parts))
+    conv = lambda i, o, *kind, groups=1: nn.Conv2d(i, o, *kind, groups=groups)
+    plain = nn.ModuleList([conv(3, 12, 11, 4), conv(12, 32, 5, groups=2), conv(32, 48, 3), conv(48, 48, 3, groups=2), conv(48, 32, 3, groups=2),
+                           nn.Linear(whole.fc6.in_features, 512), nn.Linear(512, 512), nn.Linear(512, 10)])
+    plain.load_state_dict(dict(zip(plain.state_dict(), joined.values())))
+    back = AlexNet(recipe, 10)
+    back.load_state_dict(dict(zip(back.state_dict(), plain.state_dict().values())))
+    for name, w in whole.state_dict().items(): assert torch.equal(joined[name], w) and torch.equal(back.state_dict()[name], w), name
 
 
 def losses(folder):

@@ -1,0 +1,111 @@
+"""Times the training step of recipe paper in two processes of one column each, with one thread each, and in one process with two
+threads, in turn, and writes results/benchmarks/columns.{json,md}.
+
+    python benchmarks/columns.py
+"""
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections import defaultdict
+
+import torch
+import torch.distributed as dist
+from timing import save, spread, start
+from torch.nn import functional as F
+
+from alexnet_nb import multigpu
+from alexnet_nb.dropout import dropout_masks
+from alexnet_nb.learning import sgd
+from alexnet_nb.model import AlexNet
+from alexnet_nb.recipes import Table, paper
+from alexnet_nb.training import ALLOCATOR
+
+BATCH, STEPS, ROUNDS = 32, 6, 3
+
+
+def timed(spent, name, function):
+    def run(*args, **kw):
+        begin = time.perf_counter()
+        try: return function(*args, **kw)
+        finally: spent[name] += time.perf_counter() - begin
+    return run
+
+
+def peak():
+    "Peak memory of this process so far, bytes."
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def train():
+    "What a process does: a step that does not count, then STEPS that do; prints what it saw as JSON."
+    column = int(os.environ["RANK"]) if os.environ["WORLD_SIZE"] == "2" else None
+    if column is not None: dist.init_process_group("gloo")
+    torch.manual_seed(0)
+    torch.optim.SGD([torch.zeros(1)])  # imports what torch's optimisers need
+    baseline = peak()
+    net, spent, kept = AlexNet(paper, column=column), defaultdict(float), {}
+    own = {p.data_ptr() for p in net.parameters()}
+    optimizer = sgd(net, paper)
+    x, y = torch.randn(BATCH, 3, 224, 224) * 60, torch.randint(1000, (BATCH,))
+    if column is not None: multigpu.swap, dist.broadcast = (timed(spent, "exchange", f) for f in (multigpu.swap, dist.broadcast))
+
+    def forward(step):
+        logits = net(x, dropout_masks(paper, BATCH, 0, step, column))
+        return logits.sum() if column == 1 else F.cross_entropy(logits, y)
+
+    def backward(loss):
+        optimizer.zero_grad()
+        loss.backward()
+
+    parts = {name: timed(spent, name, f) for name, f in (("forward", forward), ("backward", backward), ("update", optimizer.step))}
+    keep = lambda t: kept.update({} if t.untyped_storage().data_ptr() in own else {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes()}) or t
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t): loss = forward(0)
+    backward(loss)
+    optimizer.step()
+    del loss
+    rows, before = [], multigpu.sent.total()
+    for step in range(STEPS):
+        spent.clear()
+        begin = time.perf_counter()
+        parts["backward"](parts["forward"](step))
+        parts["update"]()
+        rows.append(dict(spent) | {"step": time.perf_counter() - begin})
+    print(json.dumps(dict(column=column, steps=rows, parameters=sum(p.numel() for p in net.parameters()), kept_bytes=sum(kept.values()),
+                          sent_bytes=(multigpu.sent.total() - before) // STEPS, start_bytes=baseline, peak_bytes=peak())) + "\n", end="", flush=True)
+    os._exit(0)
+
+
+def launch(processes):
+    "Results of each process of a run."
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node", str(processes), __file__, "worker"]
+    environment = os.environ | ALLOCATOR | dict(OMP_NUM_THREADS=str(2 // processes), GLOO_SOCKET_IFNAME="lo")
+    out = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout
+    return sorted((json.loads(line) for line in out.splitlines() if line.startswith("{")), key=lambda r: r["column"] or 0)
+
+
+def table(results):
+    rows = []
+    median = lambda runs, what: statistics.median(s.get(what, 0) for r in runs for s in r["steps"])
+    whole = [run for (run,) in results["one"]]
+    total, net = median(whole, "step"), lambda runs: max(r["peak_bytes"] - r["start_bytes"] for r in runs)
+    for name, runs in (("one process", whole), *((f"column {c}", [run[c] for run in results["two"]]) for c in (0, 1))):
+        exchange, step, r = median(runs, "exchange"), median(runs, "step"), runs[0]
+        rows.append((name, r["parameters"], f"{r['kept_bytes'] / 1e6:.0f}", f"{r['start_bytes'] / 1e6:,.0f}", f"{net(runs) / 1e6:,.0f} ({net(runs) / net(whole):.2f})",
+                     f"{r['sent_bytes'] / 1e6:.2f}", spread([1e3 * s["step"] for q in runs for s in q["steps"]]), f"{step / total:.2f}",
+                     *(f"{1e3 * median(runs, what):.0f}" for what in ("forward", "backward", "update")), f"{1e3 * exchange:.0f} ({exchange / step:.1%})"))
+    head = ["", "parameters", "kept for backward, MB", "Python and torch, MB", "net and training at most, MB (of one process)", "sent, MB", "step, ms", "of one process", "forward", "backward", "update", "exchange and waiting"]
+    return Table(head, rows, f"Batch {BATCH}, 224 pixels, the whole net, float32; medians of {ROUNDS * STEPS} steps, in brackets the least and the most. "
+                             "Forward and backward include the exchange.")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["worker"]: train()
+    start()
+    results = dict(one=[], two=[])
+    for _ in range(ROUNDS):
+        for name, processes in (("one", 1), ("two", 2)): results[name].append(launch(processes))
+    save("columns", results, table(results))
