@@ -88,18 +88,23 @@ def launch(processes):
 
 
 def table(results):
-    rows = []
     median = lambda runs, what: statistics.median(s.get(what, 0) for r in runs for s in r["steps"])
-    whole = [run for (run,) in results["one"]]
-    total, net = median(whole, "step"), lambda runs: max(r["peak_bytes"] - r["start_bytes"] for r in runs)
-    for name, runs in (("one process", whole), *((f"column {c}", [run[c] for run in results["two"]]) for c in (0, 1))):
-        exchange, step, r = median(runs, "exchange"), median(runs, "step"), runs[0]
-        rows.append((name, r["parameters"], f"{r['kept_bytes'] / 1e6:.0f}", f"{r['start_bytes'] / 1e6:,.0f}", f"{net(runs) / 1e6:,.0f} ({net(runs) / net(whole):.2f})",
-                     f"{r['sent_bytes'] / 1e6:.2f}", spread([1e3 * s["step"] for q in runs for s in q["steps"]]), f"{step / total:.2f}",
-                     *(f"{1e3 * median(runs, what):.0f}" for what in ("forward", "backward", "update")), f"{1e3 * exchange:.0f} ({exchange / step:.1%})"))
-    head = ["", "parameters", "kept for backward, MB", "Python and torch, MB", "net and training at most, MB (of one process)", "sent, MB", "step, ms", "of one process", "forward", "backward", "update", "exchange and waiting"]
-    return Table(head, rows, f"Batch {BATCH}, 224 pixels, the whole net, float32; medians of {ROUNDS * STEPS} steps, in brackets the least and the most. "
-                             "Forward and backward include the exchange.")
+    highest = lambda runs: max(r["peak_bytes"] - r["start_bytes"] for r in runs)
+    runs = [[one for (one,) in results["one"]], *([two[c] for two in results["two"]] for c in (0, 1))]
+    whole = runs[0]
+    row = lambda name, show: (name, *map(show, runs))
+    rows = [
+        row("parameters", lambda r: r[0]["parameters"]),
+        row("kept for the backward pass, MB", lambda r: f"{r[0]['kept_bytes'] / 1e6:.0f}"),
+        row("Python and torch, MB", lambda r: f"{r[0]['start_bytes'] / 1e6:.0f}"),
+        row("net and training at most, MB (of one process)", lambda r: f"{highest(r) / 1e6:,.0f} ({highest(r) / highest(whole):.2f})"),
+        row("sent, MB", lambda r: f"{r[0]['sent_bytes'] / 1e6:.2f}"),
+        row("step, ms", lambda r: spread([1e3 * s["step"] for q in r for s in q["steps"]])),
+        row("step, of one process", lambda r: f"{median(r, 'step') / median(whole, 'step'):.2f}"),
+        *(row(f"{part}, ms", lambda r: f"{1e3 * median(r, part):.0f}") for part in ("forward", "backward", "update")),
+        row("exchange and waiting, ms (of the step)", lambda r: f"{1e3 * median(r, 'exchange'):.0f} ({median(r, 'exchange') / median(r, 'step'):.1%})")]
+    return Table(["", "one process", "column 0", "column 1"], rows, f"Batch {BATCH}, 224 pixels, the whole net, float32; medians of {ROUNDS * STEPS} steps, "
+                 "in brackets the least and the most. Forward and backward include the exchange.")
 
 
 if __name__ == "__main__":

@@ -40,14 +40,13 @@ def measure(shape, layout, busy=False, compiled=True):
 def table(results):
     rows = []
     for r in results:
-        s, theirs = r["seconds"], statistics.median(r["seconds"]["torch's"])
-        for name in s:
-            if name == "copy": continue
-            rows.append(("×".join(map(str, r["shape"])), r["layout"] + ", one core busy" * r["busy"], name, spread([1e3 * t for t in s[name]], 1),
-                         f"{theirs / statistics.median(s[name]):.1f}", f"{statistics.median(s[name]) / r['floor_seconds']:.1f}"))
+        median = {name: 1e3 * statistics.median(s) for name, s in r["seconds"].items()}
+        ratio = lambda over, under: f"{median[over] / median[under]:.1f}" if over in median and under in median else ""
+        rows.append((f"{'×'.join(map(str, r['shape']))}, {r['layout']}" + ", one core busy" * r["busy"], *(spread([1e3 * t for t in r["seconds"][n]]) for n in ("ours", "torch's")),
+                     ratio("torch's", "ours"), ratio("torch's", "ours, compiled"), ratio("torch's, compiled", "ours, compiled"), f"{median['ours'] / 1e3 / r['floor_seconds']:.1f}"))
     note = ("Forward and backward, float32. The floor: the input is read twice, the gradient once, output and gradient are written once, at the rate "
-            f"of a copy of 256 MB ({results[0]['copy_bytes_per_second'] / 1e9:.0f} GB/s, read and written). A tensor that fits into the cache can be below it.")
-    return Table(["shape", "layout", "", "ms", "speed, torch's = 1", "times the floor"], rows, note)
+            f"of a copy of 256 MB ({results[0]['copy_bytes_per_second'] / 1e9:.0f} GB/s, read and written).")
+    return Table(["tensor", "ours, ms", "torch's, ms", "torch's / ours", "torch's / ours compiled", "the same, both compiled", "ours / floor"], rows, note)
 
 
 if __name__ == "__main__":

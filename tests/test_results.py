@@ -1,5 +1,7 @@
 "Every run under results/ is whole, and its figures agree with each other."
+import importlib
 import json
+import statistics
 
 import pytest
 from conftest import ROOT
@@ -29,3 +31,24 @@ def test_flowers_stay_under_thirty_percent():
     assert (result["n"], result["views"]) == (450, 10)
     low, high = wilson(result["top1"], result["n"])
     assert low < result["top1"] <= 0.30 and high < 0.8
+
+
+@pytest.mark.parametrize("name", ["lrn", "columns", "step"])
+def test_table_is_made_from_its_numbers(name, monkeypatch):
+    "The tables that pages show are what the benchmarks' functions make of the JSON beside them."
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    module = importlib.import_module(name)
+    for path in (ROOT / "results/benchmarks").glob(f"{name}*.json"):
+        results = json.loads(path.read_text())
+        assert path.with_suffix(".md").read_text() == module.table(results.get("rounds", results)) + "\n"
+
+
+def test_response_normalisation_is_five_times_as_fast():
+    "In the measurement that is shown, in both layouts, eager and compiled; and never slower than torch's."
+    rounds = json.loads((ROOT / "results/benchmarks/lrn.json").read_text())["rounds"]
+    seconds = {(tuple(r["shape"]), r["layout"], r["busy"]): {n: statistics.median(s) for n, s in r["seconds"].items()} for r in rounds}
+    for layout in ("contiguous", "channels-last"):
+        main = seconds[(32, 96, 55, 55), layout, False]
+        assert main["torch's"] >= 5 * main["ours"] and main["torch's"] >= 5 * main["ours, compiled"]
+        assert main["torch's, compiled"] >= 1.4 * main["ours, compiled"]
+    assert all(s["torch's"] > s["ours"] for s in seconds.values())
