@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['WORDS', 'DTYPES', 'TOLERANCE', 'ALLOCATOR', 'Config', 'read_parameters', 'typed', 'check', 'same_run', 'complete',
-           'run_recipe', 'Layout', 'layout', 'written', 'start_run', 'new_folder', 'Worker', 'run_epochs', 'Record',
-           'save_checkpoint', 'checkpoints', 'load_checkpoint', 'compare_columns', 'work', 'end_with_parent', 'fit',
-           'launch', 'show_line', 'end', 'failure', 'train', 'resume_command', 'plot_curves']
+           'run_recipe', 'Layout', 'layout', 'written', 'start_run', 'new_folder', 'Worker', 'pictures', 'ahead',
+           'run_epochs', 'Record', 'save_checkpoint', 'checkpoints', 'load_checkpoint', 'compare_columns', 'work',
+           'end_with_parent', 'fit', 'launch', 'show_line', 'end', 'failure', 'train', 'resume_command', 'plot_curves']
 
 # %% ../nbs/10_training.ipynb #imports
 import contextlib
@@ -26,6 +26,8 @@ import tempfile
 import threading
 import time
 import traceback
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import timedelta
 from pathlib import Path
@@ -41,7 +43,7 @@ from .dropout import dropout_masks
 from .learning import error_rates, plateau_drops, rates_at, reduced, set_rates, sgd
 from .model import AlexNet, initial_weights, plan
 from .multigpu import gather_whole, split_state
-from .preprocessing import Packed, prepare
+from .preprocessing import Packed, Split, prepare
 from .recipes import RECIPES, Recipe
 
 # %% ../nbs/10_training.ipynb #Config
@@ -49,7 +51,7 @@ from .recipes import RECIPES, Recipe
 class Config:
     "The parameters of a run."
     gpus: int = 1  # 1, or 2: one column on each, where there are two
-    data: str = "digits"  # or a folder of pictures: train/CLASS/… and val/CLASS/…, or CLASS/…
+    data: str = "digits"  # cifar10, imagenette, a folder of pictures (train/CLASS/… and val/CLASS/…, or CLASS/…) or one with ILSVRC-2012
     recipe: str = "source2012"  # or paper, caffe, another of RECIPES
     width: float | None = None  # share of the kernels and units; None: 1, digits 0.25
     size: int | None = None  # side of the stored pictures, pixels; None: 256, digits 72
@@ -230,12 +232,15 @@ class Worker:
 
     def autocast(self): return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16")
 
-    def batch(self, order, draws, i, colour):
-        "Batch number i of an epoch: pictures and labels on the device."
+    def read(self, order, draws, i):
+        "Batch number i of an epoch as it leaves the disk: squares, their draws, labels."
         places = slice(i * self.config.batch_size, (i + 1) * self.config.batch_size)
         rows = places if order is None else order[places]
-        images = torch.from_numpy(np.array(self.data.train.images[rows])).to(self.device)
-        return self.see.train(images, draws[places], colour), torch.from_numpy(np.array(self.data.train.labels[rows])).to(self.device)
+        return self.see.cut(pictures(self.data.train, rows), draws[places]), draws[places], torch.from_numpy(np.array(self.data.train.labels[rows]))
+
+    def batch(self, squares, draws, labels, colour):
+        "What the net sees, and the labels, on the device."
+        return self.see.finish(squares, draws, colour), labels.to(self.device)
 
     def loss(self, model, x, y, column):
         "Loss and logits; column 1 has no logits, and a loss of 0 that carries its gradient."
@@ -258,7 +263,8 @@ class Worker:
         totals, size = torch.zeros(4, dtype=torch.float64), self.config.batch_size
         self.model.eval()
         for start in range(0, min(len(self.data.val), limit or 1 << 60), size):
-            images, labels = (torch.from_numpy(np.array(a[start:start + size])).to(self.device) for a in (self.data.val.images, self.data.val.labels))
+            rows = slice(start, start + size)
+            images, labels = pictures(self.data.val, rows), torch.from_numpy(np.array(self.data.val.labels[rows])).to(self.device)
             with self.autocast(): logits = self.model(self.see.views(images, 1)[0])
             if self.first:
                 rates = F.cross_entropy(logits.to(self.see.mean.dtype), labels).item(), *error_rates(logits, labels)
@@ -268,6 +274,28 @@ class Worker:
             totals = totals.to(self.device)
             dist.broadcast(totals, src=0)
         return (totals[:3] / totals[3]).tolist()
+
+# %% ../nbs/10_training.ipynb #pictures
+def pictures(
+    split: Split,
+    rows,  # a slice, or an array of numbers
+) -> torch.Tensor:  # uint8, N × 3 × size × size; of a slice of raw pixels, a view of the file
+    "Stored pictures as a tensor."
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # the file is read-only, and nobody writes to it
+        return torch.from_numpy(split.images[rows])
+
+# %% ../nbs/10_training.ipynb #ahead-1
+def ahead(
+    make,  # number → batch
+    numbers: range,
+):
+    "The batches of these numbers; each is made in a thread while the one before it is used."
+    with ThreadPoolExecutor(1) as pool:
+        waiting = None
+        for n in (*numbers, None):  # None: only wait for the last
+            ready, waiting = waiting, None if n is None else pool.submit(make, n)
+            if ready: yield ready.result()
 
 # %% ../nbs/10_training.ipynb #run_epochs
 def run_epochs(
@@ -284,12 +312,13 @@ def run_epochs(
         set_rates(w.optimizer, w.rates)
         draws = draw_epoch(len(w.data.train), w.see.border, w.recipe, c.seed, epoch)
         order = torch.randperm(len(w.data.train), generator=generator(c.seed, epoch, 1)).numpy() if w.recipe.reshuffle else None
-        record = Record(w, epoch)
-        for i in range(w.step % w.per_epoch, min(w.per_epoch, last - epoch * w.per_epoch)):
-            begin = time.perf_counter()
-            x, y = w.batch(order, draws, i, w.rates["colour"])
+        record, begin = Record(w, epoch), time.perf_counter()
+        numbers = range(w.step % w.per_epoch, min(w.per_epoch, last - epoch * w.per_epoch))
+        for read in ahead(lambda i: w.read(order, draws, i), numbers):
             waited = time.perf_counter() - begin
-            record.add(*w.update(x, y), time.perf_counter() - begin, waited)
+            rates = w.update(*w.batch(*read, w.rates["colour"]))
+            record.add(*rates, time.perf_counter() - begin, waited)
+            begin = time.perf_counter()
         if w.step % w.per_epoch == 0 or c.dry_run and w.step == 3: record.validation(w.validate(c.batch_size if c.dry_run else None))
         save_checkpoint(w)
 
@@ -431,7 +460,7 @@ def fit(worker: Worker):
     if found: load_checkpoint(w, found[-1])
     if w.column is not None:
         draws = draw_epoch(len(w.data.train), w.see.border, w.recipe, w.config.seed, 0)
-        compare_columns(w, *w.batch(None, draws, 0, True))
+        compare_columns(w, *w.batch(*w.read(None, draws, 0), True))
     end = w.per_epoch * w.config.epochs
     if found: w.say(f"resumed at step {w.step:,}" if w.step < end else f"finished already, at step {w.step:,}")
     dry = 2 if w.step == 0 else 3  # a dry run stops after two steps, to be resumed for the third

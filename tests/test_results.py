@@ -33,7 +33,7 @@ def test_flowers_stay_under_thirty_percent():
     assert low < result["top1"] <= 0.30 and high < 0.8
 
 
-@pytest.mark.parametrize("name", ["lrn", "columns", "step"])
+@pytest.mark.parametrize("name", ["lrn", "columns", "step", "data"])
 def test_table_is_made_from_its_numbers(name, monkeypatch):
     "The tables that pages show are what the benchmarks' functions make of the JSON beside them."
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
@@ -52,3 +52,12 @@ def test_response_normalisation_is_five_times_as_fast():
         assert main["torch's"] >= 5 * main["ours"] and main["torch's"] >= 5 * main["ours, compiled"]
         assert main["torch's, compiled"] >= 1.4 * main["ours, compiled"]
     assert all(s["torch's"] > s["ours"] for s in seconds.values())
+
+
+def test_packing_and_batches_are_fast_enough():
+    "In the measurement that is shown: packing beside PIL, batches beside a copy and a memory-mapped Dataset."
+    r = json.loads((ROOT / "results/benchmarks/data.json").read_text())
+    ratio = lambda group, a, b: statistics.median(x / y for x, y in zip(r[group]["seconds"][a], r[group]["seconds"][b]))
+    assert ratio("packing, one core", "PIL, Resize(256), CenterCrop(256)", "ours") >= 1.7
+    assert ratio("batches", "a copy of as many bytes", "ours") >= 0.6
+    assert ratio("batches", "memory-mapped Dataset, DataLoader", "ours") >= 1.5

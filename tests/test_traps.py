@@ -13,15 +13,15 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision import models
 
-from alexnet_nb.augmentation import Input
+from alexnet_nb.augmentation import IMAGENET_MEANS, Input, draw_epoch
 from alexnet_nb.evaluation import probabilities
 from alexnet_nb.learning import rates_at, set_rates, sgd
 from alexnet_nb.lrn import LRN, SpatialNorm
 from alexnet_nb.model import AlexNet
-from alexnet_nb.preprocessing import prepare
+from alexnet_nb.preprocessing import prepare, read_square, to_square
 from alexnet_nb.recipes import LAYERS, RECIPES, no_lrn, paper, source2012, torchvision
 from alexnet_nb.relu import activation
-from alexnet_nb.training import Config, Worker
+from alexnet_nb.training import Config, Worker, run_epochs
 
 TRAPS = list(csv.DictReader((ROOT / "nbs/traps.tsv").open(), delimiter="\t"))
 SMALL = dict(crop=72, kernels=(8, 16, 24, 24, 16), hidden=(32, 32))
@@ -56,6 +56,15 @@ def test_trap_01_deviations_of_conv3_to_conv5(photographs):
              for name, r in (("paper", paper), ("source", source2012))}
     assert found == {"paper": [0.01] * 4, "source": [0.01, 0.03, 0.03, 0.03]}
     assert 8 < logit_spread(source2012, photographs) / logit_spread(paper, photographs) < 30
+
+
+def test_trap_02_divided_pixels(photographs):
+    "The recipes that train see pixels from 0 to 255 minus the mean, and divided ones leave their logits twenty times closer together."
+    for recipe in (paper, source2012):
+        see = Input(recipe, np.zeros((3, 256, 256)), np.zeros((3, 3)))
+        x = see.views(torch.full((1, 3, 256, 256), 255, dtype=torch.uint8), 1)
+        assert x.unique().tolist() == [255]
+        assert logit_spread(recipe, photographs) / logit_spread(recipe, photographs / 58) > 20
 
 
 @torch.no_grad()
@@ -169,6 +178,72 @@ def test_trap_11_conv1_is_frozen():
     assert rates_at(paper, 0.99, drops=3)["conv1"] > 0
 
 
+def noisy(recipe, n=4000, cov=np.diag([400.0, 1600.0, 14400.0])):
+    "Gray pictures of 128 as a recipe's net sees them in training, N × 3: a draw of the colour noise each."
+    mean = np.full((3, 80, 80), 28.0)
+    see = Input(replace(recipe, crop=72), mean, cov, dtype=torch.float64)
+    images = torch.full((1, 3, 80, 80), 128, dtype=torch.uint8).expand(n, -1, -1, -1)
+    return lambda colour: see.finish(see.cut(images, draw_epoch(n, see.border, see.recipe, 0, 0)), draw_epoch(n, see.border, see.recipe, 0, 0), colour)[:, :, 0, 0]
+
+
+def test_trap_12_colour_noise_is_switched_off():
+    "In the last epochs, and with it the division by 1.1."
+    on = [rates_at(source2012, epoch / 90)["colour"] for epoch in range(90)]
+    assert on == [True] * 66 + [False] * 24 and all(rates_at(paper, e / 90)["colour"] for e in range(90))
+    see = noisy(source2012, 64)
+    assert see(False).unique().tolist() == [100] and see(True).std(0).min() > 0.5
+
+
+def test_trap_13_eigenvalues_or_their_roots():
+    for recipe in (paper, source2012):
+        deviations = noisy(recipe)(True).std(0) * recipe.colour_divide
+        torch.testing.assert_close(deviations, torch.tensor([2.0, 4.0, 12.0], dtype=torch.float64), rtol=0.05, atol=0)  # a tenth of the roots
+
+
+def test_trap_14_divided_by_one_point_one():
+    without = replace(source2012, colour_divide=1.0)
+    torch.testing.assert_close(noisy(without)(True) / noisy(source2012)(True), torch.full((4000, 3), 1.1, dtype=torch.float64))
+    assert noisy(paper)(True).mean() > 99
+
+
+def test_trap_15_the_mean_image():
+    "Wherever the crop lies, its centre is subtracted; in Caffe's recipe the mean is cut like the picture."
+    mean = np.random.default_rng().uniform(0, 255, (3, 80, 80))
+    for recipe in (paper, source2012, RECIPES["caffe"]):
+        see = Input(replace(recipe, crop=72, colour_std=0.0), mean, np.eye(3), dtype=torch.float64)
+        draws = replace(draw_epoch(1, see.border, see.recipe, 0, 0), offsets=torch.tensor([[1, 7]]), flips=torch.tensor([False]))
+        away = -see.train(torch.zeros(1, 3, 80, 80, dtype=torch.uint8), draws)[0].numpy()
+        top, left = (1, 7) if recipe.name == "caffe" else (4, 4)
+        np.testing.assert_array_equal(away, mean[:, top:top + 72, left:left + 72])
+
+
+def test_trap_16_one_crop_for_32_pictures():
+    for recipe, different in ((source2012, 4), (paper, 128)):
+        draws = draw_epoch(128, 32, recipe, 0, 0)
+        keys = {(*offset, flip) for offset, flip in zip(draws.offsets.tolist(), draws.flips.tolist())}
+        assert len(keys) == different if recipe is source2012 else len(keys) > 100
+
+
+def test_trap_17_no_new_order(tmp_path, monkeypatch):
+    "Every epoch reads the pictures in the order in which they were packed."
+    data = prepare("digits", 72)
+    for recipe, same in (("source2012", True), ("shuffling", False)):
+        monkeypatch.setitem(RECIPES, "shuffling", replace(source2012, name="shuffling", reshuffle=True))
+        worker, orders = Worker(tmp_path / recipe, Config(recipe=recipe, epochs=2, batch_size=1437), data, None), []
+        worker.folder.mkdir()
+        read = worker.read
+        worker.read = lambda *args: orders.append(read(*args)) or orders[-1]
+        worker.update, worker.validate = (lambda x, y: setattr(worker, "step", worker.step + 1) or (0.0, 0.0, 0.0)), (lambda limit: (0.0, 0.0, 0.0))
+        run_epochs(worker, 2)
+        labels = [r[2].numpy() for r in orders]
+        assert np.array_equal(labels[0], labels[1]) == same and np.array_equal(labels[0], data.train.labels) == same
+
+
+def test_trap_18_2178_crops():
+    draws = draw_epoch(60_000, 32, paper, 0, 0)
+    assert len({(*offset, flip) for offset, flip in zip(draws.offsets.tolist(), draws.flips.tolist())}) == 2 * 33**2 == 2178
+
+
 def test_trap_19_place_and_scale_of_dropout():
     x = torch.randn(3, 3, 72, 72) * 60
     for recipe, behind, factors in ((paper, True, (1, 0.5)), (source2012, True, (1, 0.5)), (small(torchvision, scale=(1, 1, 1)), False, (2, 1))):
@@ -279,6 +354,26 @@ def test_trap_35_end_of_the_run():
     start, end = (rates_at(source2012, p) for p in (0, 1))
     assert (start["weights"], start["conv1"], start["biases"]) == (0.01, 0.01, 0.02)
     assert (end["weights"], end["conv1"]) == (pytest.approx(1e-5), 0)
+
+
+def test_trap_37_warping():
+    "A circle stays a circle, and the sides of a wide picture are cut off."
+    from PIL import Image, ImageDraw
+    wide = Image.new("RGB", (800, 400))
+    ImageDraw.Draw(wide).ellipse((300, 100, 500, 300), fill="white")
+    inside = np.asarray(to_square(wide))[:, :, 0] > 128
+    assert abs(inside.any(0).sum() - inside.any(1).sum()) <= 1 and abs(inside.any(0).sum() - 128) <= 2
+    edge = Image.new("RGB", (800, 400))
+    ImageDraw.Draw(edge).rectangle((0, 0, 190, 400), fill="white")
+    assert np.asarray(to_square(edge)).max() == 0
+
+
+def test_trap_38_rgb_or_bgr(tmp_path):
+    from PIL import Image
+    for suffix in ("png", "jpg"):
+        Image.new("RGB", (300, 300), (250, 120, 10)).save(tmp_path / f"x.{suffix}", **dict(quality=100, subsampling=0) if suffix == "jpg" else {})
+        assert np.abs(read_square(tmp_path / f"x.{suffix}")[:, 100, 100].astype(int) - [250, 120, 10]).max() <= 2
+    assert IMAGENET_MEANS[0] > IMAGENET_MEANS[1] > IMAGENET_MEANS[2]  # red is the brightest, blue the darkest
 
 
 def test_trap_39_zeros_and_ties():

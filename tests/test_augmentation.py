@@ -1,0 +1,129 @@
+"What a picture gets depends on seed, epoch and position alone, and has the distribution that it should have."
+import os
+import re
+import threading
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import chisquare
+
+from alexnet_nb.augmentation import Input, crop, draw_epoch
+from alexnet_nb.preprocessing import Split, prepare
+from alexnet_nb.recipes import RECIPES, paper, source2012
+from alexnet_nb.training import Config, Worker, ahead, pictures, run_recipe
+
+
+def test_offsets_are_uniform_over_33_by_33():
+    seed = int.from_bytes(os.urandom(3), "big")
+    offsets = draw_epoch(200_000, 32, paper, seed, 0).offsets
+    counts = torch.bincount(offsets[:, 0] * 33 + offsets[:, 1], minlength=33 * 33)
+    assert len(counts) == 1089 and chisquare(counts).pvalue > 1e-6, seed
+
+
+def test_half_of_the_pictures_are_mirrored_and_the_noise_has_its_covariance():
+    seed, n = int.from_bytes(os.urandom(3), "big"), 100_000
+    draws = draw_epoch(n, 32, paper, seed, 0)
+    assert abs(draws.flips.double().mean() - 0.5) < 5 * 0.5 / n**0.5, seed
+    a = np.random.default_rng(seed).normal(size=(3, 3)) * 40
+    cov = a @ a.T
+    see = Input(paper, np.full((3, 256, 256), 128.0), cov, dtype=torch.float64)
+    noise = draws.colour.double() @ see.axes.T
+    np.testing.assert_allclose(np.cov(noise.T.numpy()), 0.01 * cov, rtol=0.1, atol=0.01 * np.diag(cov).max() * 0.05)
+
+
+def test_noise_does_not_round_away():
+    "On pixels from 0 to 255 the noise moves a picture by grey levels, not by hundredths."
+    data = prepare("digits", 72)
+    see = Input(run_recipe(Config()), data.mean, data.cov)
+    draws = draw_epoch(512, see.border, see.recipe, 0, 0)
+    moved = see.train(pictures(data.train, slice(0, 512)), draws) * see.recipe.colour_divide - see.train(pictures(data.train, slice(0, 512)), draws, colour=False)
+    expected = 0.1 * np.sqrt(np.trace(data.cov))
+    assert moved.square().sum(1).mean().sqrt() == pytest.approx(expected, rel=0.15) and expected > 5
+
+
+@pytest.fixture(scope="module")
+def worker(tmp_path_factory):
+    return lambda **settings: Worker(tmp_path_factory.mktemp("run"), Config(**settings), prepare("digits", 72), None)
+
+
+@pytest.mark.parametrize("recipe", ["paper", "source2012"])
+def test_batch_size_prefetch_and_resuming_change_nothing(worker, recipe):
+    def epoch(size, first=0, prefetch=True):
+        w = worker(recipe=recipe, batch_size=size)
+        draws, numbers = draw_epoch(len(w.data.train), w.see.border, w.recipe, 3, 5), range(first, w.per_epoch)
+        reads = ahead(lambda i: w.read(None, draws, i), numbers) if prefetch else (w.read(None, draws, i) for i in numbers)
+        xs, ys = zip(*(w.batch(*read, True) for read in reads))
+        return torch.cat(xs), torch.cat(ys)
+    x, y = epoch(128)
+    assert len(x) == len(y) == 1437
+    for other in (epoch(128, prefetch=False), epoch(100), epoch(7)): assert torch.equal(other[0], x) and torch.equal(other[1], y)
+    late = epoch(128, first=4)
+    assert torch.equal(late[0], x[4 * 128:]) and torch.equal(late[1], y[4 * 128:])
+
+
+def test_no_thread_stays_after_an_error():
+    before = threading.active_count()
+
+    def broken(i):
+        if i == 2: raise OSError("the disk is gone")
+        return i
+    seen = []
+    with pytest.raises(OSError, match="the disk is gone"):
+        for i in ahead(broken, range(5)): seen.append(i)
+    assert seen == [0, 1] and threading.active_count() == before
+    for i in ahead(lambda i: i, range(5)): break  # the reader stops early
+    assert list(ahead(lambda i: i, range(3, 6))) == [3, 4, 5] and list(ahead(lambda i: i, range(0))) == []
+    assert threading.active_count() == before
+
+
+def anonymous(): return int(re.search(r"RssAnon:\s+(\d+)", open("/proc/self/status").read())[1]) / 1e6  # GB
+
+
+def test_ten_gigabytes_stay_on_disk(tmp_path):
+    "Every fifth batch of 10 GB (a sparse file) of packed pictures takes next to no memory of its own."
+    n = 51_000
+    images = np.lib.format.open_memmap(tmp_path / "images.npy", "w+", np.uint8, (n, 3, 256, 256))
+    del images
+    assert os.path.getsize(tmp_path / "images.npy") > 10e9
+    split = Split(np.load(tmp_path / "images.npy", mmap_mode="r"), np.zeros(n, np.int64))
+    see, before = Input(paper, np.zeros((3, 256, 256)), np.eye(3)), anonymous()
+    draws, most = draw_epoch(n, 32, paper, 0, 0), 0
+    for i, squares in enumerate(ahead(lambda i: see.cut(pictures(split, slice(i * 128, i * 128 + 128)), draws[i * 128:i * 128 + 128]), range(0, n // 128, 5))):
+        if i % 20 == 0: see.finish(squares, draws[i * 128:i * 128 + 128])
+        most = max(most, anonymous() - before)
+    assert i == (n // 128 - 1) // 5 and most < 0.7
+
+
+def test_chunks_of_32_share_a_crop():
+    for recipe, share in ((paper, 1), (source2012, 32)):
+        draws = draw_epoch(320, 32, recipe, 0, 0)
+        keys = [tuple(o) + (f,) for o, f in zip(draws.offsets.tolist(), draws.flips.tolist())]
+        assert sum(a != b for a, b in zip(keys, keys[1:])) >= 320 // share - 1 - 5
+        assert all(keys[i] == keys[i // share * share] for i in range(320))
+
+
+def test_every_recipe_sees_its_kind_of_picture():
+    rng = np.random.default_rng()
+    images = rng.integers(0, 256, (4, 3, 256, 256), np.uint8)
+    mean, cov = images.mean(0), np.cov(images.transpose(1, 0, 2, 3).reshape(3, -1))
+    for recipe in RECIPES.values():
+        see = Input(recipe, mean, cov, dtype=torch.float64)
+        draws = draw_epoch(4, see.border, recipe, 1, 2)
+        x = see.train(torch.from_numpy(images), draws)
+        noise = draws.colour.double() @ see.axes.T if recipe.colour_std else torch.zeros(4, 3)
+        for i, ((top, left), flip) in enumerate(zip(draws.offsets.tolist(), draws.flips.tolist())):
+            turn = (lambda a: a[..., ::-1]) if flip else (lambda a: a)
+            square = turn(images[i, :, top:top + recipe.crop, left:left + recipe.crop]).astype(float)
+            at = {"image": (see.border // 2,) * 2, "aligned": (top, left)}.get(recipe.mean)
+            away = mean.mean((1, 2))[:, None, None] if at is None else mean[:, at[0]:at[0] + recipe.crop, at[1]:at[1] + recipe.crop]
+            if recipe.mean == "aligned": away = turn(away)
+            expected = (square - away + noise[i].numpy()[:, None, None]) / np.array(recipe.scale)[:, None, None] / recipe.colour_divide
+            np.testing.assert_allclose(x[i].numpy(), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_crop_takes_any_layout():
+    images, offsets = torch.randint(0, 256, (5, 3, 20, 20), dtype=torch.uint8), torch.randint(0, 4, (5, 2))
+    for kind in (images, images.contiguous(memory_format=torch.channels_last), images[:, :, :, :18], images.double(), images[:1].expand(5, -1, -1, -1)):
+        expected = torch.stack([im[:, top:top + 14, left:left + 14] for im, (top, left) in zip(kind, offsets.tolist())])
+        assert torch.equal(crop(kind, offsets, 14), expected)
