@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['EXTENSIONS', 'ILSVRC2012', 'ARCHIVES', 'CHUNK', 'HEADER', 'NAMES', 'to_square', 'scaled', 'to_rgb', 'Split', 'Jpegs',
-           'Packed', 'open_packed', 'open_split', 'check', 'Sums', 'pixel_statistics', 'read_square', 'jpeg_square',
-           'decode', 'Source', 'shuffled', 'list_images', 'list_imagenet', 'list_cifar10', 'list_imagenette', 'Chunks',
-           'npy_header', 'write_split', 'written_lines', 'alone', 'pack', 'fill', 'Pace', 'sha256', 'list_digits',
-           'open_source', 'prepare', 'enough', 'cache_folder']
+           'Packed', 'open_packed', 'open_split', 'check', 'in_processes', 'end_with_parent', 'Sums',
+           'pixel_statistics', 'read_square', 'jpeg_square', 'decode', 'Source', 'shuffled', 'list_images',
+           'list_imagenet', 'list_cifar10', 'list_imagenette', 'Chunks', 'npy_header', 'write_split', 'written_lines',
+           'alone', 'pack', 'fill', 'Pace', 'sha256', 'list_digits', 'open_source', 'prepare', 'enough', 'cache_folder']
 
 # %% ../nbs/01_preprocessing.ipynb #imports
 import hashlib
@@ -15,6 +15,7 @@ import io
 import json
 import os
 import shutil
+import threading
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -139,6 +140,20 @@ def check(
     if wrong: raise ValueError(f"{path}: " + "; ".join(wrong))
     return packed
 
+# %% ../nbs/01_preprocessing.ipynb #in_processes
+def in_processes(dataset, processes, first=0):
+    "The items of a dataset from number `first` on, in order, made by so many processes beside this one."
+    return DataLoader(dataset, batch_size=None, num_workers=processes, sampler=range(first, len(dataset)), worker_init_fn=end_with_parent)
+
+# %% ../nbs/01_preprocessing.ipynb #end_with_parent
+def end_with_parent(worker):
+    "End this worker when the process that started it is gone; it might wait for that process for ever."
+    parent = os.getppid()
+    def watch():
+        while os.getppid() == parent: time.sleep(1)
+        os._exit(1)
+    threading.Thread(target=watch, daemon=True).start()
+
 # %% ../nbs/01_preprocessing.ipynb #Sums
 @dataclass
 class Sums(Dataset):
@@ -161,8 +176,7 @@ def pixel_statistics(
     processes: int = 0,  # beside this one
 ) -> tuple[np.ndarray, np.ndarray]:  # mean image (3 × size × size), covariance of the pixels' RGB values (3 × 3)
     "Mean image and RGB covariance in one pass, float64, scale 0–255 (§2, §4.1)."
-    parts = DataLoader(Sums(images), batch_size=None, num_workers=processes)
-    total, outer = (sum(map(np.asarray, part)) for part in zip(*parts))
+    total, outer = (sum(map(np.asarray, parts)) for parts in zip(*in_processes(Sums(images), processes)))
     mean, n = total / len(images), len(images) * images.shape[2] * images.shape[3]
     channel = mean.mean((1, 2))
     return mean, outer / n - np.outer(channel, channel)
@@ -343,7 +357,7 @@ def write_split(
     journal, path = folder / "journal.jsonl", folder / ("images.npy" if chunks.quality is None else "jpegs.npy")
     done = [json.loads(line) for line in journal.read_text().splitlines(True) if line.endswith("\n")] if journal.exists() else []
     end = done[-1]["end"] if done else HEADER
-    loader = DataLoader(chunks, batch_size=None, num_workers=processes, sampler=range(len(done), len(chunks)))
+    loader = in_processes(chunks, processes, len(done))
     with open(path, "r+b" if path.exists() else "w+b") as data, written_lines(journal, done) as log:
         data.truncate(end)
         data.seek(end)
@@ -430,7 +444,7 @@ def fill(folder, source, plan, processes, unreadable, progress):
     unread = [[os.path.relpath(name, source.origin) if os.path.isabs(name) else name, reason] for name, reason in unread]
     if len(unread) > max(10, unreadable * total):
         raise ValueError(f"{len(unread):,} of {total:,} files could not be read, the first: {unread[0][0]}: {unread[0][1]}; allow more with unreadable=")
-    if unread: progress(f"left out {len(unread)} files that could not be read, listed in meta.json; the first: {unread[0][0]}: {unread[0][1]}")
+    if unread: progress("\n  ".join([f"left out {len(unread)} files that could not be read, all listed in meta.json:", *(f"{name}: {reason}" for name, reason in unread[:10])]))
     mean, cov = pixel_statistics(open_split(folder / "train").images, workers)
     np.savez(folder / "stats.npz", mean=mean, cov=cov)
     (folder / "names.txt").write_text("\n".join(source.names) + "\n")

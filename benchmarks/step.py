@@ -14,7 +14,8 @@ from torch.nn import functional as F
 from alexnet_nb.learning import sgd
 from alexnet_nb.lrn import LRN
 from alexnet_nb.model import AlexNet, plan
-from alexnet_nb.recipes import Table, no_lrn, paper, source2012, torchvision as theirs
+from alexnet_nb.recipes import Table, no_lrn, paper, source2012
+from alexnet_nb.recipes import torchvision as theirs
 
 
 def naive():

@@ -16,8 +16,20 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 from torchvision import datasets, transforms
 
-from alexnet_nb.preprocessing import (CHUNK, Source, check, list_cifar10, list_images, list_imagenet, list_imagenette, open_packed, pack, pixel_statistics,
-                                      read_square, to_square)
+from alexnet_nb.preprocessing import (
+    CHUNK,
+    Source,
+    check,
+    list_cifar10,
+    list_imagenet,
+    list_imagenette,
+    list_images,
+    open_packed,
+    pack,
+    pixel_statistics,
+    read_square,
+    to_square,
+)
 
 PHOTO = Image.fromarray(load_sample_image("china.jpg"))
 quiet = dict(progress=lambda line: None)
@@ -38,7 +50,7 @@ def rotated():
 
 
 ODD = {
-    "gray.jpg": (PHOTO.convert("L"), {}), "cmyk.jpg": (PHOTO.convert("CMYK"), {}), "progressive.jpg": (PHOTO, dict(progressive=True)),
+    "ycck.jpg": (PHOTO.convert("CMYK"), dict(keep_rgb=False)), "gray.jpg": (PHOTO.convert("L"), {}), "cmyk.jpg": (PHOTO.convert("CMYK"), {}), "progressive.jpg": (PHOTO, dict(progressive=True)),
     "444.jpg": (PHOTO, dict(subsampling=0)), "422.jpg": (PHOTO, dict(subsampling=1)), "palette.png": (PHOTO.quantize(256), {}), "photo.webp": (PHOTO, {}),
     "alpha.png": (PHOTO.convert("RGBA"), {}), "photo.tif": (PHOTO, {}), "photo.gif": (PHOTO.quantize(256), {}), "turned.jpg": (PHOTO.rotate(90, expand=True), dict(exif=rotated())),
     "16.png": (Image.fromarray(np.asarray(PHOTO.convert("L")).astype(np.uint16) * 257), {})}
@@ -144,6 +156,25 @@ def test_killed_at_any_moment_it_goes_on(tmp_path):
         assert digest(pack(tmp_path / "in", out, 64, **quiet).path) == whole
         assert sorted(p.name for p in tmp_path.iterdir() if p.name.startswith((out.name, f".{out.name}"))) == [out.name]
     assert resumed  # at least one of them in the middle
+
+
+def test_no_worker_outlives_a_killed_pack(tmp_path):
+    jpegs(tmp_path / "in", 20 * CHUNK)
+    process = subprocess.Popen([sys.executable, "-c", PACK, tmp_path / "in", tmp_path / "out", "2"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    group = lambda: [p for p in os.listdir("/proc") if p.isdigit() and in_group(p, process.pid)]
+    deadline = time.monotonic() + 60
+    while len(group()) < 3 and process.poll() is None and time.monotonic() < deadline: time.sleep(0.02)
+    assert len(group()) >= 3  # itself and two workers
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 15
+    while group() and time.monotonic() < deadline: time.sleep(0.1)
+    assert not group()
+
+
+def in_group(pid, group):
+    try: return os.getpgid(int(pid)) == group
+    except ProcessLookupError: return False
 
 
 def test_a_torn_journal_is_cut(tmp_path):
@@ -259,6 +290,7 @@ def imagenet(tmp_path):
     "A miniature of ILSVRC-2012 as torchvision leaves it: folders by WordNet id, and meta.bin."
     import torch
     wnids = ["n01440764", "n01443537", "n01484850"]
+    tmp_path.mkdir(exist_ok=True)
     for split, n in (("train", 4), ("val", 2)):
         for wnid in wnids:
             (tmp_path / split / wnid).mkdir(parents=True)
@@ -273,6 +305,37 @@ def test_imagenet_in_miniature(tmp_path):
     assert source.names == tuple(f"first word of {w}" for w in ("n01440764", "n01443537", "n01484850"))
     assert all(source.names[label].endswith(path.parent.name) for items in source.splits.values() for path, label in items)
     with pytest.raises(ValueError, match="train has 12 pictures, expected 1,281,167"): list_imagenet(tmp_path)
+
+
+def test_imagenet_archives_in_miniature(tmp_path, monkeypatch):
+    "From the three archives as they are downloaded, with checksums of their own; a damaged one is refused."
+    from scipy.io import savemat
+    from torchvision.datasets import imagenet as module
+    imagenet(tmp_path / "made")
+    wnids = sorted(p.name for p in (tmp_path / "made/train").iterdir())
+    root, devkit = tmp_path / "root", tmp_path / "ILSVRC2012_devkit_t12"
+    root.mkdir()
+    (devkit / "data").mkdir(parents=True)
+    kind = [(n, object) for n in ("ILSVRC2012_ID", "WNID", "words", "gloss", "num_children", "wordnet_height", "children", "num_train_images")]
+    synsets = np.array([(i + 1, w, f"first word of {w}, second", "", 0, 0, [], 4) for i, w in enumerate(wnids)], kind)
+    savemat(devkit / "data/meta.mat", dict(synsets=synsets))
+    (devkit / "data/ILSVRC2012_validation_ground_truth.txt").write_text("1\n2\n3\n1\n2\n3\n")
+    sums = {"devkit": tar(root / "ILSVRC2012_devkit_t12.tar.gz", devkit)}
+    (tmp_path / "tars").mkdir()
+    for w in wnids:
+        with tarfile.open(tmp_path / f"tars/{w}.tar", "w") as t:
+            for path in (tmp_path / "made/train" / w).iterdir(): t.add(path, path.name)
+    for name, paths in (("train", sorted((tmp_path / "tars").iterdir())), ("val", sorted((tmp_path / "made/val").rglob("*.JPEG")))):
+        with tarfile.open(root / f"ILSVRC2012_img_{name}.tar", "w") as t:
+            for i, path in enumerate(paths): t.add(path, path.name if name == "train" else f"ILSVRC2012_val_{i:08}.JPEG")
+        sums[name] = hashlib.md5((root / f"ILSVRC2012_img_{name}.tar").read_bytes()).hexdigest()
+    monkeypatch.setattr(module, "ARCHIVE_META", {k: (f, sums[k]) for k, (f, _) in module.ARCHIVE_META.items()})
+    source = list_imagenet(root, counts=dict(train=12, val=6))
+    assert source.names == tuple(f"first word of {w}" for w in wnids) and sorted(label for _, label in source.splits["val"]) == [0, 0, 1, 1, 2, 2]
+    assert check(pack(source, tmp_path / "out", 32, **quiet).path).meta["unread"] == []
+    monkeypatch.setattr(module, "ARCHIVE_META", {k: (f, "0" * 32) for k, (f, _) in module.ARCHIVE_META.items()})
+    (root / "meta.bin").unlink()
+    with pytest.raises(FileNotFoundError, match="corrupted"): list_imagenet(root)
 
 
 def test_missing_archives_are_named(tmp_path):

@@ -1,7 +1,6 @@
 """The points on which paper and source differ, or on which reproductions commonly go wrong (nbs/traps.tsv). Each test fails
 when its trap is stepped into."""
 import csv
-import json
 from dataclasses import replace
 
 import numpy as np

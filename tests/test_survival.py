@@ -1,0 +1,213 @@
+"A run that is stopped goes on exactly; one that cannot go on says why."
+import json
+import os
+import pickle
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from test_train_notebook import gone, workers
+
+from alexnet_nb.preprocessing import prepare
+from alexnet_nb.training import Config, Worker, checkpoints, load_checkpoint, run_epochs, train
+
+LONG = "ALEXNET_NB_LONG" in os.environ  # all drills, for minutes, or the short form
+SMALL = dict(width=1 / 8, epochs=2, recipe="source2012")
+
+
+def metrics(folder):
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if "seconds" not in k} for row in rows]
+
+
+def same(a, b):
+    "Metrics and weights of two runs, bit for bit."
+    x, y = (load_file(folder / "model.safetensors") for folder in (a, b))
+    return metrics(a) == metrics(b) and x.keys() == y.keys() and all(torch.equal(x[n], y[n]) for n in x)
+
+
+FAULT = """
+import os
+if os.environ.get("RANK") == os.environ.get("FAULT_RANK"):
+    import torch
+    step, count = torch.optim.SGD.step, [0]
+    def faulty(*args, **kwargs):
+        count[0] += 1
+        if count[0] == int(os.environ["FAULT_STEP"]): {fault}
+        return step(*args, **kwargs)
+    torch.optim.SGD.step = faulty
+"""
+
+
+@pytest.fixture
+def fault(tmp_path, monkeypatch):
+    "Lets a process of a rank meet a fault at its update number `step`; `None` takes it away."
+    def put(what, step=5, rank="0"):
+        (tmp_path / "sitecustomize.py").write_text(FAULT.format(fault=what) if what else "")
+        monkeypatch.setenv("FAULT_RANK", rank)
+        monkeypatch.setenv("FAULT_STEP", str(step))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setenv("ALEXNET_NB_SAVE", "0")  # a checkpoint wherever there may be one
+    return put
+
+
+@pytest.mark.parametrize("gpus", [1, 2] if LONG else [2])
+def test_killed_at_any_step_it_goes_on_bit_for_bit(tmp_path, fault, gpus):
+    fault(None)
+    whole = train(Config(gpus=gpus, out_dir=str(tmp_path / "whole"), **SMALL))
+    step = int.from_bytes(os.urandom(2), "big") % 20 + 3
+    fault("os.kill(os.getpid(), 9)", step, str(gpus - 1))
+    out = tmp_path / "run"
+    with pytest.raises(RuntimeError, match=f"process {gpus - 1} was killed by signal 9"): train(Config(gpus=gpus, out_dir=str(out), **SMALL))
+    assert len(checkpoints(out)) <= 2 and gone(tmp_path)
+    fault(None)
+    assert same(train(Config(gpus=gpus, out_dir=str(out), resume=True, **SMALL)), whole), f"killed at update {step}"
+
+
+@pytest.mark.parametrize("first, then", [(1, 2), (2, 1)] if LONG else [(2, 1)])
+def test_one_process_takes_up_what_two_have_begun_and_the_other_way_round(tmp_path, fault, first, then):
+    settings = dict(SMALL, precision="float64")
+    fault(None)
+    whole = train(Config(gpus=1, out_dir=str(tmp_path / "whole"), **settings))
+    fault("raise ArithmeticError", 15)
+    out = str(tmp_path / "run")
+    with pytest.raises(RuntimeError, match="ArithmeticError"): train(Config(gpus=first, out_dir=out, **settings))
+    fault(None)
+    a, b = (load_file(folder / "model.safetensors") for folder in (train(Config(gpus=then, out_dir=out, resume=True, **settings)), whole))
+    for name in a: assert (a[name] - b[name]).abs().max() <= 1e-9 * b[name].abs().max(), name
+
+
+def begun(tmp_path, **settings):
+    "A worker after an epoch of a tiny run, and its checkpoint."
+    tmp_path.mkdir(exist_ok=True)
+    config = Config(out_dir=str(tmp_path), **SMALL | settings)
+    worker = Worker(tmp_path, config, prepare("digits", 72), None)
+    run_epochs(worker, worker.per_epoch)
+    return worker, checkpoints(tmp_path)[-1]
+
+
+def fresh(tmp_path, **settings): return Worker(tmp_path, Config(out_dir=str(tmp_path), **SMALL | settings), prepare("digits", 72), None)
+
+
+def test_velocities_lie_in_memory_as_the_weights_do(tmp_path):
+    "Fused SGD goes through both as they lie."
+    worker, path = begun(tmp_path)
+    other = fresh(tmp_path)
+    load_checkpoint(other, path)
+    for p, q in zip(worker.model.parameters(), other.model.parameters()):
+        a, b = worker.optimizer.state[p]["momentum_buffer"], other.optimizer.state[q]["momentum_buffer"]
+        assert torch.equal(a, b) and a.stride() == b.stride() == p.stride() == p.grad.stride()
+
+
+def test_another_recipe_or_data_set_is_refused_by_name(tmp_path):
+    worker, path = begun(tmp_path)
+    state = json.loads((path / "state.json").read_text())
+    assert state["val_errors"] == worker.val_errors != []  # the plateau rule's memory
+    with pytest.raises(ValueError, match="recipe: .* was .*, and is"): load_checkpoint(fresh(tmp_path, recipe="paper"), path)
+    changed = state | dict(data=state["data"] | {"train/labels.npy": "another"})
+    (path / "state.json").write_text(json.dumps(changed))
+    with pytest.raises(ValueError, match="data: train/labels.npy was 'another'"): load_checkpoint(fresh(tmp_path), path)
+
+
+class Harmful:
+    def __reduce__(self): return os.system, ("touch harmed",)
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "missing", "pickle", "pickle with its checksum"])
+def test_a_damaged_checkpoint_is_refused_and_runs_no_code(tmp_path, monkeypatch, damage):
+    monkeypatch.chdir(tmp_path)
+    _, path = begun(tmp_path / "run")
+    file = path / "weights.safetensors"
+    raw = file.read_bytes()
+    if damage == "missing": file.unlink()
+    else: file.write_bytes({"cut": raw[:-100], "flipped": raw[:-1] + bytes([raw[-1] ^ 1])}.get(damage) or pickle.dumps(Harmful()))
+    if "checksum" in damage:
+        from alexnet_nb.preprocessing import sha256
+        state = json.loads((path / "state.json").read_text())
+        state["sha256"][file.name] = sha256(file)
+        (path / "state.json").write_text(json.dumps(state))
+    with pytest.raises(Exception, match="weights.safetensors is damaged or missing" if "checksum" not in damage else "header|Header"): load_checkpoint(fresh(tmp_path / "run"), path)
+    assert not (tmp_path / "harmed").exists()
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path, fault):
+    fault("[p.data.fill_(float('nan')) for g in args[0].param_groups for p in g['params'] if p.dim() == 4]", 7)
+    with pytest.raises(RuntimeError, match=r"FloatingPointError: step 8: the loss is nan at a rate of 0.01"): train(Config(out_dir=str(tmp_path / "run"), **SMALL))
+    known = json.loads((tmp_path / "run/log/not-finite.json").read_text())
+    assert (known["step"], known["epoch"], known["positions"], known["rates"]["weights"]) == (8, 1, [896, 1024], 0.01) and "conv1.weight" in known["largest_gradients"]
+    assert max(row["step"] for row in metrics(tmp_path / "run")) == 7
+
+
+def test_a_process_that_hangs_is_found_out(tmp_path, fault, monkeypatch, capfd):
+    monkeypatch.setenv("ALEXNET_NB_TIMEOUT", "6")
+    fault("__import__('time').sleep(600)", 5, "1")
+    begin = time.monotonic()
+    with pytest.raises(RuntimeError, match="process 0 failed"): train(Config(gpus=2, out_dir=str(tmp_path / "run"), **SMALL))
+    assert time.monotonic() - begin < 60 and gone(tmp_path)
+    assert "keeps the other waiting for 6 s ends the run" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL] if LONG else [signal.SIGTERM], ids=lambda s: s.name)
+def test_papermill_is_stopped(tmp_path, how):
+    "It ends, nothing stays behind, and a run beside it is undisturbed."
+    from conftest import ROOT
+    command = [sys.executable, "-m", "papermill", ROOT / "nbs/train.ipynb", "out.ipynb", *"-p gpus 2 -p epochs 2 -p width 0.125".split()]
+    folders = [tmp_path / name for name in ("a", "b")]
+    for folder in folders: folder.mkdir()
+    jobs = [subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) for folder in folders]
+    end = time.monotonic() + 90
+    while not list(folders[0].glob("runs/*/metrics.jsonl")) and time.monotonic() < end: time.sleep(0.1)
+    assert workers(folders[0])
+    jobs[0].send_signal(how)
+    jobs[0].wait(30)
+    assert jobs[0].returncode != 0 and gone(folders[0])
+    assert jobs[1].wait(120) == 0, jobs[1].stderr.read()
+    for path in folders[0].glob("runs/*/metrics.jsonl"): [json.loads(line) for line in path.read_text().splitlines(True) if line.endswith("\n")]
+
+
+FULL = """
+import subprocess, sys, threading, time
+from pathlib import Path
+from alexnet_nb.training import Config, checkpoints, train
+disk = sys.argv[1]
+subprocess.run(["mount", "-t", "tmpfs", "-o", "size=60m", "tmpfs", disk], check=True)
+out, filler = Path(disk, "run"), Path(disk, "filler")
+settings = dict(out_dir=str(out), width=1 / 8, epochs=3)
+def fill():
+    while not checkpoints(out): time.sleep(0.05)
+    with open(filler, "wb", buffering=0) as f:
+        try:
+            while True: f.write(bytes(1 << 16))
+        except OSError: pass
+threading.Thread(target=fill, daemon=True).start()
+try: train(Config(**settings))
+except RuntimeError as e: print("No space left on device" in str(e))
+filler.unlink()
+train(Config(resume=True, **settings))
+print("whole")
+"""
+
+
+def test_a_full_disk_ends_the_run_and_the_last_checkpoint_is_whole(tmp_path):
+    if subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode: pytest.skip("no permission for a mount of its own")
+    (tmp_path / "disk").mkdir()
+    done = subprocess.run(["unshare", "-rm", sys.executable, "-c", FULL, tmp_path / "disk"], capture_output=True, text=True, timeout=180)
+    lines = done.stdout.splitlines()
+    assert "True" in lines and lines[-1] == "whole" and any("resumed at step" in line for line in lines), done.stdout + done.stderr
+
+
+def anonymous(): return int(re.search(r"RssAnon:\s+(\d+)", open("/proc/self/status").read())[1]) / 1000  # MB
+
+
+@pytest.mark.skipif(not LONG, reason="minutes: set ALEXNET_NB_LONG=1")
+def test_ten_thousand_steps_do_not_grow(tmp_path):
+    worker = Worker(tmp_path, Config(width=1 / 16, batch_size=2, epochs=15), prepare("digits", 72), None)
+    run_epochs(worker, 500)
+    before = anonymous()
+    run_epochs(worker, 10_500)
+    assert anonymous() - before < 50
