@@ -404,7 +404,7 @@ def pack(
     dest,  # the packed data set
     size: int = 256,  # side of the stored pictures, pixels
     seed: int = 0,  # of the order
-    quality: int | None = None,  # store JPEGs of this quality; None: raw pixels, eight times as large
+    quality: int | None = None,  # store JPEGs of this quality; None: raw pixels
     processes: int | None = None,  # None: one a core
     unreadable: float = 0.01,  # share of the files that may be unreadable; ten always may
     progress=print,  # called with a line now and then
