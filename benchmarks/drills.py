@@ -1,12 +1,12 @@
-"""Runs the drills of tests/test_survival.py and of tests/test_train_notebook.py several times and writes results/drills/drills.{tsv,md}.
+"""Runs the drills of tests/test_survival.py and tests/test_preprocessing.py several times and writes results/drills/drills.{tsv,md}.
 
-    python benchmarks/drills.py [repeats]
+    python benchmarks/drills.py [passes]
 """
+import csv
 import os
 import subprocess
 import sys
 import tempfile
-from collections import defaultdict
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -14,7 +14,26 @@ from alexnet_nb.recipes import Table
 from alexnet_nb.training import written
 
 ROOT = Path(__file__).resolve().parent.parent
-DRILLS = "killed_at_any_step or takes_up or not_a_number or hangs or papermill_is_stopped or full_disk or fills_on_the_way or failing_process or killed_notebook or killed_pack or killed_at_any_moment"
+DRILLS = {  # part of the test's name: what happens
+    "killed_at_any_step": "SIGKILL at a random step, then resumed: weights and metrics bit for bit; processes:",
+    "takes_up": "an error at a random step, resumed on another number of processes, float64:",
+    "failing_process": "a run of two processes, at a random step process",
+    "killed_notebook": "both processes hang and the kernel is killed",
+    "a_kernel_is": "both processes hang and the kernel is",
+    "papermill_is_stopped": "papermill is stopped with a second run beside it:",
+    "hangs": "a process hangs at a random step",
+    "not_a_number": "the loss is no number",
+    "full_disk": "the disk is full",
+    "killed_at_any_moment": "packing is killed at a random moment, then begun again",
+    "killed_pack": "packing with several processes is killed",
+    "fills_on_the_way": "the disk is full while packing",
+}
+
+
+def named(test):
+    "A test as the drill it is, with its case."
+    words = next(words for part, words in DRILLS.items() if part in test)
+    return f"{words} {test.partition('[')[2].rstrip(']').replace('-', ' to ')}".strip()
 
 
 def left_behind():
@@ -24,30 +43,40 @@ def left_behind():
 
 
 def run(number, folder):
-    "One pass over the drills: (name, outcome, seconds) …"
-    command = [sys.executable, "-m", "pytest", "tests", "-k", DRILLS, f"--junitxml={folder}/{number}.xml", "-o", "addopts=-q"]
+    "One pass over the drills: rows of the table of outcomes."
+    command = [sys.executable, "-m", "pytest", "tests", "-k", " or ".join(DRILLS), f"--junitxml={folder}/{number}.xml", "-o", "addopts=-q"]
     subprocess.run(command, cwd=ROOT, env=os.environ | dict(ALEXNET_NB_LONG="1"), stdout=subprocess.DEVNULL)
+    left = left_behind()
     for case in ElementTree.parse(f"{folder}/{number}.xml").iter("testcase"):
         outcome = {"failure": "failed", "error": "failed", "skipped": "skipped"}.get(case[0].tag if len(case) else "", "survived")
-        yield case.get("name").removeprefix("test_").replace("_", " "), outcome, float(case.get("time"))
+        yield {"pass": number, "drill": named(case.get("name")), "outcome": outcome, "seconds": f"{float(case.get('time')):.1f}", "left behind": left}
+
+
+def table(rows):
+    "Drill × outcome × seconds, from the rows of drills.tsv."
+    lines = []
+    for name in dict.fromkeys(r["drill"] for r in rows):
+        tries = [r for r in rows if r["drill"] == name]
+        seconds = sorted(float(r["seconds"]) for r in tries)
+        lines.append((name, f"{sum(r['outcome'] == 'survived' for r in tries)} of {len(tries)}", f"{seconds[0]:.0f} to {seconds[-1]:.0f}"))
+    left = {r["pass"]: int(r["left behind"]) for r in rows}
+    note = (f"{sum(r['outcome'] == 'survived' for r in rows)} of {len(rows)} drills in {len(left)} passes; processes left behind: {sum(left.values())}. "
+            "A drill passes when the run ends within 30 s and says why, nothing of it stays behind after 10 s, and where it is resumed nothing beyond the last checkpoint is lost.")
+    return Table(["drill", "survived", "seconds"], lines, note)
 
 
 def main():
-    repeats, seen = int((sys.argv[1:] or [5])[0]), defaultdict(list)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        for number in range(1, repeats + 1):
-            for name, outcome, seconds in run(number, folder):
-                rows.append((number, name, outcome, f"{seconds:.1f}"))
-                seen[name].append((outcome, seconds))
-            print(f"pass {number}: {sum(r[2] == 'survived' for r in rows)} of {len(rows)} so far, {left_behind()} processes left behind", flush=True)
-            table = Table(["drill", "survived", "seconds"], [
-                (name, f"{sum(o == 'survived' for o, _ in tries)} of {len(tries)}", f"{min(s for _, s in tries):.0f} to {max(s for _, s in tries):.0f}") for name, tries in seen.items()],
-                f"{sum(o == 'survived' for t in seen.values() for o, _ in t)} of {sum(map(len, seen.values()))} drills in {number} passes; processes left behind: {left_behind()}. "
-                "A drill passes when the run ends as it should, nothing of it stays behind, and where it is resumed nothing beyond the last checkpoint is lost.")
-            for suffix, text in (("tsv", "\n".join("\t".join(map(str, r)) for r in [("pass", "drill", "outcome", "seconds"), *rows])), ("md", table)):
-                with written(ROOT / f"results/drills/drills.{suffix}") as temp: temp.write_text(text + "\n")
-    print(table)
+        for number in range(1, int((sys.argv[1:] or [5])[0]) + 1):
+            rows += run(number, folder)
+            with written(ROOT / "results/drills/drills.tsv") as temp, open(temp, "w", newline="") as f:
+                out = csv.DictWriter(f, rows[0], delimiter="\t", lineterminator="\n")
+                out.writeheader()
+                out.writerows(rows)
+            with written(ROOT / "results/drills/drills.md") as temp: temp.write_text(f"{table(rows)}\n")
+            print(f"pass {number}: {sum(r['outcome'] == 'survived' for r in rows)} of {len(rows)} so far, {rows[-1]['left behind']} processes left behind", flush=True)
+    print(table(rows))
 
 
 if __name__ == "__main__": main()

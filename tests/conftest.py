@@ -1,12 +1,15 @@
 import json
 import os
+import random
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+LONG = "ALEXNET_NB_LONG" in os.environ  # everything, for many minutes, or the short form
 
 
 @pytest.fixture
@@ -23,3 +26,50 @@ def papermill(tmp_path):
 def cells():
     "The cells of a notebook under nbs/."
     return lambda name: json.loads((ROOT / "nbs" / name).read_text())["cells"]
+
+
+def texts(folder):
+    "What the cells of a notebook that ran in a folder said."
+    nb = json.loads((folder / "out.ipynb").read_text())
+    return "\n".join("".join(o.get("text", "")) + "\n".join(o.get("traceback", "")) for c in nb["cells"] for o in c.get("outputs", []))
+
+
+def workers(folder):
+    "Command lines of processes that train in a folder."
+    found = []
+    for p in Path("/proc").glob("[0-9]*/cmdline"):
+        try: words = p.read_bytes().decode().split("\0")
+        except OSError: continue
+        if "alexnet_nb.training" in words and any(str(folder) in os.path.realpath(Path(p.parent, "cwd")) + w for w in words): found.append((int(p.parent.name), words))
+    return found
+
+
+def gone(folder, seconds=10):
+    end = time.monotonic() + seconds
+    while workers(folder) and time.monotonic() < end: time.sleep(0.2)
+    return workers(folder) == []
+
+
+FAULT = """
+import os, time
+if os.environ.get("RANK") in {ranks!r}:
+    import torch
+    step, count = torch.optim.SGD.step, [0]
+    def faulty(*args, **kwargs):
+        count[0] += 1
+        if count[0] == {step}: {what}
+        return step(*args, **kwargs)
+    torch.optim.SGD.step = faulty
+"""
+
+
+@pytest.fixture
+def fault(tmp_path, monkeypatch):
+    "Lets processes meet a fault at an update, at random where no `step` is given; `None` takes it away. Returns the step."
+    def put(what, step=None, ranks=("0",)):
+        step = step or random.SystemRandom().randint(3, 22)
+        (tmp_path / "sitecustomize.py").write_text(FAULT.format(what=what, step=step, ranks=ranks) if what else "")
+        return step
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setenv("ALEXNET_NB_SAVE", "0")  # a checkpoint wherever there may be one
+    return put

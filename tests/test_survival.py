@@ -7,16 +7,17 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
+from conftest import LONG, ROOT, gone, texts, workers
+from jupyter_client.manager import start_new_kernel
 from safetensors.torch import load_file
-from test_train_notebook import gone, workers
 
 from alexnet_nb.preprocessing import prepare
 from alexnet_nb.training import Config, Worker, checkpoints, load_checkpoint, run_epochs, train
 
-LONG = "ALEXNET_NB_LONG" in os.environ  # all drills, for minutes, or the short form
 SMALL = dict(width=1 / 8, epochs=2, recipe="source2012")
 
 
@@ -31,37 +32,11 @@ def same(a, b):
     return metrics(a) == metrics(b) and x.keys() == y.keys() and all(torch.equal(x[n], y[n]) for n in x)
 
 
-FAULT = """
-import os
-if os.environ.get("RANK") == os.environ.get("FAULT_RANK"):
-    import torch
-    step, count = torch.optim.SGD.step, [0]
-    def faulty(*args, **kwargs):
-        count[0] += 1
-        if count[0] == int(os.environ["FAULT_STEP"]): {fault}
-        return step(*args, **kwargs)
-    torch.optim.SGD.step = faulty
-"""
-
-
-@pytest.fixture
-def fault(tmp_path, monkeypatch):
-    "Lets a process of a rank meet a fault at its update number `step`; `None` takes it away."
-    def put(what, step=5, rank="0"):
-        (tmp_path / "sitecustomize.py").write_text(FAULT.format(fault=what) if what else "")
-        monkeypatch.setenv("FAULT_RANK", rank)
-        monkeypatch.setenv("FAULT_STEP", str(step))
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
-    monkeypatch.setenv("ALEXNET_NB_SAVE", "0")  # a checkpoint wherever there may be one
-    return put
-
-
 @pytest.mark.parametrize("gpus", [1, 2] if LONG else [2])
 def test_killed_at_any_step_it_goes_on_bit_for_bit(tmp_path, fault, gpus):
     fault(None)
     whole = train(Config(gpus=gpus, out_dir=str(tmp_path / "whole"), **SMALL))
-    step = int.from_bytes(os.urandom(2), "big") % 20 + 3
-    fault("os.kill(os.getpid(), 9)", step, str(gpus - 1))
+    step = fault("os.kill(os.getpid(), 9)", ranks=[str(gpus - 1)])
     out = tmp_path / "run"
     with pytest.raises(RuntimeError, match=f"process {gpus - 1} was killed by signal 9"): train(Config(gpus=gpus, out_dir=str(out), **SMALL))
     assert len(checkpoints(out)) <= 2 and gone(tmp_path)
@@ -74,12 +49,12 @@ def test_one_process_takes_up_what_two_have_begun_and_the_other_way_round(tmp_pa
     settings = dict(SMALL, precision="float64")
     fault(None)
     whole = train(Config(gpus=1, out_dir=str(tmp_path / "whole"), **settings))
-    fault("raise ArithmeticError", 15)
+    step = fault("raise ArithmeticError")
     out = str(tmp_path / "run")
     with pytest.raises(RuntimeError, match="ArithmeticError"): train(Config(gpus=first, out_dir=out, **settings))
     fault(None)
     a, b = (load_file(folder / "model.safetensors") for folder in (train(Config(gpus=then, out_dir=out, resume=True, **settings)), whole))
-    for name in a: assert (a[name] - b[name]).abs().max() <= 1e-9 * b[name].abs().max(), name
+    for name in a: assert (a[name] - b[name]).abs().max() <= 1e-9 * b[name].abs().max(), (name, step)
 
 
 def begun(tmp_path, **settings):
@@ -145,17 +120,73 @@ def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path, fault):
 
 def test_a_process_that_hangs_is_found_out(tmp_path, fault, monkeypatch, capfd):
     monkeypatch.setenv("ALEXNET_NB_TIMEOUT", "6")
-    fault("__import__('time').sleep(600)", 5, "1")
+    fault("time.sleep(600)", ranks=["1"])
     begin = time.monotonic()
     with pytest.raises(RuntimeError, match="process 0 failed"): train(Config(gpus=2, out_dir=str(tmp_path / "run"), **SMALL))
     assert time.monotonic() - begin < 60 and gone(tmp_path)
     assert "keeps the other waiting for 6 s ends the run" in capfd.readouterr().out
 
 
+RAISE = "raise ArithmeticError('broken on purpose')", "ArithmeticError: broken on purpose"
+KILL = "os.kill(os.getpid(), 9)", "was killed by signal 9"
+
+
+@pytest.mark.parametrize("rank, what, words", [("0", *KILL), ("1", *RAISE), *([("0", *RAISE), ("1", *KILL)] if LONG else [])],
+                         ids=["0 is killed", "1 raises", *(["0 raises", "1 is killed"] if LONG else [])])
+def test_a_failing_process_ends_the_notebook_with_its_traceback(papermill, tmp_path, fault, rank, what, words):
+    step = fault(what, ranks=[rank])
+    done = papermill("gpus=2", "epochs=2", "width=0.125", timeout=60)
+    assert done.returncode != 0, step
+    assert f"process {rank} " in done.stderr and words in done.stderr and words in texts(tmp_path)
+    failed = max(p.stat().st_mtime for p in tmp_path.glob("runs/*/log/torchrun.txt"))
+    assert (tmp_path / "out.ipynb").stat().st_mtime - failed < 30
+    assert gone(tmp_path)
+
+
+def reached(folder, step, job=None):
+    "Wait until the run in a folder has recorded a step."
+    end = time.monotonic() + 60
+    while sum(len(p.read_text().splitlines()) for p in folder.glob("runs/*/metrics.jsonl")) < step:
+        assert time.monotonic() < end and not (job and job.poll())
+        time.sleep(0.1)
+    assert len(workers(folder)) >= 2
+
+
+@pytest.fixture
+def hanging(fault):
+    "Both processes hang after an update, so that they never find out by themselves that nobody listens; the number of updates."
+    return fault("time.sleep(600)", ranks=["0", "1"]) - 1
+
+
+def test_no_process_outlives_a_killed_notebook(tmp_path, hanging):
+    command = [sys.executable, "-m", "papermill", ROOT / "nbs/train.ipynb", "out.ipynb", "-p", "gpus", "2"]
+    job = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    reached(tmp_path, hanging, job)
+    kernel = next(p.parent.name for p in Path("/proc").glob("[0-9]*/cmdline") if str(job.pid) == parent(p) and b"ipykernel" in p.read_bytes())
+    os.kill(int(kernel), signal.SIGKILL)
+    job.wait(60)
+    assert job.returncode != 0 and gone(tmp_path)
+
+
+def parent(cmdline):
+    return (cmdline.parent / "stat").read_text().rsplit(")", 1)[1].split()[1]
+
+
+@pytest.mark.parametrize("how", ["interrupted", "restarted"] if LONG else ["restarted"])
+def test_a_kernel_is(tmp_path, hanging, how):
+    kernel, client = start_new_kernel(cwd=str(tmp_path))
+    client.execute("from alexnet_nb.training import Config, train; train(Config(gpus=2))")
+    reached(tmp_path, hanging)
+    {"interrupted": kernel.interrupt_kernel, "restarted": kernel.restart_kernel}[how]()
+    try:
+        assert gone(tmp_path)
+        if how == "interrupted": assert client.get_shell_msg(timeout=30)["content"]["ename"] == "KeyboardInterrupt"
+    finally: kernel.shutdown_kernel(now=True)
+
+
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL] if LONG else [signal.SIGTERM], ids=lambda s: s.name)
 def test_papermill_is_stopped(tmp_path, how):
     "It ends, nothing stays behind, and a run beside it is undisturbed."
-    from conftest import ROOT
     command = [sys.executable, "-m", "papermill", ROOT / "nbs/train.ipynb", "out.ipynb", *"-p gpus 2 -p epochs 2 -p width 0.125".split()]
     folders = [tmp_path / name for name in ("a", "b")]
     for folder in folders: folder.mkdir()
@@ -174,29 +205,34 @@ FULL = """
 import subprocess, sys, threading, time
 from pathlib import Path
 from alexnet_nb.training import Config, checkpoints, train
-disk = sys.argv[1]
+disk, free, batch_size, words = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=60m", "tmpfs", disk], check=True)
 out, filler = Path(disk, "run"), Path(disk, "filler")
-settings = dict(out_dir=str(out), width=1 / 8, epochs=3)
+settings = dict(out_dir=str(out), width=1 / 8, epochs=3, batch_size=batch_size)
 def fill():
-    while not checkpoints(out): time.sleep(0.05)
+    while not checkpoints(out): time.sleep(0.02)
     with open(filler, "wb", buffering=0) as f:
         try:
-            while True: f.write(bytes(1 << 16))
-        except OSError: pass
+            while True: f.write(bytes(1 << 14))
+        except OSError: f.truncate(f.tell() - free)
 threading.Thread(target=fill, daemon=True).start()
 try: train(Config(**settings))
-except RuntimeError as e: print("No space left on device" in str(e))
+except RuntimeError as e: print("No space left on device" in str(e) and words in str(e))
 filler.unlink()
 train(Config(resume=True, **settings))
 print("whole")
 """
 
 
-def test_a_full_disk_ends_the_run_and_the_last_checkpoint_is_whole(tmp_path):
+IN_METRICS, IN_CHECKPOINT = pytest.param(0, 16, "metrics.jsonl", id="in the metrics"), pytest.param(1 << 18, 128, "in save_checkpoint", id="in a checkpoint")
+
+
+@pytest.mark.parametrize("free, batch_size, words", [IN_METRICS, IN_CHECKPOINT] if LONG else [IN_METRICS])
+def test_a_full_disk_ends_the_run_and_the_last_checkpoint_is_whole(tmp_path, free, batch_size, words):
     if subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode: pytest.skip("no permission for a mount of its own")
     (tmp_path / "disk").mkdir()
-    done = subprocess.run(["unshare", "-rm", sys.executable, "-c", FULL, tmp_path / "disk"], capture_output=True, text=True, timeout=180)
+    command = ["unshare", "-rm", sys.executable, "-c", FULL, tmp_path / "disk", *map(str, (free, batch_size, words))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180)
     lines = done.stdout.splitlines()
     assert "True" in lines and lines[-1] == "whole" and any("resumed at step" in line for line in lines), done.stdout + done.stderr
 

@@ -1,42 +1,15 @@
-"The papermill job: dry run, bad input, and processes that fail."
+"The papermill job: dry run and bad input."
 import json
-import os
-import signal
 import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, gone, texts
 from PIL import Image
 
 from alexnet_nb.preprocessing import prepare
 from alexnet_nb.recipes import RECIPES
 from alexnet_nb.training import Config, check, complete, train
-
-OUT = "out.ipynb"
-
-
-def texts(tmp_path):
-    nb = json.loads((tmp_path / OUT).read_text())
-    return "\n".join("".join(o.get("text", "")) + "\n".join(o.get("traceback", "")) for c in nb["cells"] for o in c.get("outputs", []))
-
-
-def workers(folder):
-    "Command lines of processes that train in a folder."
-    found = []
-    for p in Path("/proc").glob("[0-9]*/cmdline"):
-        try: words = p.read_bytes().decode().split("\0")
-        except OSError: continue
-        if "alexnet_nb.training" in words and any(str(folder) in os.path.realpath(Path(p.parent, "cwd")) + w for w in words): found.append((int(p.parent.name), words))
-    return found
-
-
-def gone(folder, seconds=10):
-    end = time.monotonic() + seconds
-    while workers(folder) and time.monotonic() < end: time.sleep(0.2)
-    return workers(folder) == []
 
 
 def test_dry_run_goes_through_everything(papermill, tmp_path):
@@ -69,56 +42,6 @@ def test_bad_input_is_refused_before_any_work(papermill, tmp_path, parameter, wo
     assert done.returncode != 0
     assert words in done.stderr and words in texts(tmp_path)
     assert not (tmp_path / "runs").exists()
-
-
-FAULT = """
-import os, time
-if os.environ.get("RANK", "-") in {rank!r}:
-    import torch
-    step, count = torch.optim.SGD.step, [0]
-    def faulty(*args, **kwargs):
-        count[0] += 1
-        if count[0] == 5: {fault}
-        return step(*args, **kwargs)
-    torch.optim.SGD.step = faulty
-"""
-
-
-def broken(tmp_path, rank, fault):
-    "An environment in which the processes of these ranks meet a fault at their fifth update."
-    (tmp_path / "sitecustomize.py").write_text(FAULT.format(rank=rank, fault=fault))
-    return os.environ | dict(PYTHONPATH=os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
-
-
-@pytest.mark.parametrize("rank", ["0", "1"])
-@pytest.mark.parametrize("fault, words", [("raise ArithmeticError('broken on purpose')", "ArithmeticError: broken on purpose"),
-                                          ("os.kill(os.getpid(), 9)", "was killed by signal 9")], ids=["raise", "kill"])
-def test_a_failing_process_ends_the_notebook_with_its_traceback(papermill, tmp_path, rank, fault, words):
-    done = papermill("gpus=2", env=broken(tmp_path, rank, fault), timeout=60)
-    assert done.returncode != 0
-    assert f"process {rank} " in done.stderr and words in done.stderr and words in texts(tmp_path)
-    failed = max(p.stat().st_mtime for p in tmp_path.glob("runs/*/log/torchrun.txt"))
-    assert (tmp_path / OUT).stat().st_mtime - failed < 30
-    assert gone(tmp_path)
-
-
-def test_no_process_outlives_a_killed_notebook(tmp_path):
-    "Not even processes that hang, and so never find out that nobody listens."
-    command = [sys.executable, "-m", "papermill", ROOT / "nbs/train.ipynb", OUT, "-p", "gpus", "2"]
-    job = subprocess.Popen(command, cwd=tmp_path, env=broken(tmp_path, "01", "time.sleep(600)"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    end = time.monotonic() + 60
-    while sum(len(p.read_text().splitlines()) for p in tmp_path.glob("runs/*/metrics.jsonl")) < 4:
-        assert time.monotonic() < end and job.poll() is None
-        time.sleep(0.2)
-    assert len(workers(tmp_path)) >= 2
-    kernel = next(p.parent.name for p in Path("/proc").glob("[0-9]*/cmdline") if str(job.pid) == parent(p) and b"ipykernel" in p.read_bytes())
-    os.kill(int(kernel), signal.SIGKILL)
-    job.wait(60)
-    assert job.returncode != 0 and gone(tmp_path)
-
-
-def parent(cmdline):
-    return (cmdline.parent / "stat").read_text().rsplit(")", 1)[1].split()[1]
 
 
 @pytest.mark.parametrize("settings", [dict(gpus=2, precision="bfloat16"), dict(gpus=2, recipe="paper"), dict(recipe="caffe")], ids=str)
