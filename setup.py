@@ -27,7 +27,7 @@ setup(
         *(f"Programming Language :: Python :: {v}" for v in ("3.11", "3.12", "3.13")),
     ],
     packages=find_packages(include=["alexnet_nb", "alexnet_nb.*"]),
-    package_data={"alexnet_nb": ["*.mplstyle"]},
+    package_data={"alexnet_nb": ["*.mplstyle", "lab.tsv", "lab.LICENSE"]},
     python_requires=">=" + cfg["min_python"],
     install_requires=cfg["requirements"].split(),
     extras_require={

@@ -4,10 +4,17 @@
 
 # %% auto #0
 __all__ = ['LAYERS', 'NOT_STATED', 'paper', 'source2012', 'source2010', 'caffe', 'torchvision', 'one_gpu', 'no_lrn',
-           'non_overlapping', 'tanh', 'no_communication', 'RECIPES', 'Recipe', 'Table', 'diff', 'short']
+           'non_overlapping', 'tanh', 'no_communication', 'RECIPES', 'LAB', 'Recipe', 'Table', 'diff', 'short',
+           'Errors', 'Experiment', 'experiments', 'typed_row', 'recorded', 'levels', 'lab', 'named']
 
 # %% ../nbs/00_recipes.ipynb #imports
+import csv
+import re
 from dataclasses import dataclass, fields, replace
+from datetime import date
+from functools import cache
+from importlib.resources import files
+from typing import NamedTuple
 
 # %% ../nbs/00_recipes.ipynb #layers-code
 LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
@@ -128,5 +135,117 @@ def diff(
 def short(value) -> str:
     "A field's value as a reader would write it: a tuple of equal values once, long floats cut."
     if isinstance(value, tuple) and len(value) > 1 and len(set(value)) == 1: return f"{short(value[0])} (all {len(value)})"
+    if isinstance(value, tuple) and len(value) > 50: return f"{len(value)} steps from {short(value[0])} to {short(value[-1])}"
     if isinstance(value, tuple): return "(" + ", ".join(map(short, value)) + ")"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+# %% ../nbs/00_recipes.ipynb #Errors
+class Errors(NamedTuple):
+    "What a test gave: negative log-likelihood in nats where it is stated, error rates."
+    nll: float | None
+    top1: float
+    top5: float
+
+# %% ../nbs/00_recipes.ipynb #Experiment
+@dataclass(frozen=True)
+class Experiment:
+    "A run in the author's notes. What they do not state is None, or empty."
+    id: str  # name of its parameter file, and of the run where the file holds several
+    file: str  # layers/layer-params-FILE.cfg of the released source
+    parent: str  # the experiment that the notes liken it to; 97, 101, 115 and 159 have no file
+    date: date | None  # on which it began
+    data: str  # 2010, 2012: of ILSVRC, "2012-full": with whole pictures; 2009, 2011: larger sets; 16k, flickr
+    gpus: int | None
+    change: str  # from the parent
+    drops: str  # by hand, EPOCH:RATE or EPOCH:RATE(LAYERS), of the weights
+    colour_off: int | None  # epoch at which the colour noise was switched off
+    epochs: float | None  # at which it was stopped, or which the last remark speaks of
+    one: Errors | None  # one view
+    ten: Errors | None  # ten views
+    unclear: Errors | None  # the notes do not say how many views
+    definition: str  # file with the net
+    lines: str  # of the parameter file, in which the figures stand
+    verdict: str  # the author's
+    caveats: str  # what else differs from the parent, and what is inferred
+
+# %% ../nbs/00_recipes.ipynb #experiments
+@cache
+def experiments() -> dict:  # by id
+    "All runs of the author's notes, from `lab.tsv`."
+    with (files("alexnet_nb") / "lab.tsv").open(encoding="utf-8") as f:
+        return {row["id"]: typed_row(row) for row in csv.DictReader(f, delimiter="\t", quoting=csv.QUOTE_NONE)}
+
+# %% ../nbs/00_recipes.ipynb #typed_row
+def typed_row(row):
+    "A line of the table as an `Experiment`."
+    number = lambda text, kind=float: kind(text) if text else None
+    errors = {name: Errors(*(number(row[f"{what}_{views}"]) for what in ("nll", "top1", "top5"))) if row[f"top1_{views}"] else None
+              for name, views in (("one", "1"), ("ten", "10"), ("unclear", "unclear"))}
+    kinds = dict(date=number(row["date"], date.fromisoformat), gpus=number(row["gpus"], int),
+                 colour_off=number(row["colour_off"], int), epochs=number(row["epochs"]))
+    return Experiment(**{f.name: row.get(f.name) for f in fields(Experiment)} | errors | kinds)
+
+# %% ../nbs/00_recipes.ipynb #recorded-1
+def recorded(
+    run: Experiment,
+) -> tuple:  # (share of the run, what, factor) …; of 90 epochs where the length is not noted
+    "The drops that were made by hand in a run that began at a rate of 0.01."
+    steps = [(run.colour_off, "colour", 0.0)] if run.colour_off else []
+    for drop in run.drops.split():
+        epoch, rate, layer = re.fullmatch(r"(\d+):([\d.]+)(?:\((conv1)\))?", drop).groups()
+        steps.append((int(epoch), layer or "weights", round(float(rate) / 0.01, 9)))
+    return tuple(((epoch - 1) / (run.epochs or 90), what, factor) for epoch, what, factor in sorted(steps))
+
+# %% ../nbs/00_recipes.ipynb #levels
+def levels(
+    factor: float,  # first rate over last
+    n: int,  # rates, each for an nth of the run; 90: a new one every epoch, for `exp`
+) -> tuple:
+    "A schedule of rates that are evenly spaced on a logarithmic scale."
+    return tuple((i / n, "weights", factor ** (-i / (n - 1))) for i in range(1, n))
+
+# %% ../nbs/00_recipes.ipynb #LAB
+LAB = {  # id: what it is built from, and what changes; levels: factor and number
+    "145": (source2012, {}), "145-2010": (source2010, {}),
+    "145-half": ("145", dict(kernels=(48, 128, 192, 192, 256), columns=1, joined=())),
+    "147": ("145", dict(pool=2, pads=(0, 1, 1, 1, 0))),
+    "148": ("145", dict(lrn=(), lrn_first=(), spatial_norm=False)),
+    "149": ("145", dict(lrn=("conv1", "conv2", "conv5"))),
+    "150": ("145", dict(joined=("fc8",), kernels=(96, 320, 384, 384, 256), hidden=(8192, 4096))),
+    "154": ("145", dict(levels=(1000, 90))),
+    "155": ("154", dict(levels=(4000, 90), lr=0.02)),
+    "156": ("155", dict(levels=(2000, 90))),
+    "157": ("155", dict(levels=(8000, 90), lr=0.04)),
+    "158": ("155", dict(levels=(20000, 90), lr=0.04)),
+    "160": ("145", dict(levels=(2000, 4), lr=0.02)),
+    "162": ("145", dict(levels=(1000, 3))),
+    "166": ("145", dict(levels=(1000, 4), lrn_first=("conv1", "conv2"))),
+    "167": ("145", dict(levels=(1000, 4), lrn=("conv1",), spatial_norm=False)),
+    "169": ("145", dict(levels=(500, 4))),
+    "170": ("169", dict(levels=(250, 4))),
+    "170-256": ("170", dict(levels=(250, 4))),
+    "170-256-0.015": ("170", dict(levels=(250, 4), lr=0.015)),
+    "170-256-double": ("170", dict(levels=(250, 4), lr=0.02)),
+    "171": ("169", dict(levels=(500, 5))),
+    "175": ("169", dict(levels=(125, 4))),
+}
+
+# %% ../nbs/00_recipes.ipynb #lab-1
+def lab(
+    id: str,  # one of LAB
+) -> Recipe:
+    """One of the author's experiments as a recipe named lab-ID (`layers/layer-params-ID.cfg`). The batch size, 256 where the id says so,
+    belongs to the run. Raises `ValueError` for an id that is not in `LAB`."""
+    if id not in LAB: raise ValueError(f"lab: found {id!r}, expected one of {', '.join(LAB)}")
+    parent, change = LAB[id]
+    recipe = parent if isinstance(parent, Recipe) else lab(parent)
+    if change: recipe = replace(recipe, schedule=recorded(experiments()[id]))
+    if "levels" in change: recipe = replace(recipe, schedule=levels(*change["levels"]) + recipe.schedule)
+    return replace(recipe, name=f"lab-{id}", **{name: value for name, value in change.items() if name != "levels"})
+
+# %% ../nbs/00_recipes.ipynb #named
+def named(
+    name: str,  # one of RECIPES, or lab-ID
+) -> Recipe:
+    "The recipe of this name."
+    return lab(name.removeprefix("lab-")) if name.startswith("lab-") else RECIPES[name]

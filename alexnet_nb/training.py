@@ -45,7 +45,7 @@ from .learning import error_rates, plateau_drops, rates_at, reduced, set_rates, 
 from .model import AlexNet, initial_weights, plan
 from .multigpu import gather_whole, split_state
 from .preprocessing import Packed, Split, prepare, sha256
-from .recipes import RECIPES, Recipe
+from .recipes import LAB, RECIPES, Recipe, named
 
 # %% ../nbs/10_training.ipynb #Config
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Config:
     "The parameters of a run."
     gpus: int = 1  # 1, or 2: one column on each, where there are two
     data: str = "digits"  # cifar10, imagenette, a folder of pictures (train/CLASS/… and val/CLASS/…, or CLASS/…) or one with ILSVRC-2012
-    recipe: str = "source2012"  # or paper, caffe, another of RECIPES
+    recipe: str = "source2012"  # or paper, caffe, another of RECIPES, lab-150 and others of LAB
     width: float | None = None  # share of the kernels and units; None: 1, digits 0.25
     size: int | None = None  # side of the stored pictures, pixels; None: 256, digits 72
     crop: int | None = None  # side of what the net sees, pixels; None: the recipe's, in proportion to size; digits at 72: 64
@@ -105,7 +105,7 @@ def check(config: Config) -> Config:
     def need(name, good, expected):
         if not good: raise ValueError(f"parameter {name}: found {getattr(config, name)!r}, expected {expected}")
     need("gpus", config.gpus in (1, 2), "1 or 2")
-    need("recipe", config.recipe in RECIPES, "one of " + ", ".join(n for n, r in RECIPES.items() if r.schedule))
+    need("recipe", config.recipe in {*RECIPES, *(f"lab-{id}" for id in LAB)}, "one of " + ", ".join([n for n, r in RECIPES.items() if r.schedule] + ["lab-ID"]))
     need("precision", config.precision in DTYPES, "one of " + ", ".join(DTYPES))
     need("seed", 0 <= config.seed < 2**32, "a number from 0 to 2**32 - 1")
     for name in ("width", "size", "crop", "epochs", "batch_size", "lr"):
@@ -141,13 +141,13 @@ def complete(config: Config) -> Config:
     "The configuration with what the data set calls for in place of None."
     digits = config.data == "digits"
     size = config.size or (72 if digits else 256)
-    wanted = dict(width=0.25 if digits else 1.0, size=size, crop=64 if digits and size == 72 else round(size * RECIPES[config.recipe].crop / 256), epochs=40 if digits else 90)
+    wanted = dict(width=0.25 if digits else 1.0, size=size, crop=64 if digits and size == 72 else round(size * named(config.recipe).crop / 256), epochs=40 if digits else 90)
     return replace(config, **{k: v for k, v in wanted.items() if getattr(config, k) is None})
 
 # %% ../nbs/10_training.ipynb #run_recipe
 def run_recipe(config: Config) -> Recipe:
     "The recipe that a run follows."
-    config, recipe = complete(config), RECIPES[config.recipe]
+    config, recipe = complete(config), named(config.recipe)
     missing = [n for n in ("lr", "lr_bias", "momentum", "decay", "schedule") if getattr(recipe, n) is None]
     if missing: raise ValueError(f"parameter recipe: {recipe.name} has no source for {', '.join(missing)}; it can be built, but not trained")
     recipe = reduced(recipe, config.width, config.crop)
@@ -488,6 +488,8 @@ def work(folder) -> int:
         if device == "cuda":
             torch.cuda.set_device(rank)
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # float32 means float32
+            torch.use_deterministic_algorithms(True, warn_only=True)  # so that a resumed run repeats what it would have done
+            torch.utils.deterministic.fill_uninitialized_memory = False  # its default costs time and changes nothing here
         limit = float(env.get("ALEXNET_NB_TIMEOUT", 600))
         if processes == 2: dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=timedelta(seconds=limit))
         if processes == 2 and rank == 0: print(f"alexnet_nb: a process that keeps the other waiting for {limit:.0f} s ends the run", flush=True)
@@ -526,7 +528,7 @@ def fit(worker: Worker):
 def launch(folder: Path, where: Layout):
     "Run the processes of a layout, show what the first says, and raise `RuntimeError` with the traceback of one that fails."
     live = "JPY_SESSION_NAME" in os.environ
-    env = os.environ | dict(OMP_NUM_THREADS=str(where.threads), **ALLOCATOR, ALEXNET_NB_DEVICE=where.device, ALEXNET_NB_WATCH="1", ALEXNET_NB_EVERY="1" if live else "60")
+    env = os.environ | dict(OMP_NUM_THREADS=str(where.threads), **ALLOCATOR, CUBLAS_WORKSPACE_CONFIG=":4096:8", ALEXNET_NB_DEVICE=where.device, ALEXNET_NB_WATCH="1", ALEXNET_NB_EVERY="1" if live else "60")
     if where.device == "cpu": env["GLOO_SOCKET_IFNAME"] = next(n for _, n in socket.if_nameindex() if n.startswith("lo"))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node", str(where.processes),
                "-m", "alexnet_nb.training", str(folder)]

@@ -38,8 +38,8 @@ import alexnet_nb.qualitative, alexnet_nb.training
     assert "torch.Size([1, 5, 1, 1])" in done.stdout and done.returncode == 0, done.stderr
 
 
-def test_figure_style_is_in_the_wheel(installed):
-    assert (installed / "alexnet_nb/figures.mplstyle").exists()
+def test_data_files_are_in_the_wheel(installed):
+    for name in ("figures.mplstyle", "lab.tsv", "lab.LICENSE"): assert (installed / "alexnet_nb" / name).exists(), name
 
 
 def test_constraints_are_the_pins_of_settings():

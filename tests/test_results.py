@@ -1,4 +1,5 @@
 "Every run under results/ is whole, and its figures agree with each other."
+import csv
 import importlib
 import json
 import statistics
@@ -41,6 +42,14 @@ def test_table_is_made_from_its_numbers(name, monkeypatch):
     for path in (ROOT / "results/benchmarks").glob(f"{name}*.json"):
         results = json.loads(path.read_text())
         assert path.with_suffix(".md").read_text() == module.table(results.get("rounds", results)) + "\n"
+
+
+def test_drills_survived(monkeypatch):
+    "The table of drills is made from its outcomes; all survived, and nothing stayed behind."
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    with open(ROOT / "results/drills/drills.tsv") as f: rows = list(csv.DictReader(f, delimiter="\t"))
+    assert (ROOT / "results/drills/drills.md").read_text() == f"{importlib.import_module('drills').table(rows)}\n"
+    assert len({r["pass"] for r in rows}) >= 5 and {r["outcome"] for r in rows} == {"survived"} and {r["left behind"] for r in rows} == {"0"}
 
 
 def test_response_normalisation_is_five_times_as_fast():

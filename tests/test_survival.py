@@ -190,7 +190,8 @@ def test_papermill_is_stopped(tmp_path, how):
     command = [sys.executable, "-m", "papermill", ROOT / "nbs/train.ipynb", "out.ipynb", *"-p gpus 2 -p epochs 2 -p width 0.125".split()]
     folders = [tmp_path / name for name in ("a", "b")]
     for folder in folders: folder.mkdir()
-    jobs = [subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) for folder in folders]
+    listen = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    jobs = [subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, preexec_fn=listen) for folder in folders]
     end = time.monotonic() + 90
     while not list(folders[0].glob("runs/*/metrics.jsonl")) and time.monotonic() < end: time.sleep(0.1)
     assert workers(folders[0])
