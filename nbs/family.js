@@ -14,7 +14,7 @@
     marks(slug).forEach(m => m.classList.add("chosen"));
     for (let s = slug, n = 0; s && n < 30; s = parentOf(document.getElementById(s)), n++)
       family.querySelectorAll(`.edge[data-to="${CSS.escape(s)}"]`).forEach(e => e.classList.add("lit"));
-    const [name, parent, began, pictures, change, drops, epochs, errors, verdict, caveats] = [...row.cells].map(c => c.textContent);
+    const [name, parent, began, pictures, change, errors, epochs, , verdict, caveats] = [...row.cells].map(c => c.textContent);
     detail.replaceChildren();
     const head = add("p", "", detail);
     head.className = "head";

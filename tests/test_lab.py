@@ -18,6 +18,7 @@ def test_table_has_every_file_once():
     assert len(RUNS) == 110 and len({r.file for r in RUNS.values()}) == 97
     assert {r.file for r in RUNS.values()} == {id for id, r in RUNS.items() if id == r.file}  # each file has its own row
     assert sum(bool(figures(r)) for r in RUNS.values() if r.id == r.file) == 40
+    assert sum(bool(r.unclear) for r in RUNS.values()) == 9 and not any(r.unclear and (r.one or r.ten) for r in RUNS.values())
     assert {r.data for r in RUNS.values()} == {"", "2009", "2010", "2011", "2012", "2012-full", "16k", "flickr"}
 
 
