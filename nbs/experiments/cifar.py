@@ -1,0 +1,154 @@
+"""Small nets of the authors' earlier code on CIFAR-10, trained until their error falls under a threshold.
+
+    python cifar.py FOLDER RESULTS [minutes]
+
+FOLDER: an image folder of CIFAR-10 (train/CLASS/…, val/CLASS/…), or cifar10. RESULTS: a folder of results with its protocol.md;
+jobs whose rows are in RESULTS/metrics.jsonl are not run again, and none is begun after so many minutes.
+"""
+import hashlib
+import json
+import math
+import os
+import platform
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from alexnet_nb.augmentation import generator
+from alexnet_nb.preprocessing import prepare
+
+ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh}
+GAINS = {"relu": 2**0.5, "tanh": 5 / 3}
+
+
+def three_convolutions(activation, start, pixels):
+    "The net of layers-19pct.cfg: 89,578 parameters. `start`: '2012', or 'gain', calibrated for inputs with deviation `pixels`."
+    f = ACTIVATIONS[activation]
+    net = nn.Sequential(nn.Conv2d(3, 32, 5, padding=2), nn.MaxPool2d(3, 2, ceil_mode=True), f(),
+                        nn.Conv2d(32, 32, 5, padding=2), f(), nn.AvgPool2d(3, 2, ceil_mode=True),
+                        nn.Conv2d(32, 64, 5, padding=2), f(), nn.AvgPool2d(3, 2, ceil_mode=True), nn.Flatten(), nn.Linear(1024, 10))
+    weights = [p for p in net.parameters() if p.dim() > 1]
+    for p, std in zip(weights, (1e-4, 0.01, 0.01, 0.01)):
+        fan_in = p[0].numel()
+        if start == "gain": std = GAINS[activation] / math.sqrt(fan_in) / (pixels if fan_in == 75 else 1)
+        nn.init.normal_(p, std=std)
+    for p in net.parameters():
+        if p.dim() == 1: nn.init.zeros_(p)
+    return net
+
+
+@cache
+def pixels(folder):
+    "Pictures less their mean image, on the scale 0 to 255, and labels, of the training split."
+    data = prepare(folder, 32)
+    x = torch.from_numpy(data.train.images[:]).float()
+    return (x - x.mean(0)).contiguous(memory_format=torch.channels_last), torch.from_numpy(data.train.labels[:])
+
+
+@torch.no_grad()
+def slice_error(net, x, y, precision):
+    "Error on the first 10,000 training pictures, as they were packed, with the weights held still."
+    wrong = 0
+    for a, b in zip(x[:10_000].split(1000), y[:10_000].split(1000)):
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"): wrong += (net(a).argmax(1) != b).sum().item()
+    return wrong / 10_000
+
+
+def train(folder, activation, start, lr, seed, epochs, under=0.0, precision="bfloat16", batch=128):
+    "Rows (epoch, error), four an epoch, until the error is under a threshold twice, or is no better than chance for want of numbers."
+    torch.set_num_threads(1)
+    x, y = pixels(folder)
+    torch.manual_seed(seed)
+    net = three_convolutions(activation, start, x.std().item()).to(memory_format=torch.channels_last)
+    weights, biases = ([p for p in net.parameters() if (p.dim() > 1) == big] for big in (True, False))
+    optimizer = torch.optim.SGD([dict(params=weights, lr=lr), dict(params=biases, lr=2 * lr)], momentum=0.9, fused=True)
+    steps, rows = math.ceil(len(x) / batch), []
+    marks = {round(steps * q / 4) for q in range(1, 5)}
+    for epoch in range(epochs):
+        order = torch.randperm(len(x), generator=generator(seed, epoch))
+        for i, places in enumerate(order.split(batch), 1):
+            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"): logits = net(x[places])
+            loss = F.cross_entropy(logits.float(), y[places])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            if i not in marks: continue
+            if not math.isfinite(loss.item()): return rows + [(epoch + i / steps, 0.9)]
+            rows.append((epoch + i / steps, slice_error(net, x, y, precision)))
+            if sum(e < under for _, e in rows[-2:]) == 2: return rows
+    return rows
+
+
+def crossing(rows, under=0.25):
+    "Fractional epoch at which the error falls under a threshold, between two measurements; None: it did not."
+    before = (0.0, 0.9)
+    for epoch, error in rows:
+        if error < under: return before[0] + (epoch - before[0]) * (before[1] - under) / (before[1] - error)
+        before = epoch, error
+
+
+def run(jobs, folder, results, minutes=math.inf):
+    "Run the jobs, dicts of arguments of `train`, that have no rows yet, two at a time, and append their rows as they end."
+    begin, path = time.monotonic(), results / "metrics.jsonl"
+    done = [json.loads(line)["job"] for line in path.read_text().splitlines()] if path.exists() else []
+    waiting = [job for job in jobs if job not in done]
+    with ProcessPoolExecutor(2) as pool:
+        running = {}
+        while waiting or running:
+            while waiting and len(running) < 2 and time.monotonic() - begin < 60 * minutes:
+                job = waiting.pop(0)
+                running[pool.submit(train, folder, **job)] = job, time.monotonic()
+            if not running: return False
+            ended = next(as_completed(running))
+            job, since = running.pop(ended)
+            row = dict(job=job, rows=[(round(e, 4), err) for e, err in ended.result()], seconds=round(time.monotonic() - since, 1))
+            with open(path, "a") as f: f.write(json.dumps(row) + "\n")
+            print(job, "at 25 %:", crossing(row["rows"]), f"{row['seconds']:.0f} s", flush=True)
+    return True
+
+
+def read(results):
+    "Job → rows, from the results."
+    lines = [json.loads(line) for line in (results / "metrics.jsonl").read_text().splitlines()]
+    return [(l["job"], l["rows"]) for l in lines]
+
+
+GRID = {("relu", "2012"): (0.001, 0.003, 0.01), ("tanh", "2012"): (0.003, 0.01, 0.03, 0.1),
+        ("relu", "gain"): (0.0003, 0.001, 0.003), ("tanh", "gain"): (0.003, 0.01, 0.03)}
+
+
+def sweep(): return [dict(activation=a, start=s, lr=lr, seed=seed, epochs=3) for (a, s), rates in GRID.items() for lr in rates for seed in (100, 101)]
+
+
+def best(results):
+    "Arm → the rate with the lowest error after the sweep's three epochs, mean of two seeds; a diverged run counts as 0.9."
+    final = {}
+    for job, rows in read(results):
+        if job["epochs"] == 3 and job["seed"] >= 100: final.setdefault((job["activation"], job["start"]), {}).setdefault(job["lr"], []).append(rows[-1][1])
+    return {arm: min(rates, key=lambda lr: sum(rates[lr]) / len(rates[lr])) for arm, rates in final.items()}
+
+
+def figure1(folder, results, minutes):
+    "All of Figure 1: parity of the precisions, the sweep, then six seeds an arm at its best rate."
+    protocol = hashlib.sha256((results / "protocol.md").read_bytes()).hexdigest()
+    env = dict(command="python nbs/experiments/cifar.py cifar10 results/figure1", protocol=protocol, python=platform.python_version(),
+               torch=torch.__version__, system=f"{platform.system()} {platform.machine()}", processes=2, threads=1)
+    (results / "env.json").write_text(json.dumps(env, indent=1) + "\n")
+    begin, left = time.monotonic(), lambda: minutes - (time.monotonic() - begin) / 60
+    parity = [dict(activation="relu", start="2012", lr=0.003, seed=seed, epochs=2, precision=p) for seed in (200, 201) for p in ("float32", "bfloat16")]
+    if not run(parity + sweep(), folder, results, left()): return
+    rates = best(results)
+    for arm, lr in rates.items():
+        if lr in (GRID[arm][0], GRID[arm][-1]): raise ValueError(f"{arm}: the best rate, {lr}, is at the edge of its grid: widen it")
+    run([dict(activation=a, start=s, lr=rates[a, s], seed=seed, epochs=60, under=0.25) for a, s in rates for seed in range(6)], folder, results, left())
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    figure1(sys.argv[1], Path(sys.argv[2]), float((sys.argv[3:] or ["inf"])[0]))
