@@ -17,29 +17,22 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from alexnet_nb.augmentation import generator
 from alexnet_nb.preprocessing import prepare
+from alexnet_nb.relu import CifarNet
 
-ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh}
 GAINS = {"relu": 2**0.5, "tanh": 5 / 3}
 
 
-def three_convolutions(activation, start, pixels):
+def three_convolutions(activation, start, seed, pixels):
     "The net of layers-19pct.cfg: 89,578 parameters. `start`: '2012', or 'gain', calibrated for inputs with deviation `pixels`."
-    f = ACTIVATIONS[activation]
-    net = nn.Sequential(nn.Conv2d(3, 32, 5, padding=2), nn.MaxPool2d(3, 2, ceil_mode=True), f(),
-                        nn.Conv2d(32, 32, 5, padding=2), f(), nn.AvgPool2d(3, 2, ceil_mode=True),
-                        nn.Conv2d(32, 64, 5, padding=2), f(), nn.AvgPool2d(3, 2, ceil_mode=True), nn.Flatten(), nn.Linear(1024, 10))
-    weights = [p for p in net.parameters() if p.dim() > 1]
-    for p, std in zip(weights, (1e-4, 0.01, 0.01, 0.01)):
-        fan_in = p[0].numel()
-        if start == "gain": std = GAINS[activation] / math.sqrt(fan_in) / (pixels if fan_in == 75 else 1)
-        nn.init.normal_(p, std=std)
+    net = CifarNet(activation, seed=seed)
     for p in net.parameters():
-        if p.dim() == 1: nn.init.zeros_(p)
+        if start == "gain" and p.dim() > 1:
+            std, fan_in = (1e-4, 75 * pixels**2) if p is net.features[0].weight else (0.01, p[0].numel())
+            p.data.mul_(GAINS[activation] / math.sqrt(fan_in) / std)
     return net
 
 
@@ -47,8 +40,8 @@ def three_convolutions(activation, start, pixels):
 def pixels(folder):
     "Pictures less their mean image, on the scale 0 to 255, and labels, of the training split."
     data = prepare(folder, 32)
-    x = torch.from_numpy(data.train.images[:]).float()
-    return (x - x.mean(0)).contiguous(memory_format=torch.channels_last), torch.from_numpy(data.train.labels[:])
+    x = torch.tensor(data.train.images).float()
+    return (x - x.mean(0)).contiguous(memory_format=torch.channels_last), torch.tensor(data.train.labels)
 
 
 @torch.no_grad()
@@ -64,8 +57,7 @@ def train(folder, activation, start, lr, seed, epochs, under=0.0, precision="bfl
     "Rows (epoch, error), four an epoch, until the error is under a threshold twice, or is no better than chance for want of numbers."
     torch.set_num_threads(1)
     x, y = pixels(folder)
-    torch.manual_seed(seed)
-    net = three_convolutions(activation, start, x.std().item()).to(memory_format=torch.channels_last)
+    net = three_convolutions(activation, start, seed, x.std().item()).to(memory_format=torch.channels_last)
     weights, biases = ([p for p in net.parameters() if (p.dim() > 1) == big] for big in (True, False))
     optimizer = torch.optim.SGD([dict(params=weights, lr=lr), dict(params=biases, lr=2 * lr)], momentum=0.9, fused=True)
     steps, rows = math.ceil(len(x) / batch), []
