@@ -1,0 +1,69 @@
+"Every row of the ledger points at things that exist, and its values are those of the notes, the results and the code."
+import ast
+import csv
+import importlib
+import json
+import re
+
+import pytest
+from conftest import ROOT
+
+from alexnet_nb.learning import rates_at
+from alexnet_nb.model import plan
+from alexnet_nb.recipes import experiments, paper, source2012
+
+with open(ROOT / "nbs/claims.tsv") as f: CLAIMS = list(csv.DictReader(f, delimiter="\t", quoting=csv.QUOTE_NONE))
+TESTS = {n.name for p in (ROOT / "tests").glob("test_*.py") for n in ast.walk(ast.parse(p.read_text())) if isinstance(n, ast.FunctionDef)}
+STATUS = {"reproduced", "not reproduced", "small-scale analogue", "cannot be shown here", "needs ImageNet"}
+ids = lambda c: f"{c['section']} {c['claim'][:40]}"
+
+
+def notes(words):
+    "Top-1 and top-5 error in the notes, per cent: ID, 'ID, one view', or the difference of two."
+    runs = experiments()
+    pick = lambda w: runs[w.removesuffix(", one view")].one if w.endswith(", one view") else runs[w].ten
+    a, _, b = words.partition(" - ")
+    return [100 * (x - (pick(b)[i] if b else 0)) for i, x in enumerate(pick(a)) if i]
+
+
+@pytest.mark.parametrize("claim", CLAIMS, ids=ids)
+def test_row_is_true(claim):
+    assert claim["status"] in STATUS and claim["paper"] and claim["claim"]
+    if claim["test"]: assert claim["test"] in TESTS
+    if claim["symbol"]:
+        module, name = claim["symbol"].split(".")
+        assert hasattr(importlib.import_module(f"alexnet_nb.{module}"), name)
+    if claim["lab"]: assert [f"{e:.1f}" for e in notes(claim["lab"])] == claim["paper"].split(", ")
+    if claim["result"]:
+        file, key = claim["result"].split(":")
+        assert claim["ours"] == f"{100 * json.loads((ROOT / 'results' / file).read_text())[key]:.1f}"
+    assert claim["ours"] or claim["why"] or claim["lab"], "a row without a value says why"
+    if claim["status"] in ("reproduced", "not reproduced"): assert claim["ours"] and claim["test"]
+    if claim["status"] == "small-scale analogue": assert claim["ours"] and claim["symbol"]
+    if claim["status"] == "not reproduced": assert claim["why"]
+
+
+def test_ledger_has_the_papers_numbers():
+    assert len(CLAIMS) >= 45 and len({ids(c) for c in CLAIMS}) == len(CLAIMS)
+    printed = " ".join(c["paper"] for c in CLAIMS)
+    for number in "37.5 17.0 39.0 18.3 47.1 28.2 45.7 25.7 40.7 18.2 38.1 16.4 16.6 36.7 15.4 15.3 26.2 67.4 40.9 78.1 60.9 1.7 1.4 2,048 650,000 150,528 253,440".split():
+        assert re.search(rf"(?<![\d.]){re.escape(number)}(?![\d.])", printed), number
+
+
+def test_claim_neurons():
+    units = [l.neurons for l in plan(source2012)]
+    assert units == [290_400, 186_624, 64_896, 64_896, 43_264, 4096, 4096, 1000] and sum(units) == 659_272
+    assert 3 * paper.crop**2 == 150_528
+
+
+def test_claim_share_of_conv3():
+    layers = {l.name: l.parameters for l in plan(paper)}
+    shares = {n: 100 * layers[n] / sum(layers.values()) for n in layers if n.startswith("conv")}
+    assert {n: f"{s:.2f}" for n, s in shares.items() if s > 1} == {"conv3": "1.45", "conv4": "1.09"}
+
+
+def test_claim_rates():
+    rates = rates_at(paper, 0.0)
+    assert (rates["weights"], rates["biases"], paper.momentum, paper.decay, paper.decay_bias) == (0.01, 0.02, 0.9, 5e-4, 0)
+    from alexnet_nb.training import Config
+    assert Config().batch_size == 128
