@@ -14,6 +14,7 @@ from conftest import ROOT
 from alexnet_nb.training import Config
 
 NOTEBOOKS = sorted((ROOT / "nbs").glob("*.ipynb"))
+EVERY = sorted((ROOT / "nbs").rglob("*.ipynb"))
 source = lambda cell: "".join(cell["source"])
 
 
@@ -36,7 +37,7 @@ def test_train_notebook_holds_no_function(cells):
             assert not [n for n in ast.walk(ast.parse(source(cell))) if isinstance(n, (ast.FunctionDef, ast.Lambda, ast.ClassDef))]
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", EVERY, ids=lambda p: p.stem)
 def test_outputs_are_clean(path):
     nb = json.loads(path.read_text())
     assert nb["metadata"]["kernelspec"]["language"] == "python"

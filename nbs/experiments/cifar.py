@@ -88,7 +88,7 @@ def crossing(rows, under=0.25):
 def run(jobs, folder, results, minutes=math.inf):
     "Run the jobs, dicts of arguments of `train`, that have no rows yet, two at a time, and append their rows as they end."
     begin, path = time.monotonic(), results / "metrics.jsonl"
-    done = [json.loads(line)["job"] for line in path.read_text().splitlines()] if path.exists() else []
+    done = [line["job"] for line in lines(results)] if path.exists() else []
     waiting = [job for job in jobs if job not in done]
     with ProcessPoolExecutor(2) as pool:
         running = {}
@@ -105,17 +105,22 @@ def run(jobs, folder, results, minutes=math.inf):
     return True
 
 
+def lines(results):
+    "The runs of an experiment: job, rows, seconds."
+    return [json.loads(line) for line in (results / "metrics.jsonl").read_text().splitlines()]
+
+
 def read(results):
-    "Job → rows, from the results."
-    lines = [json.loads(line) for line in (results / "metrics.jsonl").read_text().splitlines()]
-    return [(l["job"], l["rows"]) for l in lines]
+    "(job, rows) of every run."
+    return [(line["job"], line["rows"]) for line in lines(results)]
 
 
+RATES = (1e-05, 3e-05, 0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 GRID = {("relu", "2012"): (0.001, 0.003, 0.01), ("tanh", "2012"): (0.003, 0.01, 0.03, 0.1),
         ("relu", "gain"): (0.0003, 0.001, 0.003), ("tanh", "gain"): (0.003, 0.01, 0.03)}
 
 
-def sweep(): return [dict(activation=a, start=s, lr=lr, seed=seed, epochs=3) for (a, s), rates in GRID.items() for lr in rates for seed in (100, 101)]
+def sweep(grid): return [dict(activation=a, start=s, lr=lr, seed=seed, epochs=3) for (a, s), rates in grid.items() for lr in rates for seed in (100, 101)]
 
 
 def best(results):
@@ -134,10 +139,14 @@ def figure1(folder, results, minutes):
     (results / "env.json").write_text(json.dumps(env, indent=1) + "\n")
     begin, left = time.monotonic(), lambda: minutes - (time.monotonic() - begin) / 60
     parity = [dict(activation="relu", start="2012", lr=0.003, seed=seed, epochs=2, precision=p) for seed in (200, 201) for p in ("float32", "bfloat16")]
-    if not run(parity + sweep(), folder, results, left()): return
-    rates = best(results)
-    for arm, lr in rates.items():
-        if lr in (GRID[arm][0], GRID[arm][-1]): raise ValueError(f"{arm}: the best rate, {lr}, is at the edge of its grid: widen it")
+    grid, wider = GRID, GRID
+    while wider:  # until the best rate of every arm lies inside its grid
+        if not run(parity + sweep(grid), folder, results, left()): return
+        rates, wider = best(results), {}
+        for arm, lr in rates.items():
+            beyond = {grid[arm][0]: -1, grid[arm][-1]: 1}.get(lr)
+            if beyond: wider[arm] = tuple(sorted((*grid[arm], RATES[RATES.index(lr) + beyond])))
+        grid = grid | wider
     run([dict(activation=a, start=s, lr=rates[a, s], seed=seed, epochs=60, under=0.25) for a, s in rates for seed in range(6)], folder, results, left())
 
 
