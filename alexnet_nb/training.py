@@ -44,7 +44,7 @@ from .dropout import dropout_masks
 from .learning import error_rates, plateau_drops, rates_at, reduced, set_rates, sgd
 from .model import AlexNet, initial_weights, plan
 from .multigpu import gather_whole, split_state
-from .preprocessing import Packed, Split, prepare, sha256
+from .preprocessing import Packed, Split, open_packed, prepare, sha256
 from .recipes import LAB, RECIPES, Recipe, named
 
 # %% ../nbs/10_training.ipynb #Config
@@ -478,7 +478,10 @@ def compare_columns(
     w.say(f"two processes agree with one on the first batch: loss {loss:.4f}" + ", and every gradient" * w.config.dry_run)
 
 # %% ../nbs/10_training.ipynb #work-1
-def work(folder) -> int:
+def work(
+    folder,  # of the run
+    data,  # packed, a folder
+) -> int:
     "The main function of a process, whose rank `torchrun` sets. Returns its exit code."
     folder, env = Path(folder), os.environ
     rank, processes, device = int(env["RANK"]), int(env["WORLD_SIZE"]), env.get("ALEXNET_NB_DEVICE", "cpu")
@@ -493,7 +496,7 @@ def work(folder) -> int:
         limit = float(env.get("ALEXNET_NB_TIMEOUT", 600))
         if processes == 2: dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=timedelta(seconds=limit))
         if processes == 2 and rank == 0: print(f"alexnet_nb: a process that keeps the other waiting for {limit:.0f} s ends the run", flush=True)
-        fit(Worker(folder, config, prepare(config.data, config.size), rank if processes == 2 else None, device, float(env.get("ALEXNET_NB_EVERY", 60))))
+        fit(Worker(folder, config, open_packed(data), rank if processes == 2 else None, device, float(env.get("ALEXNET_NB_EVERY", 60))))
         if processes == 2: dist.destroy_process_group()
         return 0
     except BaseException:
@@ -525,13 +528,17 @@ def fit(worker: Worker):
         with written(w.folder / "model.safetensors") as temp: save_file({n: t.detach().cpu().contiguous() for n, t in weights.items()}, temp)
 
 # %% ../nbs/10_training.ipynb #launch-1
-def launch(folder: Path, where: Layout):
+def launch(
+    folder: Path,  # of the run
+    where: Layout,
+    data: Path,  # packed
+):
     "Run the processes of a layout, show what the first says, and raise `RuntimeError` with the traceback of one that fails."
     live = "JPY_SESSION_NAME" in os.environ
     env = os.environ | dict(OMP_NUM_THREADS=str(where.threads), **ALLOCATOR, CUBLAS_WORKSPACE_CONFIG=":4096:8", ALEXNET_NB_DEVICE=where.device, ALEXNET_NB_WATCH="1", ALEXNET_NB_EVERY="1" if live else "60")
     if where.device == "cpu": env["GLOO_SOCKET_IFNAME"] = next(n for _, n in socket.if_nameindex() if n.startswith("lo"))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node", str(where.processes),
-               "-m", "alexnet_nb.training", str(folder)]
+               "-m", "alexnet_nb.training", str(folder), str(data)]
     (folder / "log").mkdir(exist_ok=True)
     errors = []
     with open(folder / "log/torchrun.txt", "ab", buffering=0) as log:
@@ -586,9 +593,9 @@ def train(config: Config) -> Path:
     env = dict(python=platform.python_version(), torch=torch.__version__, system=f"{platform.system()} {platform.machine()}", layout=where.words, threads=where.threads)
     with written(folder / "env.json") as temp: temp.write_text(json.dumps(env, indent=1))
     if config.dry_run: print("a dry run: three steps in two launches, whose errors mean nothing", flush=True)
-    prepare(config.data, complete(config).size, config.batch_size)  # packed before two processes look for it
+    data = prepare(config.data, complete(config).size, config.batch_size).path  # listed and packed once, not in every process
     try:
-        for _ in range(1 + config.dry_run): launch(folder, where)
+        for _ in range(1 + config.dry_run): launch(folder, where, data)
     except BaseException:
         print(f"stopped; to go on with it: {resume_command(config, folder)}", flush=True)
         raise
@@ -606,7 +613,7 @@ def resume_command(
 
 # %% ../nbs/10_training.ipynb #main
 if __name__ == "__main__" and "TORCHELASTIC_RUN_ID" in os.environ:
-    os._exit(work(sys.argv[1]))  # without the interpreter's teardown, which the thread that waits for the pipe can abort
+    os._exit(work(*sys.argv[1:]))  # without the interpreter's teardown, which the thread that waits for the pipe can abort
 
 # %% ../nbs/10_training.ipynb #plot_curves
 def plot_curves(folder):
