@@ -71,10 +71,10 @@ def train(folder, activation, start, lr, seed, epochs, under=0.0, precision="bfl
             loss.backward()
             optimizer.step()
             if i not in marks: continue
-            if not math.isfinite(loss.item()): return rows + [(epoch + i / steps, 0.9)]
-            rows.append((epoch + i / steps, slice_error(net, x, y, precision)))
-            if sum(e < under for _, e in rows[-2:]) == 2: return rows
-    return rows
+            if not math.isfinite(loss.item()): return dict(rows=rows + [(round(epoch + i / steps, 4), 0.9)])
+            rows.append((round(epoch + i / steps, 4), slice_error(net, x, y, precision)))
+            if sum(e < under for _, e in rows[-2:]) == 2: return dict(rows=rows)
+    return dict(rows=rows)
 
 
 def crossing(rows, under=0.25):
@@ -85,8 +85,9 @@ def crossing(rows, under=0.25):
         before = epoch, error
 
 
-def run(jobs, folder, results, minutes=math.inf):
-    "Run the jobs, dicts of arguments of `train`, that have no rows yet, two at a time, and append their rows as they end."
+def run(jobs, folder, results, minutes=math.inf, work=None):
+    """Run the jobs, dicts of arguments of `work`, that are not in the results yet, two at a time, and append what they give as they
+    end. False where the minutes are over before all have begun."""
     begin, path = time.monotonic(), results / "metrics.jsonl"
     done = [line["job"] for line in lines(results)] if path.exists() else []
     waiting = [job for job in jobs if job not in done]
@@ -95,14 +96,21 @@ def run(jobs, folder, results, minutes=math.inf):
         while waiting or running:
             while waiting and len(running) < 2 and time.monotonic() - begin < 60 * minutes:
                 job = waiting.pop(0)
-                running[pool.submit(train, folder, **job)] = job, time.monotonic()
+                running[pool.submit(work or train, folder, **job)] = job, time.monotonic()
             if not running: return False
             ended = next(as_completed(running))
             job, since = running.pop(ended)
-            row = dict(job=job, rows=[(round(e, 4), err) for e, err in ended.result()], seconds=round(time.monotonic() - since, 1))
+            row = dict(job=job) | ended.result() | dict(seconds=round(time.monotonic() - since, 1))
             with open(path, "a") as f: f.write(json.dumps(row) + "\n")
-            print(job, "at 25 %:", crossing(row["rows"]), f"{row['seconds']:.0f} s", flush=True)
+            print(f"{len(waiting)} waiting;", job, f"{row['seconds']:.0f} s", flush=True)
     return True
+
+
+def record(results, command):
+    "Write env.json: the command, what it ran on, and the hash of the protocol that was written before."
+    env = dict(command=command, protocol=hashlib.sha256((results / "protocol.md").read_bytes()).hexdigest(), python=platform.python_version(),
+               torch=torch.__version__, system=f"{platform.system()} {platform.machine()}", processes=2, threads=1)
+    (results / "env.json").write_text(json.dumps(env, indent=1) + "\n")
 
 
 def lines(results):
@@ -133,10 +141,7 @@ def best(results):
 
 def figure1(folder, results, minutes):
     "All of Figure 1: parity of the precisions, the sweep, then six seeds an arm at its best rate."
-    protocol = hashlib.sha256((results / "protocol.md").read_bytes()).hexdigest()
-    env = dict(command="python nbs/experiments/cifar.py cifar10 results/figure1", protocol=protocol, python=platform.python_version(),
-               torch=torch.__version__, system=f"{platform.system()} {platform.machine()}", processes=2, threads=1)
-    (results / "env.json").write_text(json.dumps(env, indent=1) + "\n")
+    record(results, "python nbs/experiments/cifar.py cifar10 results/figure1")
     begin, left = time.monotonic(), lambda: minutes - (time.monotonic() - begin) / 60
     parity = [dict(activation="relu", start="2012", lr=0.003, seed=seed, epochs=2, precision=p) for seed in (200, 201) for p in ("float32", "bfloat16")]
     grid, wider = GRID, GRID
