@@ -24,7 +24,7 @@ RESULTS = ROOT / "results/mutants"
 SUITES = {  # tests of a module, the fast ones first
     "lrn": "tests/test_lrn.py tests/test_traps.py",
     "multigpu": "tests/test_two_processes.py tests/test_survival.py -k 'faults or ten_steps or plain_grouped or one_step or takes_up'",
-    "learning": "tests/test_lab.py tests/test_claims.py tests/test_traps.py tests/test_two_processes.py tests/test_survival.py -k 'not digits and not papermill and not notebook'"}
+    "learning": "tests/test_learning.py tests/test_lab.py tests/test_claims.py tests/test_traps.py tests/test_two_processes.py -k 'not digits and not one_step'"}
 
 
 def copy(folder):
