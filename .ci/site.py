@@ -53,16 +53,18 @@ def stage():
     host = get_config().doc_host + get_config().doc_baseurl
     for path in list(STAGED.rglob("*.ipynb")):
         nb = json.loads(path.read_text())
+        top = "../" * (len(path.relative_to(STAGED).parts) - 1)
+        relative = lambda words: words.replace(host + "/", top).replace(host, top)
         for cell in nb["cells"]:
             source = text(cell)
             if cell["cell_type"] == "raw": source = re.sub(r"^output-file:.*\n", "", source, flags=re.M)
             if cell["cell_type"] == "markdown":
-                source = mathml(NUMBER.sub(r"\1", source.replace(host + "/", "").replace(host, "")))
+                source = mathml(NUMBER.sub(r"\1", relative(source)))
             cell["source"] = source
             for output in cell.get("outputs", []):
                 for kind in ("text/markdown", "text/html"):
                     if kind in output.get("data", {}):
-                        output["data"][kind] = NUMBER.sub(r"\1", "".join(output["data"][kind]).replace(host + "/", "").replace(host, ""))
+                        output["data"][kind] = NUMBER.sub(r"\1", relative("".join(output["data"][kind])))
         path.unlink()
         path.with_name(re.sub(r"^\d\d_", "", path.name)).write_text(json.dumps(nb))
 

@@ -37,7 +37,7 @@ def failing(folder, tests):
     command = f"{sys.executable} -m pytest -x -q -o addopts= -p no:cacheprovider {tests}"
     try: done = subprocess.run(command, shell=True, cwd=folder, env=os.environ | dict(PYTHONPATH=str(folder)), capture_output=True, text=True, timeout=400)
     except subprocess.TimeoutExpired: return ["out of time"]
-    return re.findall(r"^(?:FAILED|ERROR) \S+?::(\w+)", done.stdout, re.M) or (["no test ran"] if done.returncode else [])
+    return re.findall(r"^(?:FAILED|ERROR) \S+?::(\w+)", done.stdout, re.M) or (["the tests ended early"] if done.returncode else [])
 
 
 def patches():
