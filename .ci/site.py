@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGED, SITE = ROOT / "_proc", ROOT / "_docs"
-NUMBER = re.compile(r"(?<![\w/])\d\d_(\w+\.ipynb)")
+NUMBER = re.compile(r"(?<![\w/])((?:\.\./)*)\d\d_(\w+\.ipynb)")
 
 
 def text(cell):
@@ -59,12 +59,12 @@ def stage():
             source = text(cell)
             if cell["cell_type"] == "raw": source = re.sub(r"^output-file:.*\n", "", source, flags=re.M)
             if cell["cell_type"] == "markdown":
-                source = mathml(NUMBER.sub(r"\1", relative(source)))
+                source = mathml(NUMBER.sub(r"\1\2", relative(source)))
             cell["source"] = source
             for output in cell.get("outputs", []):
                 for kind in ("text/markdown", "text/html"):
                     if kind in output.get("data", {}):
-                        output["data"][kind] = NUMBER.sub(r"\1", relative("".join(output["data"][kind])))
+                        output["data"][kind] = NUMBER.sub(r"\1\2", relative("".join(output["data"][kind])))
         path.unlink()
         path.with_name(re.sub(r"^\d\d_", "", path.name)).write_text(json.dumps(nb))
 
