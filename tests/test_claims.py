@@ -2,6 +2,7 @@
 import ast
 import csv
 import importlib
+import inspect
 import json
 import re
 
@@ -9,7 +10,8 @@ import pytest
 from conftest import ROOT
 
 from alexnet_nb.learning import rates_at
-from alexnet_nb.model import plan
+from alexnet_nb.lrn import LRN
+from alexnet_nb.model import AlexNet, plan
 from alexnet_nb.recipes import experiments, paper, source2012
 
 with open(ROOT / "nbs/claims.tsv") as f: CLAIMS = list(csv.DictReader(f, delimiter="\t", quoting=csv.QUOTE_NONE))
@@ -67,3 +69,10 @@ def test_claim_rates():
     assert (rates["weights"], rates["biases"], paper.momentum, paper.decay, paper.decay_bias) == (0.01, 0.02, 0.9, 5e-4, 0)
     from alexnet_nb.training import Config
     assert Config().batch_size == 128
+
+
+def test_claim_constants_and_kernels():
+    defaults = {name: p.default for name, p in inspect.signature(LRN).parameters.items()}
+    assert {n: defaults[n] for n in ("k", "n", "alpha", "beta")} == dict(k=2, n=5, alpha=1e-4, beta=0.75)
+    kernels = [tuple(getattr(AlexNet(), f"conv{i}").weight.shape) for i in range(1, 6)]
+    assert kernels == [(96, 3, 11, 11), (256, 48, 5, 5), (384, 256, 3, 3), (384, 192, 3, 3), (256, 192, 3, 3)] and AlexNet().conv1.stride == (4, 4)
