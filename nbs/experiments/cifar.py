@@ -37,49 +37,64 @@ def three_convolutions(activation, start, seed, pixels):
 
 
 @cache
-def pixels(folder):
-    "Pictures less their mean image, on the scale 0 to 255, and labels, of the training split."
+def pixels(folder, split="train"):
+    "Pictures less the mean image of the training split, on the scale 0 to 255, and labels."
     data = prepare(folder, 32)
-    x = torch.tensor(data.train.images).float()
-    return (x - x.mean(0)).contiguous(memory_format=torch.channels_last), torch.tensor(data.train.labels)
+    x, mean = (torch.tensor(part.images).float() for part in (getattr(data, split), data.train))
+    return (x - mean.mean(0)).contiguous(memory_format=torch.channels_last), torch.tensor(getattr(data, split).labels)
+
+
+def autocast(precision): return torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16")
 
 
 @torch.no_grad()
-def slice_error(net, x, y, precision):
-    "Error on the first 10,000 training pictures, as they were packed, with the weights held still."
-    wrong = 0
-    for a, b in zip(x[:10_000].split(1000), y[:10_000].split(1000)):
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"): wrong += (net(a).argmax(1) != b).sum().item()
-    return wrong / 10_000
+def outputs(net, x, precision="bfloat16"):
+    "Logits with the weights held still and dropout off, in float32."
+    training = net.training
+    net.eval()
+    with autocast(precision): logits = torch.cat([net(part).float() for part in x.split(1000)])
+    net.train(training)
+    return logits
 
 
-def train(folder, activation, start, lr, seed, epochs, under=0.0, precision="bfloat16", batch=128):
-    "Rows (epoch, error), four an epoch, until the error is under a threshold twice, or is no better than chance for want of numbers."
+def error(logits, y): return (logits.argmax(1) != y).sum().item() / len(y)
+
+
+def steps(net, x, y, lr, seed, epochs, decay={}, drop=None, see=lambda x, epoch, places: x, precision="bfloat16", batch=128):
+    """Train, and yield the fractional epoch and the loss of the last batch four times an epoch.
+    `decay`: parameter name → weight decay; `drop`: the epoch at which the rate is divided by ten; `see`: what the net sees of a batch."""
     torch.set_num_threads(1)
-    x, y = pixels(folder)
-    net = three_convolutions(activation, start, seed, x.std().item()).to(memory_format=torch.channels_last)
-    weights, biases = ([p for p in net.parameters() if (p.dim() > 1) == big] for big in (True, False))
-    optimizer = torch.optim.SGD([dict(params=weights, lr=lr), dict(params=biases, lr=2 * lr)], momentum=0.9, fused=True)
-    steps, rows = math.ceil(len(x) / batch), []
-    marks = {round(steps * q / 4) for q in range(1, 5)}
+    torch.manual_seed(seed)  # dropout
+    groups = [dict(params=[p], lr=lr if p.dim() > 1 else 2 * lr, weight_decay=decay.get(name, 0.0)) for name, p in net.named_parameters()]
+    optimizer = torch.optim.SGD(groups, momentum=0.9, fused=True)
+    updates = math.ceil(len(x) / batch)
+    marks = {round(updates * q / 4) for q in range(1, 5)}
     for epoch in range(epochs):
+        if epoch == drop:
+            for group in optimizer.param_groups: group["lr"] /= 10
         order = torch.randperm(len(x), generator=generator(seed, epoch))
         for i, places in enumerate(order.split(batch), 1):
-            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"): logits = net(x[places])
+            with autocast(precision): logits = net(see(x[places], epoch, places))
             loss = F.cross_entropy(logits.float(), y[places])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            if i not in marks: continue
-            if not math.isfinite(loss.item()): return dict(rows=rows + [(round(epoch + i / steps, 4), 0.9)])
-            rows.append((round(epoch + i / steps, 4), slice_error(net, x, y, precision)))
-            if sum(e < under for _, e in rows[-2:]) == 2: return dict(rows=rows)
+            if i in marks: yield round(epoch + i / updates, 4), loss.item()
+
+
+def train(folder, activation, start, lr, seed, epochs, under=0.0, precision="bfloat16"):
+    "Rows (epoch, error on 10,000 training pictures), until the error is under a threshold twice, or is no better than chance for want of numbers."
+    x, y = pixels(folder)
+    net, rows = three_convolutions(activation, start, seed, x.std().item()).to(memory_format=torch.channels_last), []
+    for epoch, loss in steps(net, x, y, lr, seed, epochs, precision=precision):
+        rows.append((epoch, error(outputs(net, x[:10_000], precision), y[:10_000]) if math.isfinite(loss) else 0.9))
+        if not math.isfinite(loss) or sum(e < under for _, e in rows[-2:]) == 2: break
     return dict(rows=rows)
 
 
-def crossing(rows, under=0.25):
-    "Fractional epoch at which the error falls under a threshold, between two measurements; None: it did not."
-    before = (0.0, 0.9)
+def crossing(rows, under=0.25, start=0.9):
+    "Fractional epoch at which an error falls from `start` under a threshold, between two measurements; None: it did not."
+    before = (0.0, start)
     for epoch, error in rows:
         if error < under: return before[0] + (epoch - before[0]) * (before[1] - under) / (before[1] - error)
         before = epoch, error
@@ -131,6 +146,20 @@ GRID = {("relu", "2012"): (0.001, 0.003, 0.01), ("tanh", "2012"): (0.003, 0.01, 
 def sweep(grid): return [dict(activation=a, start=s, lr=lr, seed=seed, epochs=3) for (a, s), rates in grid.items() for lr in rates for seed in (100, 101)]
 
 
+def choose(grid, jobs, best, run):
+    """Arm → its best rate, after running the jobs of the grid (arm → rates) and widening it until every best rate lies inside; None
+    where `run` did not come to its end."""
+    wider = grid
+    while wider:
+        if not run(jobs(grid)): return None
+        rates, wider = best(), {}
+        for arm, lr in rates.items():
+            beyond = {grid[arm][0]: -1, grid[arm][-1]: 1}.get(lr)
+            if beyond: wider[arm] = tuple(sorted((*grid[arm], RATES[RATES.index(lr) + beyond])))
+        grid = grid | wider
+    return rates
+
+
 def best(results):
     "Arm → the rate with the lowest error after the sweep's three epochs, mean of two seeds; a diverged run counts as 0.9."
     final = {}
@@ -142,17 +171,11 @@ def best(results):
 def figure1(folder, results, minutes):
     "All of Figure 1: parity of the precisions, the sweep, then six seeds an arm at its best rate."
     record(results, "python nbs/experiments/cifar.py cifar10 results/figure1")
-    begin, left = time.monotonic(), lambda: minutes - (time.monotonic() - begin) / 60
+    begin = time.monotonic()
+    go = lambda jobs: run(jobs, folder, results, minutes - (time.monotonic() - begin) / 60)
     parity = [dict(activation="relu", start="2012", lr=0.003, seed=seed, epochs=2, precision=p) for seed in (200, 201) for p in ("float32", "bfloat16")]
-    grid, wider = GRID, GRID
-    while wider:  # until the best rate of every arm lies inside its grid
-        if not run(parity + sweep(grid), folder, results, left()): return
-        rates, wider = best(results), {}
-        for arm, lr in rates.items():
-            beyond = {grid[arm][0]: -1, grid[arm][-1]: 1}.get(lr)
-            if beyond: wider[arm] = tuple(sorted((*grid[arm], RATES[RATES.index(lr) + beyond])))
-        grid = grid | wider
-    run([dict(activation=a, start=s, lr=rates[a, s], seed=seed, epochs=60, under=0.25) for a, s in rates for seed in range(6)], folder, results, left())
+    rates = choose(GRID, lambda grid: parity + sweep(grid), lambda: best(results), go)
+    if rates: go([dict(activation=a, start=s, lr=rates[a, s], seed=seed, epochs=60, under=0.25) for a, s in rates for seed in range(6)])
 
 
 if __name__ == "__main__":

@@ -1,0 +1,130 @@
+"""Small-scale analogues on CIFAR-10: response normalisation, two columns, ten views, dropout.
+
+    python analogues.py FOLDER RESULTS [minutes]
+
+FOLDER: an image folder of CIFAR-10 (train/CLASS/…, val/CLASS/…), or cifar10. RESULTS: the folder with protocol.md.
+"""
+import base64
+import math
+import os
+import sys
+import time
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from alexnet_nb.augmentation import generator
+from alexnet_nb.lrn import LRN
+
+import cifar
+
+STD, FAN_IN = (1e-4, 0.01, 0.01, 0.01), (75, 800, 800, 1024)
+SOURCE, PAPER = dict(n=9, k=1.0, alpha=0.001, beta=0.75, alpha_over="mean"), dict(n=5, k=2.0, alpha=1e-4, beta=0.75)
+DECAY = {"conv1": 0.004, "conv2": 0.004, "conv3": 0.004, "fc": 3.0}
+
+
+def net(seed, kernels=(32, 32, 64), groups=(1, 1), norm=None, size=32, hidden=0):
+    """The net of layers-19pct.cfg with these kernels, groups in conv2 and conv3, response normalisation after conv1 and conv2, or a
+    hidden layer with dropout. Every layer keeps its deviation·√fan-in; a hidden layer starts as in layers-80sec.cfg."""
+    a, b, c = kernels
+    half = dict(kernel_size=3, stride=2, ceil_mode=True)
+    conv = lambda i, o, g: nn.Conv2d(i, o, 5, padding=2, groups=g)
+    norms = lambda i: {f"norm{i}": LRN(**norm)} if norm else {}
+    out = c * math.ceil(size / 8) ** 2
+    top = dict(fc1=nn.Linear(out, hidden), relu4=nn.ReLU(), dropout=nn.Dropout(0.5), fc2=nn.Linear(hidden, 10)) if hidden else dict(fc=nn.Linear(out, 10))
+    layers = nn.Sequential()
+    for name, layer in dict(conv1=conv(3, a, 1), pool1=nn.MaxPool2d(**half), relu1=nn.ReLU(), **norms(1),
+                            conv2=conv(a, b, groups[0]), relu2=nn.ReLU(), **norms(2), pool2=nn.AvgPool2d(**half),
+                            conv3=conv(b, c, groups[1]), relu3=nn.ReLU(), pool3=nn.AvgPool2d(**half), flat=nn.Flatten(), **top).items(): layers.add_module(name, layer)
+    g, std = torch.Generator().manual_seed(seed), {f"conv{i + 1}": STD[i] * math.sqrt(FAN_IN[i]) for i in range(3)} | dict(fc=0.01 * 32, fc1=0.1 * 32, fc2=0.1 * 8)
+    for name, p in layers.named_parameters():
+        nn.init.zeros_(p) if p.dim() == 1 else nn.init.normal_(p, 0, std[name.split(".")[0]] / math.sqrt(p[0].numel()), g)
+    return layers.to(memory_format=torch.channels_last)
+
+
+ARMS = dict(
+    dense={}, lrn_source=dict(norm=SOURCE), lrn_paper=dict(norm=PAPER),
+    columns=dict(groups=(2, 1)), apart=dict(groups=(2, 2)), half=dict(kernels=(16, 16, 32)), apart_wide=dict(kernels=(32, 54, 64), groups=(2, 2)),
+    crops=dict(size=24), dropout=dict(hidden=512), no_dropout=dict(hidden=512))
+
+
+def cropped(seed, size):
+    "Random crops, and reflections, one for each picture of a batch, drawn from (seed, epoch) for all pictures."
+    drawn = {}
+
+    def see(x, epoch, places):
+        if epoch not in drawn:
+            drawn.clear()
+            g = generator(seed, epoch, 1)
+            drawn[epoch] = torch.randint(33 - size, (50_000, 2), generator=g), torch.rand(50_000, generator=g) < 0.5
+        corners, flips = drawn[epoch]
+        return torch.stack([x_[:, i:i + size, j:j + size].flip(-1) if f else x_[:, i:i + size, j:j + size]
+                            for x_, (i, j), f in zip(x, corners[places].tolist(), flips[places].tolist())]).contiguous(memory_format=torch.channels_last)
+    return see
+
+
+def views(x, size):
+    "Five crops, corners and centre, and their reflections: ten batches, the centre first (§4.1)."
+    end = 32 - size
+    parts = [x[:, :, i:i + size, j:j + size] for i, j in [(end // 2, end // 2), (0, 0), (0, end), (end, 0), (end, end)]]
+    return parts + [p.flip(-1) for p in parts]
+
+
+def train(folder, arm, lr, seed, epochs, drop=None, tune=False, precision="bfloat16"):
+    """Error at the end: on the last 5,000 training pictures, not trained on, where the rate is chosen, else on the test pictures.
+    The arms with a hidden layer give (epoch, training loss) instead, until the loss is under 0.5 twice."""
+    x, y = cifar.pixels(folder)
+    settings = ARMS[arm]
+    model, size = net(seed, **settings), settings.get("size", 32)
+    if arm == "no_dropout": model.dropout.p = 0.0
+    x_test, y_test = (x[45_000:], y[45_000:]) if tune else cifar.pixels(folder, "val")
+    if tune: x, y = x[:45_000], y[:45_000]
+    decay = {} if "hidden" in settings else {f"{name}.weight": value for name, value in DECAY.items()}
+    see = cropped(seed, size) if size < 32 else (lambda x, epoch, places: x)
+    rows = []
+    for epoch, loss in cifar.steps(model, x, y, lr, seed, epochs, decay, drop, see, precision):
+        if not math.isfinite(loss): return dict(diverged=epoch)
+        if "hidden" not in settings: continue
+        rows.append((epoch, round(F.cross_entropy(cifar.outputs(model, x[:10_000], precision), y[:10_000]).item(), 4)))
+        if sum(v < 0.5 for _, v in rows[-2:]) == 2: break
+    result = dict(rows=rows) if rows else {}
+    if size == 32: return result | dict(error=cifar.error(cifar.outputs(model, x_test, precision), y_test), loss=round(loss, 4)) | kernels(model, arm)
+    one, *others = (cifar.outputs(model, v, precision) for v in views(x_test, size))
+    ten = torch.stack([p.softmax(1) for p in (one, *others)]).mean(0)
+    right = [logits.argmax(1) == y_test for logits in (one, ten)]
+    return dict(error=cifar.error(one, y_test), ten=cifar.error(ten, y_test), only_one=(right[0] & ~right[1]).sum().item(), only_ten=(right[1] & ~right[0]).sum().item())
+
+
+def kernels(model, arm):
+    "Kernels of the first layer, 32×3×5×5 in half precision, for the arms that Figure 3 is about."
+    if arm not in ("dense", "columns", "apart"): return {}
+    return dict(kernels=base64.b64encode(model.conv1.weight.detach().contiguous().half().numpy().tobytes()).decode())
+
+
+def sweep(grid): return [dict(arm=arm, lr=lr, seed=seed, epochs=3, drop=2, tune=True) for arm, rates in grid.items() for lr in rates for seed in (100, 101)]
+
+
+def best(results):
+    "Arm → the rate with the lowest mean, over two seeds, of the error on the slice, or of the training loss; a run that diverged loses."
+    final = {}
+    for row in cifar.lines(results):
+        job, score = row["job"], math.inf if "diverged" in row else row["rows"][-1][1] if "rows" in row else row["error"]
+        if job["epochs"] == 3: final.setdefault(job["arm"], {}).setdefault(job["lr"], []).append(score)
+    return {arm: min(rates, key=lambda lr: sum(rates[lr])) for arm, rates in final.items()}
+
+
+def analogues(folder, results, minutes):
+    "All of them: parity of the precisions, the sweep, then eight seeds an arm at its best rate."
+    cifar.record(results, "python nbs/experiments/analogues.py cifar10 results/analogues")
+    begin = time.monotonic()
+    go = lambda jobs: cifar.run(jobs, folder, results, minutes - (time.monotonic() - begin) / 60, train)
+    parity = [dict(arm="lrn_source", lr=0.003, seed=seed, epochs=2, tune=True, precision=p) for seed in (200, 201) for p in ("float32", "bfloat16")]
+    rates = cifar.choose(dict.fromkeys(ARMS, (0.001, 0.003, 0.01)), lambda grid: parity + sweep(grid), lambda: best(results), go)
+    if rates: go([dict(arm=arm, lr=rates[arm], seed=seed) | (dict(epochs=30) if "dropout" in arm else dict(epochs=8, drop=6)) for seed in range(8) for arm in rates])
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    analogues(sys.argv[1], Path(sys.argv[2]), float((sys.argv[3:] or ["inf"])[0]))
