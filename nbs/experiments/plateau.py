@@ -2,7 +2,8 @@
 
     python plateau.py FOLDER RESULTS [minutes]
 
-FOLDER: an image folder of CIFAR-10 (train/CLASS/…, val/CLASS/…), or cifar10. RESULTS: the folder with protocol.md.
+FOLDER: an image folder (train/CLASS/…, val/CLASS/…); RESULTS: a folder of results with its protocol.md, results/plateau (a small net,
+CIFAR-10) or results/in_place (the whole net, photographs).
 """
 import math
 import os
@@ -20,13 +21,49 @@ from alexnet_nb.dropout import dropout_masks
 from alexnet_nb.learning import rates_at, reduced, set_rates, sgd
 from alexnet_nb.model import AlexNet, initial_weights
 from alexnet_nb.preprocessing import prepare
-from alexnet_nb.recipes import paper
+from alexnet_nb.recipes import RECIPES, paper
 from alexnet_nb.training import pictures
 
-from cifar import record, run
+from cifar import autocast, record, run
+
+WINDOW, BATCH = 20, 128
+packed = cache(prepare)
+
+
+def updates(data, r, seed, most, under, precision):
+    "Spread of the logits before the first update, and the loss of every update until its mean over a window is under a threshold."
+    torch.set_num_threads(1)
+    model, classes = AlexNet(r, len(data.names)), len(data.names)
+    model.load_state_dict(initial_weights(r, classes, seed))
+    optimizer, see = sgd(model.train(), r), Input(r, data.mean, data.cov)
+    set_rates(optimizer, rates_at(r, 0.0))
+    draws, losses, whole = draw_epoch(len(data.train), see.border, r, seed, 0), [], len(data.train) - len(data.train) % BATCH
+    with torch.no_grad(): spread = model.eval()(see.views(pictures(data.train, slice(0, BATCH)), 1)[0]).std(0).mean().item()
+    model.train()
+    for step in range(most):
+        rows = slice(step * BATCH % whole, step * BATCH % whole + BATCH)
+        x, y = see.train(pictures(data.train, rows), draws[rows]), torch.tensor(data.train.labels[rows])
+        with autocast(precision): logits = model(x, dropout_masks(r, len(x), seed, step))
+        loss = F.cross_entropy(logits.float(), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(round(loss.item(), 4))
+        if not math.isfinite(losses[-1]): break
+        if len(losses) >= WINDOW and sum(losses[-WINDOW:]) / WINDOW < under: break
+    return dict(spread=spread, losses=[x if math.isfinite(x) else None for x in losses])
+
+
+def length(losses, most, under):
+    "Updates on the plateau, and whether the run left it."
+    left = None not in losses and sum(losses[-WINDOW:]) / WINDOW < under
+    return (len(losses) if left else most), left
+
+
+# a small net
 
 FACTORS = dict(deviation=(0.01, 0.03), bias=(0.0, 0.1, 1.0), divide=(1.0, 58.0), lr=(0.005, 0.01, 0.02), seed=range(4))
-UPDATES, WINDOW, BELOW, BATCH = 500, 20, 0.3, 128
+SMALL = dict(most=500, under=math.log(10) - 0.3)
 
 
 def recipe(deviation, bias, divide, lr):
@@ -36,45 +73,33 @@ def recipe(deviation, bias, divide, lr):
     return reduced(whole, 1 / 8, 64)
 
 
-@cache
-def packed(folder): return prepare(folder, 72)
+def small(folder, deviation, bias, divide, lr, seed):
+    return updates(packed(folder, 72), recipe(deviation, bias, divide, lr), seed, **SMALL, precision="float32")
 
 
-def train(folder, deviation, bias, divide, lr, seed):
-    "Spread of the logits before the first update, and the loss of every update until the plateau is left."
-    torch.set_num_threads(1)
-    data, r = packed(folder), recipe(deviation, bias, divide, lr)
-    model = AlexNet(r, 10)
-    model.load_state_dict(initial_weights(r, 10, seed))
-    optimizer, see = sgd(model.train(), r), Input(r, data.mean, data.cov)
-    set_rates(optimizer, rates_at(r, 0.0))
-    draws, losses = draw_epoch(len(data.train), see.border, r, seed, 0), []
-    with torch.no_grad(): spread = model.eval()(see.views(pictures(data.train, slice(0, BATCH)), 1)[0]).std(0).mean().item()
-    model.train()
-    for step in range(UPDATES):
-        rows = slice(step * BATCH % (len(data.train) - BATCH), step * BATCH % (len(data.train) - BATCH) + BATCH)
-        x, y = see.train(pictures(data.train, rows), draws[rows]), torch.tensor(data.train.labels[rows])
-        loss = F.cross_entropy(model(x, dropout_masks(r, len(x), seed, step)), y)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(round(loss.item(), 4))
-        if not math.isfinite(losses[-1]): break
-        if len(losses) >= WINDOW and sum(losses[-WINDOW:]) / WINDOW < math.log(10) - BELOW: break
-    return dict(spread=spread, losses=[x if math.isfinite(x) else None for x in losses])
+# the whole net, in place
+
+PLACES = dict(seed=(0, 1), recipe=("paper", "source2012", "caffe", "torchvision"), divided=(False, True))
+WHOLE = dict(most=300, under=0.9 * math.log(5))
 
 
-def length(losses):
-    "Updates on the plateau, and whether the run left it."
-    left = None not in losses and sum(losses[-WINDOW:]) / WINDOW < math.log(10) - BELOW
-    return (len(losses) if left else UPDATES), left
+def whole(name, divided):
+    "A recipe's input, net and start, its pixels as they are or divided by about 58, and one way of learning for all."
+    scale = RECIPES["torchvision"].scale if divided else (1.0,) * 3
+    return replace(RECIPES[name], scale=scale, **{f: getattr(paper, f) for f in "lr lr_bias momentum lr_inside decay decay_bias schedule".split()})
 
 
-def jobs(): return [dict(zip(FACTORS, values)) for values in product(*FACTORS.values())]
+def in_place(folder, recipe, divided, seed, precision="bfloat16", most=WHOLE["most"]):
+    return updates(packed(folder, 256), whole(recipe, divided), seed, most, WHOLE["under"], precision)
+
+
+def jobs(factors): return [dict(zip(factors, values)) for values in product(*factors.values())]
 
 
 if __name__ == "__main__":
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     results = Path(sys.argv[2])
-    record(results, "python nbs/experiments/plateau.py cifar10 results/plateau")
-    run(jobs(), sys.argv[1], results, float((sys.argv[3:] or ["inf"])[0]), train)
+    data, todo, work = dict(plateau=("cifar10", jobs(FACTORS), small), in_place=("flowers5", jobs(PLACES), in_place))[results.name]
+    parity = [dict(recipe="source2012", divided=False, seed=s, precision=p, most=20) for s in (100, 101) for p in ("float32", "bfloat16")]
+    record(results, f"python nbs/experiments/plateau.py {data} results/{results.name}")
+    run(todo + parity * (work is in_place), sys.argv[1], results, float((sys.argv[3:] or ["inf"])[0]), work)
