@@ -11,7 +11,9 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
+from scipy import stats
 from torch import nn
 from torch.nn import functional as F
 
@@ -19,6 +21,7 @@ from alexnet_nb.augmentation import generator
 from alexnet_nb.lrn import LRN
 
 import cifar
+import intervals
 
 STD, FAN_IN = (1e-4, 0.01, 0.01, 0.01), (75, 800, 800, 1024)
 SOURCE, PAPER = dict(n=9, k=1.0, alpha=0.001, beta=0.75, alpha_over="mean"), dict(n=5, k=2.0, alpha=1e-4, beta=0.75)
@@ -115,6 +118,59 @@ def best(results):
     return {arm: min(rates, key=lambda lr: sum(rates[lr])) for arm, rates in final.items()}
 
 
+def colour(encoded):
+    "Share of every first-layer kernel's energy that is off the grey axis."
+    w = np.frombuffer(base64.b64decode(encoded), np.float16).astype(float).reshape(32, 3, -1)
+    return 1 - 3 * (w.mean(1) ** 2).sum(1) / (w**2).sum((1, 2))
+
+
+def split(shares, seed, draws=10_000):
+    "Difference between the means of the two halves, and its p by dealing the kernels into halves at random."
+    gap = lambda s: np.abs(s[..., :16].mean(-1) - s[..., 16:].mean(-1))
+    null = gap(np.random.default_rng(seed).permuted(np.tile(shares, (draws, 1)), axis=1))
+    return float(gap(shares)), float((1 + (null >= gap(shares) - 1e-12).sum()) / (1 + draws))
+
+
+def splits(results, arm):
+    "(Difference, p) of the colour shares of the two columns, by seed; halves drawn at random for the dense net."
+    kernels = {r["job"]["seed"]: colour(r["kernels"]) for r in cifar.lines(results) if r["job"]["arm"] == arm and r["job"]["epochs"] == 8}
+    if arm == "dense": kernels = {s: np.random.default_rng(1000 + s).permutation(k) for s, k in kernels.items()}
+    return [split(k, s) for s, k in sorted(kernels.items())]
+
+
+def ends(results, arm, of="error"):
+    "What the runs of an arm ended with, by seed."
+    return [r[of] for r in sorted((r for r in cifar.lines(results) if r["job"]["arm"] == arm and r["job"]["epochs"] == 8), key=lambda r: r["job"]["seed"])]
+
+
+def until(results, arm):
+    "Epochs until the training loss is under 0.5; a run that did not get there counts as 30."
+    return [cifar.crossing(r["rows"], 0.5, math.log(10)) or 30.0 for r in cifar.lines(results) if r["job"]["arm"] == arm and r["job"]["epochs"] == 30]
+
+
+FAMILIES = [[("lrn_source", "dense"), ("lrn_paper", "dense")], [("columns", other) for other in ("apart", "dense", "half", "apart_wide")]]
+
+
+def summarise(results):
+    "Every arm, the families of comparisons, ten views, dropout, and the split of the colours."
+    n = lambda *arms: ", ".join(str(len(ends(results, arm))) for arm in arms)
+    rows = [intervals.row(f"{arm}: test error", *intervals.mean(ends(results, arm)), n(arm)) for arm in ARMS if "dropout" not in arm]
+    for pairs in FAMILIES:
+        errors = [(f"{a} less {b}: test error", ends(results, a), ends(results, b), n(a, b)) for a, b in pairs]
+        rows += intervals.family([intervals.row(what, *intervals.difference(a, b), count, intervals.permuted(a, b)) for what, a, b, count in errors])
+        rows += [intervals.row(f"{what}, 90 %", *intervals.difference(a, b, 0.9), count) for what, a, b, count in errors]
+    ten, one = ends(results, "crops", "ten"), ends(results, "crops")
+    rows.append(intervals.row("ten views less one: test error", *intervals.mean([a - b for a, b in zip(ten, one)]), str(len(ten))))
+    counts = list(zip(ends(results, "crops", "only_ten"), ends(results, "crops", "only_one")))
+    rows += intervals.family([intervals.row(f"ten views less one, seed {s}", (b - a) / 10_000, n="10000", p=stats.binomtest(a, a + b).pvalue) for s, (a, b) in enumerate(counts)])
+    with_, without = until(results, "dropout"), until(results, "no_dropout")
+    rows.append(intervals.row("dropout over none: epochs to a loss of 0.5", *intervals.ratio(with_, without), f"{len(with_)}, {len(without)}", intervals.permuted(np.log(with_), np.log(without))))
+    for arm in ("columns", "apart", "dense"):
+        gaps, ps = zip(*splits(results, arm))
+        rows.append(intervals.row(f"{arm}: difference of the columns' colour", *intervals.mean(gaps), str(len(gaps)), stats.combine_pvalues(ps, "stouffer").pvalue))
+    return rows
+
+
 def analogues(folder, results, minutes):
     "All of them: parity of the precisions, the sweep, then eight seeds an arm at its best rate."
     cifar.record(results, "python nbs/experiments/analogues.py cifar10 results/analogues")
@@ -122,7 +178,8 @@ def analogues(folder, results, minutes):
     go = lambda jobs: cifar.run(jobs, folder, results, minutes - (time.monotonic() - begin) / 60, train)
     parity = [dict(arm="lrn_source", lr=0.003, seed=seed, epochs=2, tune=True, precision=p) for seed in (200, 201) for p in ("float32", "bfloat16")]
     rates = cifar.choose(dict.fromkeys(ARMS, (0.001, 0.003, 0.01)), lambda grid: parity + sweep(grid), lambda: best(results), go)
-    if rates: go([dict(arm=arm, lr=rates[arm], seed=seed) | (dict(epochs=30) if "dropout" in arm else dict(epochs=8, drop=6)) for seed in range(8) for arm in rates])
+    main = [dict(arm=arm, lr=rates[arm], seed=seed) | (dict(epochs=30) if "dropout" in arm else dict(epochs=8, drop=6)) for seed in range(8) for arm in rates or ()]
+    if main and go(main): intervals.write(results / "summary.tsv", summarise(results))
 
 
 if __name__ == "__main__":

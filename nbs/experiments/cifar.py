@@ -23,6 +23,8 @@ from alexnet_nb.augmentation import generator
 from alexnet_nb.preprocessing import prepare
 from alexnet_nb.relu import CifarNet
 
+import intervals
+
 GAINS = {"relu": 2**0.5, "tanh": 5 / 3}
 
 
@@ -168,6 +170,19 @@ def best(results):
     return {arm: min(rates, key=lambda lr: sum(rates[lr]) / len(rates[lr])) for arm, rates in final.items()}
 
 
+def epochs(results, activation, start, cap=60.0):
+    "Epochs to 25 % of an arm's runs; a run that did not get there counts as the cap."
+    return [crossing(rows) or cap for job, rows in read(results) if (job["activation"], job["start"], job["epochs"]) == (activation, start, cap)]
+
+
+def summarise(results):
+    "Geometric means of the arms, and the ratios between them."
+    arms = {(a, s): epochs(results, a, s) for a in ("relu", "tanh") for s in ("2012", "gain")}
+    means = [intervals.row(f"{a}, {s}: epochs to 25 %", *map(math.exp, intervals.mean([math.log(e) for e in n])), str(len(n))) for (a, s), n in arms.items()]
+    pairs = [(("tanh", s), ("relu", s)) for s in ("2012", "gain")] + [((a, "gain"), (a, "2012")) for a in ("relu", "tanh")]
+    return means + [intervals.row(f"{', '.join(a)} over {', '.join(b)}", *intervals.ratio(arms[a], arms[b]), f"{len(arms[a])}, {len(arms[b])}") for a, b in pairs]
+
+
 def figure1(folder, results, minutes):
     "All of Figure 1: parity of the precisions, the sweep, then six seeds an arm at its best rate."
     record(results, "python nbs/experiments/cifar.py cifar10 results/figure1")
@@ -175,7 +190,8 @@ def figure1(folder, results, minutes):
     go = lambda jobs: run(jobs, folder, results, minutes - (time.monotonic() - begin) / 60)
     parity = [dict(activation="relu", start="2012", lr=0.003, seed=seed, epochs=2, precision=p) for seed in (200, 201) for p in ("float32", "bfloat16")]
     rates = choose(GRID, lambda grid: parity + sweep(grid), lambda: best(results), go)
-    if rates: go([dict(activation=a, start=s, lr=rates[a, s], seed=seed, epochs=60, under=0.25) for a, s in rates for seed in range(6)])
+    main = [dict(activation=a, start=s, lr=rates[a, s], seed=seed, epochs=60, under=0.25) for a, s in rates or () for seed in range(6)]
+    if main and go(main): intervals.write(results / "summary.tsv", summarise(results))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,9 @@ from functools import cache
 from itertools import product
 from pathlib import Path
 
+import numpy as np
 import torch
+from scipy import stats
 from torch.nn import functional as F
 
 from alexnet_nb.augmentation import Input, draw_epoch
@@ -24,7 +26,8 @@ from alexnet_nb.preprocessing import prepare
 from alexnet_nb.recipes import RECIPES, paper
 from alexnet_nb.training import pictures
 
-from cifar import autocast, record, run
+import intervals
+from cifar import autocast, lines, record, run
 
 WINDOW, BATCH = 20, 128
 packed = cache(prepare)
@@ -73,6 +76,39 @@ def recipe(deviation, bias, divide, lr):
     return reduced(whole, 1 / 8, 64)
 
 
+def spells(results, **settings):
+    "Spread, updates on the plateau and whether it was left, of the runs with these settings."
+    rows = [r for r in lines(results) if settings.items() <= r["job"].items()]
+    return [(r["spread"], *length(r["losses"], **SMALL)) for r in rows]
+
+
+def censored(runs): return stats.CensoredData([n for _, n, left in runs if left], right=[n for _, n, left in runs if not left])
+
+
+def rank_correlation(groups, draws=1000):
+    "Spearman's rho of spread and plateau over the runs of all settings, and its 95 % interval from resampling settings."
+    rho = lambda groups: stats.spearmanr(*zip(*[(s, n) for runs in groups for s, n, _ in runs])).statistic
+    g = np.random.default_rng(0)
+    many = [rho([groups[i] for i in g.integers(len(groups), size=len(groups))]) for _ in range(draws)]
+    return rho(groups), *np.nanquantile(many, (0.025, 0.975))
+
+
+def summarise_small(results):
+    "Log-rank tests of deviations and of pixels at every rate, with the difference of mean updates; rank correlations by bias."
+    tests = []
+    for factor, (a, b), name in [("deviation", (0.01, 0.03), "deviation 0.01 less 0.03"), ("divide", (58.0, 1.0), "divided pixels less raw")]:
+        for lr in FACTORS["lr"]:
+            one, other = (spells(results, lr=lr, **{factor: value}) for value in (a, b))
+            gap = intervals.difference([n for _, n, _ in one], [n for _, n, _ in other])
+            tests.append(intervals.row(f"{name}, rate {lr:g}: updates", *gap, f"{len(one)}, {len(other)}", stats.logrank(censored(one), censored(other)).pvalue))
+    settings = [(f["bias"], spells(results, **f)) for f in jobs({k: v for k, v in FACTORS.items() if k != "seed"})]
+    rhos = []
+    for bias in (None, *FACTORS["bias"]):
+        groups = [runs for b, runs in settings if bias in (None, b)]
+        rhos.append(intervals.row("spread and plateau" + (f", bias {bias:g}" if bias is not None else ""), *rank_correlation(groups), str(sum(map(len, groups)))))
+    return intervals.family(tests) + rhos
+
+
 def small(folder, deviation, bias, divide, lr, seed):
     return updates(packed(folder, 72), recipe(deviation, bias, divide, lr), seed, **SMALL, precision="float32")
 
@@ -93,13 +129,20 @@ def in_place(folder, recipe, divided, seed, precision="bfloat16", most=WHOLE["mo
     return updates(packed(folder, 256), whole(recipe, divided), seed, most, WHOLE["under"], precision)
 
 
+def summarise_in_place(results):
+    "Updates on the plateau of every run; one that did not leave has no upper end."
+    rows = [(r["job"], *length(r["losses"], **WHOLE)) for r in lines(results) if "precision" not in r["job"]]
+    return [intervals.row(f"{j['recipe']}, {'divided' if j['divided'] else 'raw'}, seed {j['seed']}: updates", n, n, n if left else math.inf) for j, n, left in rows]
+
+
 def jobs(factors): return [dict(zip(factors, values)) for values in product(*factors.values())]
 
 
 if __name__ == "__main__":
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    results = Path(sys.argv[2])
-    data, todo, work = dict(plateau=("cifar10", jobs(FACTORS), small), in_place=("flowers5", jobs(PLACES), in_place))[results.name]
+    results, minutes = Path(sys.argv[2]), float((sys.argv[3:] or ["inf"])[0])
     parity = [dict(recipe="source2012", divided=False, seed=s, precision=p, most=20) for s in (100, 101) for p in ("float32", "bfloat16")]
+    data, todo, work, summarise = dict(plateau=("cifar10", jobs(FACTORS), small, summarise_small),
+                                       in_place=("flowers5", jobs(PLACES) + parity, in_place, summarise_in_place))[results.name]
     record(results, f"python nbs/experiments/plateau.py {data} results/{results.name}")
-    run(todo + parity * (work is in_place), sys.argv[1], results, float((sys.argv[3:] or ["inf"])[0]), work)
+    if run(todo, sys.argv[1], results, minutes, work): intervals.write(results / "summary.tsv", summarise(results))
