@@ -28,6 +28,18 @@ def notes(words):
     return [100 * (x - (pick(b)[i] if b else 0)) for i, x in enumerate(pick(a)) if i]
 
 
+def assert_agrees(ours, file, key):
+    "The numbers of a row, 'estimate (low to high), n = …' or an error in per cent, are those of its results file."
+    values, _, n = ours.partition(", n = ")
+    if file.endswith(".json"): found = {"estimate": str(json.loads((ROOT / "results" / file).read_text())[key])}
+    else:
+        with open(ROOT / "results" / file) as f: found = next(r for r in csv.DictReader(f, delimiter="\t") if r["what"] == key)
+    scale = 100 if "points" in values or "%" in values else 1
+    numbers = re.findall(r"-?\d+(?:\.\d+)?", re.sub("95 %|−", lambda m: "-" if m[0] == "−" else "", values))
+    assert numbers and numbers == [f"{scale * float(w):.{len(x.partition('.')[2])}f}" for x, w in zip(numbers, [found[k] for k in ("estimate", "low", "high") if found.get(k)], strict=True)]
+    assert n == found.get("n", "")
+
+
 @pytest.mark.parametrize("claim", CLAIMS, ids=ids)
 def test_row_is_true(claim):
     assert claim["status"] in STATUS and claim["paper"] and claim["claim"]
@@ -36,9 +48,13 @@ def test_row_is_true(claim):
         module, name = claim["symbol"].split(".")
         assert hasattr(importlib.import_module(f"alexnet_nb.{module}"), name)
     if claim["lab"]: assert [f"{e:.1f}" for e in notes(claim["lab"])] == claim["paper"].split(", ")
-    if claim["result"]:
-        file, key = claim["result"].split(":")
-        assert claim["ours"] == f"{100 * json.loads((ROOT / 'results' / file).read_text())[key]:.1f}"
+    if claim["result"]: assert_agrees(claim["ours"], *claim["result"].split(":", 1))
+    if claim["lab"]:
+        run = experiments()[claim["lab"].split(" - ")[0].removesuffix(", one view")]
+        file, lines = claim["source"].split(":")
+        first, last = (int(n) for n in (run.lines.split("-") * 2)[:2])
+        assert file == f"layer-params-{run.file}.cfg" and all(first <= int(n) <= last for n in lines.split("-"))
+        assert claim["views"] in ("1", "10") and run.data in claim["pictures"]
     assert claim["ours"] or claim["why"] or claim["lab"], "a row without a value says why"
     if claim["status"] in ("reproduced", "not reproduced"): assert claim["ours"] and claim["test"]
     if claim["status"] == "small-scale analogue": assert claim["ours"] and claim["symbol"]
