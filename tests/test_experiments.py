@@ -1,5 +1,6 @@
 "Experiments keep to the protocol that was written before them, and their notebooks show what their results hold."
 import hashlib
+import importlib
 import json
 import math
 
@@ -7,23 +8,37 @@ import papermill
 import pytest
 from conftest import ROOT
 
-EXPERIMENTS = sorted(p.stem for p in (ROOT / "nbs/experiments").glob("*.ipynb"))
+NOTEBOOKS = sorted(p.stem for p in (ROOT / "nbs/experiments").glob("*.ipynb"))
+BEGUN = sorted(p.parent.name for p in (ROOT / "results").glob("*/protocol.md") if (p.parent / "metrics.jsonl").exists())
+SUMMARIES = dict(figure1=("cifar", "summarise"), analogues=("analogues", "summarise"), plateau=("plateau", "summarise_small"), in_place=("plateau", "summarise_in_place"))
 
 
 @pytest.fixture
-def cifar(monkeypatch):
+def experiment(monkeypatch):
+    "A module of nbs/experiments, by name."
     monkeypatch.syspath_prepend(ROOT / "nbs/experiments")
-    import cifar
-    return cifar
+    return importlib.import_module
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.fixture
+def cifar(experiment): return experiment("cifar")
+
+
+@pytest.mark.parametrize("name", BEGUN)
 def test_protocol_is_the_one_that_was_followed(name):
     folder = ROOT / "results" / name
     assert json.loads((folder / "env.json").read_text())["protocol"] == hashlib.sha256((folder / "protocol.md").read_bytes()).hexdigest()
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize("name", [n for n in BEGUN if (ROOT / "results" / n / "summary.tsv").exists()])
+def test_summary_follows_from_the_runs(name, experiment, tmp_path):
+    module, function = SUMMARIES[name]
+    rows = getattr(experiment(module), function)(ROOT / "results" / name)
+    experiment("intervals").write(tmp_path / "summary.tsv", rows)
+    assert (tmp_path / "summary.tsv").read_text() == (ROOT / "results" / name / "summary.tsv").read_text()
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
 def test_redrawn_from_results_it_says_the_same(name, tmp_path):
     "Run again without training, every output is what is stored; pictures are compared by their presence."
     path = ROOT / f"nbs/experiments/{name}.ipynb"
@@ -59,3 +74,34 @@ def test_calibrated_start_keeps_the_signal(cifar, activation):
         if p.dim() > 1:
             gain = p.std().item() * math.sqrt(p[0].numel()) * (63 if p is net.features[0].weight else 1)
             assert gain == pytest.approx(cifar.GAINS[activation], rel=0.05)
+
+
+def test_plateau_is_as_the_page_says(experiment):
+    "What its prose says of the small net, beyond the tables that are drawn."
+    plateau, small = experiment("plateau"), ROOT / "results/plateau"
+    runs = lambda **factors: plateau.spells(small, **factors)
+    assert all(left for *_, left in runs(divide=1.0, deviation=0.03)) and not any(left for *_, left in runs(divide=58.0, deviation=0.01))
+    mean = lambda **factors: sum(n for _, n, _ in runs(divide=1.0, **factors)) / 4
+    for lr in plateau.FACTORS["lr"]:
+        for bias in plateau.FACTORS["bias"]: assert mean(lr=lr, bias=bias, deviation=0.01) > mean(lr=lr, bias=bias, deviation=0.03)
+        for deviation in (0.01, 0.03): assert mean(lr=lr, deviation=deviation, bias=0.0) > mean(lr=lr, deviation=deviation, bias=1.0)
+
+
+def test_length_of_a_plateau(experiment):
+    "The run ends with the window whose mean is under the threshold; a run that did not leave, or gave no number, counts as the most."
+    length = experiment("plateau").length
+    assert length([2.3] * 80 + [1.5] * 20, 500, 2.0) == (100, True)
+    assert length([2.3] * 500, 500, 2.0) == (500, False)
+    assert length([2.3] * 30 + [None], 500, 2.0) == (500, False)
+
+
+def test_intervals_against_scipy(experiment):
+    "The exact permutation test counts all 12,870 ways; Holm's values for a case worked by hand; a ratio's interval holds the ratio."
+    intervals = experiment("intervals")
+    a, b = [1.0, 2, 3, 4, 5, 6, 7, 8], [9.0, 10, 11, 12, 13, 14, 15, 16]
+    assert intervals.permuted(a, b) == pytest.approx(2 / math.comb(16, 8))
+    assert intervals.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    estimate, low, high = intervals.ratio([20, 22, 18, 21], [4, 5, 6, 5])
+    assert low < estimate < high and estimate == pytest.approx((20 * 22 * 18 * 21 / (4 * 5 * 6 * 5)) ** 0.25)
+    estimate, low, high = intervals.difference(a, b)
+    assert estimate == -8 and low == pytest.approx(-8 - 2.144787 * 1.224745, abs=1e-4) and high == pytest.approx(-16 - low)

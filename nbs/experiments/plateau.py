@@ -106,7 +106,8 @@ def summarise_small(results):
     for bias in (None, *FACTORS["bias"]):
         groups = [runs for b, runs in settings if bias in (None, b)]
         rhos.append(intervals.row("spread and plateau" + (f", bias {bias:g}" if bias is not None else ""), *rank_correlation(groups), str(sum(map(len, groups)))))
-    return intervals.family(tests) + rhos
+    pair = [[n for _, n, _ in spells(results, bias=b, divide=1.0)] for b in (1.0, 0.0)]
+    return intervals.family(tests) + rhos + [intervals.row("bias 1 less 0, raw pixels: updates", *intervals.difference(*pair), ", ".join(str(len(n)) for n in pair))]
 
 
 def small(folder, deviation, bias, divide, lr, seed):
@@ -117,6 +118,7 @@ def small(folder, deviation, bias, divide, lr, seed):
 
 PLACES = dict(seed=(0, 1), recipe=("paper", "source2012", "caffe", "torchvision"), divided=(False, True))
 WHOLE = dict(most=300, under=0.9 * math.log(5))
+PARITY = [dict(recipe="source2012", divided=False, seed=s, precision=p, most=20) for s in (100, 101) for p in ("float32", "bfloat16")]
 
 
 def whole(name, divided):
@@ -138,11 +140,16 @@ def summarise_in_place(results):
 def jobs(factors): return [dict(zip(factors, values)) for values in product(*factors.values())]
 
 
+EXPERIMENTS = dict(plateau=("cifar10", jobs(FACTORS), small, summarise_small), in_place=("flowers5", jobs(PLACES) + PARITY, in_place, summarise_in_place))
+
+
+def main(folder, results, minutes=math.inf):
+    "Run what has not been run yet, and write the summary once all is there."
+    data, todo, work, summarise = EXPERIMENTS[results.name]
+    record(results, f"python nbs/experiments/plateau.py {data} results/{results.name}")
+    if run(todo, folder, results, minutes, work): intervals.write(results / "summary.tsv", summarise(results))
+
+
 if __name__ == "__main__":
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    results, minutes = Path(sys.argv[2]), float((sys.argv[3:] or ["inf"])[0])
-    parity = [dict(recipe="source2012", divided=False, seed=s, precision=p, most=20) for s in (100, 101) for p in ("float32", "bfloat16")]
-    data, todo, work, summarise = dict(plateau=("cifar10", jobs(FACTORS), small, summarise_small),
-                                       in_place=("flowers5", jobs(PLACES) + parity, in_place, summarise_in_place))[results.name]
-    record(results, f"python nbs/experiments/plateau.py {data} results/{results.name}")
-    if run(todo, sys.argv[1], results, minutes, work): intervals.write(results / "summary.tsv", summarise(results))
+    main(sys.argv[1], Path(sys.argv[2]), *map(float, sys.argv[3:]))
