@@ -105,3 +105,13 @@ def test_intervals_against_scipy(experiment):
     assert low < estimate < high and estimate == pytest.approx((20 * 22 * 18 * 21 / (4 * 5 * 6 * 5)) ** 0.25)
     estimate, low, high = intervals.difference(a, b)
     assert estimate == -8 and low == pytest.approx(-8 - 2.144787 * 1.224745, abs=1e-4) and high == pytest.approx(-16 - low)
+
+
+def test_check_signal_quotes_the_experiment(experiment):
+    "Its constants are those of the fit, rounded."
+    from alexnet_nb.learning import PLATEAU
+    plateau, intervals = experiment("plateau"), experiment("intervals")
+    level, power, std = plateau.prediction(plateau.spells(ROOT / "results/plateau", lr=0.01))
+    assert (round(level), round(power, 2), round(math.exp(1.96 * std), 2)) == tuple(PLATEAU.values())
+    numbers = intervals.summary(ROOT / "results/plateau/summary.tsv")
+    assert float(numbers["power of the spread, rate 0.01"]["estimate"]) == pytest.approx(power, rel=1e-3)
