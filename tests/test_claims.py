@@ -1,6 +1,7 @@
 "Every row of the ledger points at things that exist, and its values are those of the notes, the results and the code."
 import ast
 import csv
+import functools
 import importlib
 import inspect
 import json
@@ -31,7 +32,7 @@ def notes(words):
 def assert_agrees(ours, file, key):
     "The numbers of a row, 'estimate (low to high), n = …' or an error in per cent, are those of its results file."
     values, _, n = ours.partition(", n = ")
-    if file.endswith(".json"): found = {"estimate": str(json.loads((ROOT / "results" / file).read_text())[key])}
+    if file.endswith(".json"): found = {"estimate": str(functools.reduce(dict.get, key.split("."), json.loads((ROOT / "results" / file).read_text())))}
     else:
         with open(ROOT / "results" / file) as f: found = next(r for r in csv.DictReader(f, delimiter="\t") if r["what"] == key)
     scale = 100 if "points" in values or "%" in values else 1
