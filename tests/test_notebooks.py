@@ -1,5 +1,7 @@
 "The notebooks keep to the rules of the house."
 import ast
+import base64
+import io
 import json
 import re
 import runpy
@@ -10,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from PIL import Image
 
 from alexnet_nb.training import Config
 
@@ -47,6 +50,8 @@ def test_outputs_are_clean(path):
             words = json.dumps({k: v for k, v in output.get("data", {}).items() if k.startswith("text/")} | {"text": output.get("text", "")})
             assert output["output_type"] != "error" and output.get("name") != "stderr", words
             assert not re.search(r"/(root|tmp|home|work)/|Warning|0x[0-9a-f]{8}", words), words
+            if png := output.get("data", {}).get("image/png"):
+                assert Image.open(io.BytesIO(base64.b64decode(png))).convert("RGBA").getpixel((1, 1))[3] == 0, "a figure for light pages only: plt.style.use"
 
 
 @pytest.mark.parametrize("path", [p for p in NOTEBOOKS if p.stem[0].isdigit()], ids=lambda p: p.stem)
