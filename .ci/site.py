@@ -4,8 +4,9 @@
     python .ci/site.py readme     only README.md
 
 The notebooks are staged by nbdev, TeX becomes MathML, `04_lrn.ipynb` becomes `lrn.ipynb`, and Quarto renders the copy;
-where there is no Quarto, smalldocs renders it from the same `_quarto.yml`.
+where there is no Quarto, smalldocs renders it from the same `_quarto.yml`. `llms.txt` lists the pages of its sidebar.
 """
+import configparser
 import html.parser
 import json
 import re
@@ -44,13 +45,21 @@ def readme():
     (ROOT / "README.md").write_text("<!-- made from nbs/index.ipynb by .ci/site.py -->\n\n" + "\n\n".join(parts).replace("```\n\n```python\n", "") + "\n")
 
 
+def address():
+    "Where the site will stand: its host, and its folder there."
+    settings = configparser.ConfigParser(delimiters=["="])
+    settings.read(ROOT / "settings.ini")
+    return settings["DEFAULT"]["doc_host"], settings["DEFAULT"]["doc_baseurl"]
+
+
 def stage():
     "nbdev's copy of the notebooks, with plain names, MathML and relative links."
     from nbdev.serve import proc_nbs
     shutil.rmtree(STAGED, ignore_errors=True)
     proc_nbs(force=True)
-    from nbdev.config import get_config
-    host = get_config().doc_host + get_config().doc_baseurl
+    host = "".join(address())
+    config = STAGED / "_quarto.yml"
+    config.write_text(config.read_text().replace("website:\n", f"website:\n  site-url: {host}\n"))
     for path in list(STAGED.rglob("*.ipynb")):
         nb = json.loads(path.read_text())
         top = "../" * (len(path.relative_to(STAGED).parts) - 1)
@@ -64,7 +73,8 @@ def stage():
             for output in cell.get("outputs", []):
                 for kind in ("text/markdown", "text/html"):
                     if kind in output.get("data", {}):
-                        output["data"][kind] = NUMBER.sub(r"\1\2", relative("".join(output["data"][kind])))
+                        words = NUMBER.sub(r"\1\2", relative("".join(output["data"][kind])))
+                        output["data"][kind] = words.replace("```python\n\n", "```python\n")  # nbdev's signatures begin with an empty line
         path.unlink()
         path.with_name(re.sub(r"^\d\d_", "", path.name)).write_text(json.dumps(nb))
 
@@ -72,12 +82,16 @@ def stage():
 def mathml(source):
     "TeX between dollars, outside of code, becomes MathML."
     from latex2mathml.converter import convert
-    block = lambda m: "\n```{=html}\n" + convert(m, display="block") + "\n```\n"
+    def math(tex, display):
+        "With the gap of TeX after ln, which is missing, and without those around max, which are too many."
+        words = re.sub(r"(<mi>(?:ln|log)</mi>)(?=<m[in]>)", r'\1<mspace width="0.17em" />', convert(tex, display=display))
+        return re.sub(r"<mo>(max|min)</mo>", r"<mi>\1</mi>", words)
+    block = lambda m: "\n```{=html}\n" + math(m, "block") + "\n```\n"
     out = []
     for i, part in enumerate(re.split(r"(```.*?```|`[^`\n]*`)", source, flags=re.S)):
         if i % 2 == 0:
             part = re.sub(r"\$\$(.+?)\$\$", lambda m: block(m[1].strip()), part, flags=re.S)
-            part = re.sub(r"(?<![\\$\w])\$(?! )([^$\n]+?)(?<! )\$(?![\w$])", lambda m: convert(m[1], display="inline"), part)
+            part = re.sub(r"(?<![\\$\w])\$(?! )([^$\n]+?)(?<! )\$(?![\w$])", lambda m: math(m[1], "inline"), part)
         out.append(part)
     return "".join(out)
 
@@ -88,6 +102,23 @@ def render():
     subprocess.run([*tool, str(STAGED)], check=True, cwd=ROOT)
     shutil.rmtree(SITE, ignore_errors=True)
     (STAGED / "_site").rename(SITE)
+    # a server shows this page at the address that was not found, in whatever folder: its links start at the top
+    lost, base = SITE / "404.html", address()[1]
+    lost.write_text(re.sub(r'((?:href|src)="|name="smalldocs:offset" content=")(?![a-z]+:|[/#"])', rf"\1{base}/", lost.read_text()))
+    (SITE / "llms.txt").write_text(llms())
+
+
+def llms():
+    "Every page of the sidebar with its title, its line and its address, for those who read with a program (llmstxt.org)."
+    import yaml
+    website, (host, base) = yaml.safe_load((ROOT / "_quarto.yml").read_text())["website"], address()
+    def line(href):
+        front = yaml.safe_load(text(json.loads((STAGED / href).read_text())["cells"][0]).strip("-\n"))
+        return f"- [{front['title']}]({host}{base}/{href.removesuffix('.ipynb')}.html): {front['description']}"
+    contents = website["sidebar"]["contents"]
+    parts = {"Pages": [c for c in contents if "href" in c]} | {c["section"]: c["contents"] for c in contents if "section" in c}
+    lists = ["\n".join([f"## {name}", "", *(line(c["href"]) for c in part)]) for name, part in parts.items()]
+    return "\n\n".join([f"# {website['title']}", f"> {website['description']}", *lists]) + "\n"
 
 
 class Page(html.parser.HTMLParser):
@@ -110,7 +141,8 @@ def broken():
         for link in page.links:
             url = urlsplit(link)
             if url.scheme or url.netloc: continue
-            target = (path.parent / unquote(url.path)).resolve() if url.path else path
+            file = unquote(url.path).replace(address()[1], str(SITE), 1) if url.path.startswith("/") else unquote(url.path)
+            target = (path.parent / file).resolve() if file else path
             if target.is_dir(): target /= "index.html"
             if not target.exists(): yield f"{path.name}: {link}: no such file"
             elif url.fragment and target in pages and unquote(url.fragment) not in pages[target].anchors: yield f"{path.name}: {link}: no such anchor"

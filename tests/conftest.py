@@ -12,6 +12,14 @@ ROOT = Path(__file__).resolve().parent.parent
 LONG = "ALEXNET_NB_LONG" in os.environ  # everything, for many minutes, or the short form
 
 
+@pytest.fixture(scope="session")
+def site():
+    "The folder of the site, built once for all tests."
+    done = subprocess.run([sys.executable, ROOT / ".ci/site.py"], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0 and " 0 broken links" in done.stdout, done.stdout + done.stderr
+    return ROOT / "_docs"
+
+
 @pytest.fixture
 def papermill(tmp_path):
     "Runs nbs/train.ipynb in a folder of its own; returns the finished process."
