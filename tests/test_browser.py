@@ -1,0 +1,255 @@
+"Every page as a reader sees it: the built site in Chromium, light and dark, wide and narrow."
+import functools
+import http.server
+import re
+import runpy
+import shutil
+import threading
+from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from conftest import ROOT
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+if not find_spec("playwright") or not find_spec("axe_playwright_python"): pytest.skip("no playwright: pip install -e '.[dev]'", allow_module_level=True)
+if not BROWSER: pytest.skip("no browser: apt-get install -y chromium", allow_module_level=True)
+from playwright.sync_api import expect, sync_playwright  # noqa: E402
+
+AXE = (Path(find_spec("axe_playwright_python").origin).parent / "axe.min.js").read_text()
+BASE = runpy.run_path(str(ROOT / ".ci/site.py"))["address"]()[1]
+NOTEBOOKS = [p.relative_to(ROOT / "nbs") for p in (ROOT / "nbs").rglob("*.ipynb") if "-checkpoint" not in p.stem]
+PAGES = sorted(re.sub(r"(^|/)\d\d_", r"\1", str(p.with_suffix(".html"))) for p in NOTEBOOKS) + ["404.html"]
+WIDE, PHONE = dict(width=1500, height=900), dict(width=390, height=844)
+
+# the least contrast of text with what is painted behind it, and that text; each pair of colours counts once
+CONTRAST = """() => {
+  const parse = c => { const n = c.match(/[\\d.]+/g).map(Number); return [n[0], n[1], n[2], n[3] ?? 1]; };
+  const over = (top, under) => [0, 1, 2].map(i => top[i] * top[3] + under[i] * (1 - top[3]));
+  const light = c => c.map(v => v / 255).map(v => v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4).reduce((s, v, i) => s + v * [.2126, .7152, .0722][i], 0);
+  const grounds = new Map(), pairs = new Map();
+  const ground = e => {
+    if (!e) return [255, 255, 255];
+    if (!grounds.has(e)) { const c = parse(getComputedStyle(e).backgroundColor); grounds.set(e, c[3] === 1 ? c.slice(0, 3) : over(c, ground(e.parentElement))); }
+    return grounds.get(e);
+  };
+  for (const e of document.querySelectorAll("main, main :is(p, li, td, th, h1, h2, h3, em, strong, a, code, summary, pre, pre span)")) {
+    if (![...e.childNodes].some(n => n.nodeType === 3 && n.data.trim()) || !e.getClientRects().length) continue;
+    const colour = parse(getComputedStyle(e).color), behind = ground(e), [a, b] = [light(over(colour, behind)), light(behind)].sort((x, y) => y - x);
+    pairs.set(`${colour} on ${behind}`, [(a + .05) / (b + .05), `${e.tagName} ${colour} on ${behind}: ${e.textContent.slice(0, 40)}`]);
+  }
+  return [...pairs.values()].sort((x, y) => x[0] - y[0])[0];
+}"""
+
+
+class Host(http.server.SimpleHTTPRequestHandler):
+    "As the real host: the site in its folder, and 404.html wherever there is nothing."
+    def translate_path(self, path): return super().translate_path(path.removeprefix(BASE) if path.startswith(BASE + "/") else "/nothing")
+
+    def send_error(self, code, *_):
+        self.send_response(code)
+        self.send_header("Content-Type", "text/html")
+        self.end_headers()
+        self.wfile.write(Path(self.directory, "404.html").read_bytes())
+
+    def log_message(self, *_): pass
+
+
+@pytest.fixture(scope="module")
+def top(site):
+    "The address of the site, served while the tests of this file run."
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Host, directory=str(site))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}{BASE}/"
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_playwright() as p: yield p.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+
+
+@pytest.fixture(scope="module")
+def tab(browser, top):
+    "A tab of a reader whose system is dark, and who has never been here; what it asks for, and whatever it complains about."
+    context = browser.new_context(viewport=WIDE, color_scheme="dark", reduced_motion="reduce")
+    context.add_init_script("localStorage.clear()")
+    page, asked, faults = context.new_page(), [], []
+    page.on("console", lambda m: faults.append(f"console: {m.text}") if m.type == "error" else None)
+    page.on("pageerror", lambda e: faults.append(f"error: {e}"))
+    page.on("requestfailed", lambda r: faults.append(f"failed: {r.url}"))
+    page.on("response", lambda r: faults.append(f"{r.status}: {r.url}") if r.status >= 400 else None)
+    page.on("request", lambda r: asked.append(r.url))
+    return SimpleNamespace(page=page, asked=asked, faults=faults, top=top)
+
+
+@pytest.fixture(scope="module", params=PAGES)
+def seen(request, tab):
+    "A page of the site, opened; the tests of a page share the visit."
+    tab.asked.clear()
+    tab.faults.clear()
+    tab.page.set_viewport_size(WIDE)
+    tab.page.goto(tab.top + request.param)
+    return tab
+
+
+def turn(page, mode):
+    "Use the switch, if the page is not in this mode."
+    is_dark = "document.documentElement.classList.contains('quarto-dark')"
+    if page.evaluate(is_dark) != (mode == "dark"):
+        page.locator(".quarto-color-scheme-toggle").click()
+        page.wait_for_function(f"{is_dark} === {str(mode == 'dark').lower()}")
+    return page.evaluate("getComputedStyle(document.body).backgroundColor")
+
+
+def violations(page, options):
+    "What axe finds to be serious or critical."
+    if not page.evaluate("() => 'axe' in window"): page.evaluate(AXE)
+    found = page.evaluate("([where, how]) => axe.run(where, how).then(r => r.violations)", options)
+    return [f"{v['id']} {n['target']}: {n['failureSummary']}" for v in found if v["impact"] in ("serious", "critical") for n in v["nodes"]]
+
+
+HOW = dict(resultTypes=["violations"], preload=False)
+COLOUR = [dict(exclude=["pre"]), HOW | dict(runOnly=["color-contrast", "link-in-text-block"])]  # slow in long code, which CONTRAST looks at
+REST = ["html", HOW | dict(rules={r: dict(enabled=False) for r in COLOUR[1]["runOnly"]})]
+
+
+def test_opens_without_complaint(seen):
+    assert seen.faults == []
+    assert [u for u in seen.asked if not u.startswith((seen.top, "data:"))] == []
+
+
+def test_pictures_are_there(seen):
+    broken = seen.page.evaluate("""() => Promise.all([...document.images].map(i => { i.loading = "eager";
+        return i.decode().then(() => i.complete && i.naturalWidth > 0 ? "" : i.alt, () => i.outerHTML.slice(0, 200)); })).then(all => all.filter(Boolean))""")
+    assert broken == []
+
+
+def test_mathematics_is_laid_out(seen):
+    flat = seen.page.evaluate("""() => { document.querySelectorAll("main details").forEach(d => d.open = true);
+        return [...document.querySelectorAll("math")].filter(m => { const b = m.getBoundingClientRect(); return !(b.width > 2 && b.height > 2); }).map(m => m.textContent); }""")
+    assert flat == []
+    prose = seen.page.evaluate("""() => { const copy = document.querySelector("main").cloneNode(true);
+        copy.querySelectorAll("pre, code, script, style").forEach(e => e.remove()); return copy.textContent; }""")
+    assert not re.search(r"\\[a-zA-Z]{2,}|\$\$|(?<!\w)\$[^$\n]{1,60}\$", prose)
+
+
+def test_page_is_small(seen, site):
+    names = seen.page.evaluate("performance.getEntriesByType('resource').map(e => e.name)")
+    files = {site / n.removeprefix(seen.top).partition("?")[0] for n in (*names, seen.page.url) if n.startswith(seen.top)}
+    assert len(files) > 8 and sum(f.stat().st_size for f in files) < 1_500_000
+
+
+def test_both_modes_can_be_read(seen):
+    "The reader's system is followed at first, the switch changes it, and text has a contrast of 4.5 in both."
+    grounds = []
+    for mode in ("dark", "light"):
+        grounds.append(turn(seen.page, mode))
+        least, where = seen.page.evaluate(CONTRAST)
+        assert least >= 4.5, where
+        assert violations(seen.page, COLOUR) == []
+    assert grounds == ["rgb(39, 43, 48)", "rgb(255, 255, 255)"]
+
+
+def test_axe_finds_nothing_serious_and_nothing_is_cut(seen):
+    for size in (WIDE, PHONE):
+        seen.page.set_viewport_size(size)
+        seen.page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        assert seen.page.evaluate("document.documentElement.scrollWidth") <= size["width"]
+        assert violations(seen.page, REST) == []
+
+
+def test_a_light_system_is_followed_too(browser, top):
+    page = browser.new_page(color_scheme="light")
+    page.goto(top)
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    page.close()
+
+
+def test_an_address_that_does_not_exist_leads_back(tab):
+    "In whatever folder: styles, pictures and links of 404.html are found from there."
+    tab.faults.clear()
+    tab.page.goto(f"{tab.top}experiments/no/such/page.html")
+    assert [f for f in tab.faults if not f.startswith("console") and f != f"404: {tab.page.url}"] == []  # only the page itself is missing
+    assert tab.page.evaluate("getComputedStyle(document.querySelector('main h1')).borderBottomWidth") == "3px"
+    tab.page.get_by_role("main").get_by_role("link", name="Start").click()
+    expect(tab.page).to_have_url(f"{tab.top}index.html")
+
+
+@pytest.mark.parametrize("start", ["index.html", "experiments/plateau.html"])
+@pytest.mark.parametrize("words", ["stuck at 6.9", "227"])
+def test_search_finds(tab, start, words):
+    page = tab.page
+    page.set_viewport_size(WIDE)
+    page.goto(tab.top + start)
+    page.get_by_role("searchbox", name="Search").first.press_sequentially(words)
+    result = page.locator(".search-result").first
+    expect(result).to_be_visible()
+    address = page.evaluate("a => a.href", result.element_handle())
+    result.click()
+    expect(page).to_have_url(address)
+    expect(page.get_by_role("main")).to_contain_text(words)
+    if "#" in address: expect(page.locator(f"[id='{address.partition('#')[2]}']")).to_be_in_viewport()
+
+
+def family(page, top, size=WIDE):
+    "The page of the family tree, the drawing that is shown at this width, and where its focus is."
+    page.set_viewport_size(size)
+    page.goto(f"{top}family.html")
+    return page.locator("#family svg:visible"), lambda: page.evaluate("document.activeElement.getAttribute('href')?.slice(1)")
+
+
+@pytest.mark.parametrize("size", [WIDE, PHONE], ids=["wide", "phone"])
+def test_family_marks_answer_keys(tab, size):
+    page = tab.page
+    drawing, focus = family(page, tab.top, size)
+    detail, rows = page.locator("#family .detail"), page.locator("#runs tbody tr")
+    marks = drawing.locator(".run")
+    order = marks.evaluate_all("all => all.map(a => a.getAttribute('href').slice(1))")
+    assert len(order) > 90 and set(order) <= set(rows.evaluate_all("all => all.map(r => r.id)"))
+    assert marks.evaluate_all("all => all.filter(a => a.tabIndex === 0).length") == 1  # one stop for the whole drawing
+    drawing.locator(".run[tabindex='0']").focus()
+    at = order.index("run-145")
+    assert focus() == "run-145"
+    for key, to in (("ArrowRight", order[at + 1]), ("ArrowLeft", "run-145"), ("ArrowLeft", order[at - 1]), ("ArrowRight", "run-145"), ("ArrowUp", "run-137")):
+        page.keyboard.press(key)
+        assert focus() == to
+        expect(detail.locator(".head a")).to_have_text(page.locator(f"[id='{to}'] td").first.text_content().strip())
+        assert page.locator("#runs tr.chosen").get_attribute("id") == to
+    page.keyboard.press("ArrowDown")
+    assert page.locator(f"[id='{focus()}'] td").nth(1).text_content() == "137"
+    page.keyboard.press("Enter")
+    expect(page.locator(f"[id='{focus()}']")).to_be_in_viewport()
+
+
+def test_family_marks_answer_the_mouse(tab):
+    drawing, focus = family(tab.page, tab.top)
+    mark = drawing.locator(".run[href='#run-148']")
+    mark.click()
+    assert focus() == "run-148" and "chosen" in mark.get_attribute("class")
+    expect(tab.page.locator("#family .detail")).to_contain_text("Changed from 145")
+
+
+def test_family_table_is_sorted_and_searched(tab):
+    family(tab.page, tab.top)
+    first, shown = tab.page.locator("#runs tbody tr:visible td").first, tab.page.locator("#runs tbody tr:visible")
+    tab.page.locator("#runs input").fill("pooling overlap")
+    assert 0 < shown.count() < 20 and f"{shown.count()} of" in tab.page.locator("#runs .count").text_content()
+    tab.page.locator("#runs input").fill("")
+    tab.page.get_by_role("button", name="began").click()
+    began = [c for c in tab.page.locator("#runs tbody tr td:nth-child(3)").all_text_contents() if c]
+    assert began == sorted(began) and len(began) > 80 and first.is_visible()
+
+
+def test_family_tree_is_whole_without_scripts(browser, top):
+    "Every mark is a link to its row, and the row is there."
+    context = browser.new_context(viewport=WIDE, java_script_enabled=False)
+    page = context.new_page()
+    page.goto(f"{top}family.html")
+    page.locator("#family svg.wide .run[href='#run-147']").click()
+    assert page.url.endswith("#run-147")
+    row = page.locator("[id='run-147']")
+    expect(row).to_be_in_viewport()
+    assert "overlap" in row.text_content()
+    context.close()
