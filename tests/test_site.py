@@ -58,17 +58,17 @@ def test_every_exported_symbol_is_documented_on_its_page(pages, module):
         else: assert re.search(rf"\b{name}\b", shown), name
 
 
-def test_a_link_to_a_page_has_title_sentence_and_picture(pages):
+def test_a_link_to_a_page_has_title_sentence_and_picture(pages, site):
     from PIL import Image
     host = "".join(CHECK["address"]())
     for name, page in pages.items():
         said = meta(page)
         assert said["og:title"] and len(said["og:description"]) > 20 and said["og:image"] == f"{host}/card.png", name
         assert re.search(r'<link rel="icon" href="[^"]*favicon\.svg"', page), name
-    with Image.open(ROOT / "_docs/card.png") as card:
+    with Image.open(site / "card.png") as card:
         assert card.size == (1200, 630)
         assert card.text["drawing"] == hashlib.sha256((ROOT / "nbs/columns.svg").read_bytes()).hexdigest(), "the drawing has changed: python .ci/card.py"
-    assert (ROOT / "_docs/favicon.svg").read_text() == runpy.run_path(str(ROOT / ".ci/card.py"))["favicon"]()
+    assert (site / "favicon.svg").read_text() == runpy.run_path(str(ROOT / ".ci/card.py"))["favicon"]()
 
 
 def test_llms_txt_lists_every_page(pages, site):
