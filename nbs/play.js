@@ -50,11 +50,14 @@
     const wide = svg.clientWidth, unit = wide / (high - low), near = unit > 6, edge = size + pad, top = near ? 42 : 30;
     const rows = Math.ceil(kernel / stride), [row, thick] = near ? (rows > 6 ? [9, 6] : [20, 17]) : rows > 6 ? [4, 2] : [7, 5];
     const x = p => ((p - low) * unit).toFixed(1), at = i => i * stride - pad;
-    const box = (a, b, y, height, look) => b > a && add(svg, "rect", { x: x(a), y, width: ((b - a) * unit).toFixed(1), height, class: look });
+    const box = (from, to, y, height, look) => {
+      const a = Math.max(from, low - 0.5), b = Math.min(to, high + 0.5); // what is cut has no border at the cut
+      if (b > a) add(svg, "rect", { x: x(a), y, width: ((b - a) * unit).toFixed(1), height, class: look });
+    };
     const height = top + rows * row + 2;
     svg.replaceChildren();
     svg.setAttribute("viewBox", `0 0 ${wide} ${height}`);
-    const pixels = (a, b, look) => box(Math.max(a, low), Math.min(b, high), 16, near ? 16 : 8, look);
+    const pixels = (a, b, look) => box(a, b, 16, near ? 16 : 8, look);
     pixels(-pad, 0, "pad"); pixels(0, size, "pixel"); pixels(size, edge, "pad");
     if (count) pixels(Math.max(at(count - 1) + kernel, 0), size, "left");
     if (near) for (let p = Math.max(low, -pad) + 1; p < Math.min(high, edge); p++) add(svg, "path", { d: `M${x(p)} 16v16`, class: "grid" });
