@@ -1,6 +1,7 @@
 "More than two processes: pairs of columns or whole nets that share the batch, the command line, restarts, several machines."
 import json
 import os
+import random
 import re
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from alexnet_nb import training
 from alexnet_nb.preprocessing import prepare
 from alexnet_nb.training import Config, Worker, check, command_line, fit, layout, main, take
 
-SMALL = dict(width=1 / 16, epochs=2, precision="float64")
+SMALL = dict(width=1 / 16, epochs=1, precision="float64")
 
 
 def torchrun(processes, *options):
@@ -49,10 +50,10 @@ def test_every_picture_is_taken_once():
 
 @pytest.fixture
 def command(tmp_path, monkeypatch):
-    "alexnet-train as pip writes it; a checkpoint wherever there may be one."
+    "alexnet-train as pip writes it."
     path = tmp_path / "alexnet-train"
     path.write_text("import sys\nfrom alexnet_nb.training import main\nsys.exit(main())\n")
-    for name, value in dict(ALEXNET_NB_SAVE="0", TORCH_DISABLE_SHARE_RDZV_TCP_STORE="1", GLOO_SOCKET_IFNAME="lo", OMP_NUM_THREADS="1").items(): monkeypatch.setenv(name, value)
+    for name, value in dict(TORCH_DISABLE_SHARE_RDZV_TCP_STORE="1", GLOO_SOCKET_IFNAME="lo", OMP_NUM_THREADS="1").items(): monkeypatch.setenv(name, value)
     return [path, "--width", str(SMALL["width"]), "--epochs", str(SMALL["epochs"]), "--precision", SMALL["precision"], "--out-dir"]
 
 
@@ -67,10 +68,10 @@ def test_a_killed_process_is_started_again_and_the_end_is_the_same(tmp_path, com
         done = subprocess.run([*torchrun(3, "--standalone", "--max-restarts", "2"), *command, tmp_path / name, "--together"], capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr + done.stdout
         return done.stdout, load_file(tmp_path / name / "model.safetensors")
-    fault(None)
+    fault(None)  # with a checkpoint wherever there may be one
     said, whole = run("whole")
     assert "resumed" not in said
-    step = fault("os.environ['TORCHELASTIC_RESTART_COUNT'] == '0' and os.kill(os.getpid(), 9)", ranks=["2"])
+    step = fault("os.environ['TORCHELASTIC_RESTART_COUNT'] == '0' and os.kill(os.getpid(), 9)", random.SystemRandom().randint(3, 12), ranks=["2"])
     said, again = run("killed")
     assert f"resumed at step {step - 1}" in said, said
     assert all(torch.equal(whole[n], again[n]) for n in whole) and metrics(tmp_path / "whole") == metrics(tmp_path / "killed"), step
@@ -88,9 +89,8 @@ def test_two_machines(tmp_path, command):
     assert json.loads((tmp_path / "run/env.json").read_text())["layout"].endswith("on 2 machines")
     (tmp_path / "one").mkdir()
     fit(Worker(tmp_path / "one", Config(**SMALL), prepare("digits", 72), None))
-    two, one = metrics(tmp_path / "run"), metrics(tmp_path / "one")
-    assert len(two) == len(one) == 26
-    for a, b in zip(two, one): assert a == pytest.approx(b, rel=1e-9), (a, b)
+    two, one = ([r["loss"] for r in metrics(tmp_path / name)] for name in ("run", "one"))
+    assert len(two) == 13 and two == pytest.approx(one, rel=1e-9)
 
 
 def test_the_command_line_is_config():
