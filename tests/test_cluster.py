@@ -137,3 +137,33 @@ def test_layouts_in_words():
     for gpus, found, together, machines in [(4, 2, False, 1), (2, 1, True, 1), (16, 4, True, 2)]:
         with pytest.raises(ValueError, match=f"gpus: found {gpus}, but there (are|is) {found} CUDA device"): layout(gpus, found, together, machines)
     check(Config(gpus=5, together=True)), check(Config(gpus=64, recipe="paper", batch_size=8192))
+
+
+STUBS = """
+scontrol() { printf 'first\\nsecond\\n'; }
+srun() { "$@"; }
+torchrun() { printf '%s\\n' "$@"; }
+which() { echo alexnet-train; }
+export SLURM_CPUS_PER_TASK=32 SLURM_JOB_NODELIST=x SLURM_NNODES=2 SLURM_JOB_ID=7 HOME=.
+"""
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_the_slurm_script_says_what_it_means(cells, tmp_path, begun):
+    "The script of the how-to page, with Slurm's programs replaced: torchrun and alexnet-train understand every option."
+    from torch.distributed.run import get_args_parser
+    script, = re.findall(r"```sh\n(#!/bin/bash.*?)```", "\n".join("".join(c["source"]) for c in cells("howto.ipynb")), re.S)
+    if begun: (tmp_path / "runs/imagenet").mkdir(parents=True), (tmp_path / "runs/imagenet/config.json").touch()
+    done = subprocess.run(["bash", "-c", STUBS + script], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    asked = get_args_parser().parse_args(done.stdout.splitlines())
+    assert (asked.nnodes, asked.nproc_per_node, asked.max_restarts, asked.rdzv_endpoint, asked.training_script) == ("2", "4", 3, "first:29500", "alexnet-train")
+    given = Config(**vars(command_line().parse_args(asked.training_script_args)))
+    assert given == Config(data="./ILSVRC", together=True, batch_size=256, lr=0.02, out_dir="./runs/imagenet", resume=begun)
+
+
+def test_tables_are_made_from_the_measurements(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import cluster
+    for name, table in (("cores", cluster.table), ("wire", cluster.wire_table)):
+        assert (ROOT / f"results/cluster/{name}.md").read_text() == table(json.loads((ROOT / f"results/cluster/{name}.json").read_text())) + "\n"
