@@ -85,7 +85,7 @@ def lay_wire(rate):
     for i, name in enumerate("ab", 1):
         inside = f"ip netns exec alexnet-{name} "
         for words in (f"ip addr add 10.9.0.{i}/24 dev wire", "ip link set wire up", "ip link set lo up"): run(inside + words)
-        if rate: run(inside + f"tc qdisc add dev wire root tbf rate {rate} burst 1mb latency 50ms")
+        if rate: run(inside + f"tc qdisc add dev wire root tbf rate {rate} burst 128kb latency 50ms")
 
 
 def speed(runs): return [BATCH / s for run in runs for s in run[0]["seconds"]]
@@ -94,7 +94,7 @@ def speed(runs): return [BATCH / s for run in runs for s in run[0]["seconds"]]
 def note(runs):
     loads = [p["load"] for run in runs for p in run]
     return (f"The whole net, 224 pixels, float32, a batch of {BATCH} pictures in all; medians of {len(runs[0][0]['seconds']) * ROUNDS} steps, in brackets the least and the most. "
-            f"The two cores were also doing other things: load average {min(loads):.0f} to {max(loads):.0f}.")
+            f"Load average {min(loads):.0f} to {max(loads):.0f}, this included.")
 
 
 def table(results):
@@ -111,7 +111,7 @@ def wire_table(results):
     "Two machines with a wire between them, with and without a limit."
     layouts = results["layouts"]
     step = lambda runs: statistics.median(s for run in runs for s in run[0]["seconds"])
-    rows = [(name, f"{max(p['wire_bytes'] for p in slow[0]) / 1e6:.0f}", spread(speed(free), 1), spread(speed(slow), 1), f"{step(slow) - step(free):.2f}")
+    rows = [(name, f"{max(p['wire_bytes'] for p in slow[0]) / 1e6:.1f}", spread(speed(free), 1), spread(speed(slow), 1), f"{step(slow) - step(free):.2f}")
             for name, (free, slow) in ((name, by_rate.values()) for name, by_rate in layouts.items())]
     return Table(["", "MB over the wire each way", "pictures a second, no limit", "at 1 Gbit/s", "seconds more a step"], rows, note([r for by_rate in layouts.values() for runs in by_rate.values() for r in runs])
                  + " The machines are network namespaces on the same two cores, the wire a pair of virtual Ethernet devices, MB what the kernel counts on it in a step.")
