@@ -34,5 +34,5 @@ setup(
         "train": cfg["train_requirements"].split(),
         "dev": (cfg["train_requirements"] + " " + cfg["dev_requirements"]).split(),
     },
-    entry_points={"nbdev": ["alexnet_nb=alexnet_nb._modidx:d"]},
+    entry_points={"nbdev": ["alexnet_nb=alexnet_nb._modidx:d"], "console_scripts": cfg["console_scripts"].split()},
 )
