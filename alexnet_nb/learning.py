@@ -118,4 +118,4 @@ def expect(spread, x):
     after = PLATEAU["updates"] * (max(spread, 1e-12) / 0.001) ** PLATEAU["power"]
     words = f"about {after:.0f} updates ({after / PLATEAU['factor']:.0f} to {after * PLATEAU['factor']:.0f})" if after < 500 else "more than 500 updates"
     cause = f"pixels with a deviation of only {x.std():.2g}" if x.std() < 20 else "small initial deviations"
-    return f"The logits differ by {spread:.2g}. Small nets on CIFAR-10 that did stayed {words} on the first plateau, at a rate of 0.01." + (spread < 0.01) * f" Likely cause: {cause}."
+    return f"The logits differ by {spread:.2g}. Small nets on CIFAR-10 with that spread stayed on the first plateau for {words}, at a rate of 0.01." + (spread < 0.01) * f" Likely cause: {cause}."

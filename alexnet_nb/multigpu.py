@@ -50,7 +50,7 @@ def exchange(
     x: torch.Tensor,  # this column's half, N × C × …
     column: int,  # 0 or 1, also the rank of this process in the pair
 ) -> torch.Tensor:  # N × 2C × …: both halves, column 0 first
-    "Both columns' activations, differentiably: the way into conv3, fc6 and fc7 (§3.2)."
+    "Both columns' activations, differentiably: the way into conv3, fc6 and fc7 (§3.2); into fc8 it is `to_first`."
     return Exchange.apply(x, column)
 
 # %% ../nbs/03_multigpu.ipynb #ToFirst

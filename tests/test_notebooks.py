@@ -46,6 +46,8 @@ def test_outputs_are_clean(path):
     assert nb["metadata"]["kernelspec"]["language"] == "python"
     assert path.stat().st_size < 600_000
     for cell in nb["cells"]:
+        kinds = [o.get("name", o["output_type"]) for o in cell.get("outputs", [])]
+        assert all(a != "stdout" or b != "stdout" for a, b in zip(kinds, kinds[1:])), f"cell {cell['id']}: lines printed one by one are one output in Jupyter, and with coalesce_streams in nbclient"
         for output in cell.get("outputs", []):
             words = json.dumps({k: v for k, v in output.get("data", {}).items() if k.startswith("text/")} | {"text": output.get("text", "")})
             assert output["output_type"] != "error" and output.get("name") != "stderr", words
