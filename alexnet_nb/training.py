@@ -126,7 +126,7 @@ def check(config: Config) -> Config:
     plan(recipe)  # refuses a crop that is too small
     folder = Path(config.out_dir).expanduser()
     if config.out_dir: config = replace(config, out_dir=str(folder))
-    need("out_dir", not folder.is_file(), "a folder")
+    need("out_dir", not any(p.is_file() for p in (folder, *folder.parents)), "a folder")
     if config.resume and not (folder / "config.json").is_file():
         raise ValueError(f"parameter out_dir: resume=True needs the folder of a run, found {config.out_dir!r}, which has no config.json")
     if config.out_dir and not config.resume and folder.exists() and any(folder.iterdir()):
@@ -765,7 +765,8 @@ def main():
         check(replace(config, out_dir="", resume=False))
         where = layout(processes, together=config.together, machines=processes // int(env.get("LOCAL_WORLD_SIZE", processes)))
         if where.processes != processes: raise ValueError(f"parameter gpus: found {processes}, but there is {where}")
-    except (ValueError, OSError, RuntimeError) as e: parser.exit(2, f"alexnet-train: {e}\n")
+    except KeyboardInterrupt: parser.exit(130)
+    except (ValueError, OSError, RuntimeError) as e: parser.exit(2, "alexnet-train: " + re.sub(r"\b(resume|together)=True", r"--\1", str(e)) + "\n")
     env.setdefault("ALEXNET_NB_DEVICE", where.device)
     os._exit(work(config, lambda: set_up(config, where), 1 + config.dry_run))
 

@@ -3,6 +3,7 @@ import json
 import os
 import random
 import re
+import signal
 import subprocess
 import sys
 import typing
@@ -109,12 +110,14 @@ def test_the_command_line_is_config():
 
 
 @pytest.mark.parametrize("words, environment, said", [
-    ("--gpus 3", {}, "parameter gpus: found 3, expected 1, an even number, or together=True"),
-    ("--recipe caffe --gpus 2", {}, "parameter gpus: found 2, expected 1, or together=True: recipe caffe"),
+    ("--gpus 3", {}, "parameter gpus: found 3, expected 1, an even number, or --together"),
+    ("--recipe caffe --gpus 2", {}, "parameter gpus: found 2, expected 1, or --together: recipe caffe"),
     ("--gpus 6 --batch-size 2", {}, "parameter batch_size: found 2, expected a picture for each pair"),
     ("--gpus 3 --together --batch-size 2", {}, "parameter batch_size: found 2"),
     ("--lr nan", {}, "parameter lr: found nan, expected float or None"),
     ("--data nowhere", {}, "data: nowhere is not a folder"),
+    ("--out-dir file/run", {}, "parameter out_dir: found 'file/run', expected a folder"),
+    ("--out-dir full", {}, "parameter out_dir: full is not empty; --resume goes on with the run in it"),
     ("--gpu-count 2", {}, "unrecognized arguments: --gpu-count"),
     ("--out-dir x --gpus 2", dict(RANK="0", WORLD_SIZE="4"), "parameter gpus: found 2, but torchrun has started 4 processes"),
     ("--together", dict(RANK="0", WORLD_SIZE="4"), "parameter out_dir: expected a folder that every process sees"),
@@ -123,10 +126,22 @@ def test_the_command_line_is_config():
 ], ids=lambda x: x if isinstance(x, str) else "")
 def test_what_cannot_be_meant_is_refused(words, environment, said, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
+    Path("file").touch(), Path("full/run").mkdir(parents=True)
     for name, value in environment.items(): monkeypatch.setenv(name, value)
     monkeypatch.setattr(sys, "argv", ["alexnet-train", *words.split()])
     with pytest.raises(SystemExit) as stop: main()
     assert stop.value.code == 2 and said in capsys.readouterr().err
+
+
+def test_an_interrupted_run_says_how_to_go_on(tmp_path, command):
+    "Ctrl-C, as the shell sends it: to all processes."
+    run = subprocess.Popen([sys.executable, *command, tmp_path / "run", "--epochs", "300", "--gpus", "2"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    for line in run.stdout:
+        if line.startswith("epoch"): break
+    os.killpg(run.pid, signal.SIGINT)
+    said, errors = run.communicate(timeout=60)
+    assert run.returncode == 130 and "--resume" in said and "Traceback" not in errors, said + errors
+    assert gone(tmp_path)
 
 
 def test_layouts_in_words():
