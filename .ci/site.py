@@ -18,6 +18,9 @@ from urllib.parse import unquote, urlsplit
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGED, SITE = ROOT / "_proc", ROOT / "_docs"
+SIGNATURES = (  # as nbdev writes them, and as a reader would
+    (r"```python\n\n", "```python\n"), (r"args:(?:VAR_POSITIONAL|Any), kwargs:(?:VAR_KEYWORD|Any)", "*args, **kwargs"),
+    (r":(?:NoneType|builtin_function_or_method)=", "="), (r"\b__main__\.", ""), (r"(\ndef \w+\()\n\s*\n\)", r"\1)"))
 NUMBER = re.compile(r"(?<![\w/])((?:\.\./)*)\d\d_(\w+\.ipynb)")
 
 
@@ -74,7 +77,8 @@ def stage():
                 for kind in ("text/markdown", "text/html"):
                     if kind in output.get("data", {}):
                         words = NUMBER.sub(r"\1\2", relative("".join(output["data"][kind])))
-                        output["data"][kind] = words.replace("```python\n\n", "```python\n")  # nbdev's signatures begin with an empty line
+                        for found, plain in SIGNATURES: words = re.sub(found, plain, words)
+                        output["data"][kind] = words
         path.unlink()
         path.with_name(re.sub(r"^\d\d_", "", path.name)).write_text(json.dumps(nb))
 

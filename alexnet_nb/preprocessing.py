@@ -470,6 +470,7 @@ class Pace:
 
 # %% ../nbs/01_preprocessing.ipynb #sha256
 def sha256(path):
+    "Checksum of a file, as hexadecimal digits."
     with open(path, "rb") as f: return hashlib.file_digest(f, "sha256").hexdigest()
 
 # %% ../nbs/01_preprocessing.ipynb #list_digits

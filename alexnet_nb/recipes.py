@@ -234,8 +234,8 @@ LAB = {  # id: what it is built from, and what changes; levels: factor and numbe
 def lab(
     id: str,  # one of LAB
 ) -> Recipe:
-    """One of the author's experiments as a recipe named lab-ID (`layers/layer-params-ID.cfg`). The batch size, 256 where the id says so,
-    belongs to the run. Raises `ValueError` for an id that is not in `LAB`."""
+    """One of the author's experiments as a recipe named lab-ID (`layers/layer-params-ID.cfg`).
+    A batch size of 256, where the id says so, belongs to the run. Raises `ValueError` for an id that is not in `LAB`."""
     if id not in LAB: raise ValueError(f"lab: found {id!r}, expected one of {', '.join(LAB)}")
     parent, change = LAB[id]
     recipe = parent if isinstance(parent, Recipe) else lab(parent)
