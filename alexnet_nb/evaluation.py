@@ -66,6 +66,7 @@ def evaluate(
     "Errors on the validation pictures at the end of a run; writes `result.json` with the errors of all views (§6)."
     folder, model = Path(folder), load_model(folder, device)
     config, labels = json.loads((folder / "config.json").read_text()), torch.tensor(data.val.labels)
+    if data.size != config["size"]: raise ValueError(f"data: the pictures have {data.size} pixels a side, but the run in {folder} was trained on {config['size']}")
     see = Input(model.recipe, data.mean, data.cov, device, model.fc8.bias.dtype)
     views = {v: error_rates(probabilities(model, see, data.val.images, v).cpu(), labels) for v in sorted({1, model.recipe.views})}
     v, (top1, top5) = list(views.items())[-1]

@@ -650,6 +650,7 @@ def launch(
                 else: show_line(line, log, live)
             process.wait()
         finally: end(process)
+    if any(e["trace"].rstrip().endswith("KeyboardInterrupt") for e in errors): raise KeyboardInterrupt
     if process.returncode: raise RuntimeError(failure(folder, process.returncode, errors))
 
 # %% ../nbs/10_training.ipynb #allocator
@@ -694,9 +695,9 @@ def train(
     "Train a run to its end and return its folder."
     config = check(config)
     where = layout(config.gpus, together=config.together)
+    data = prepare(config.data, complete(config).size, config.batch_size).path  # listed and packed once, not in every process
     folder = start_run(config, where)
     if config.dry_run: print("a dry run: three steps in two launches, whose errors mean nothing", flush=True)
-    data = prepare(config.data, complete(config).size, config.batch_size).path  # listed and packed once, not in every process
     try:
         for _ in range(1 + config.dry_run): launch(folder, where, data)
     except BaseException:
@@ -760,7 +761,7 @@ def main():
         if given.get("gpus", processes) != processes: raise ValueError(f"parameter gpus: found {config.gpus}, but torchrun has started {processes} processes")
         if not config.out_dir: raise ValueError("parameter out_dir: expected a folder that every process sees")
         if env.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0" and env.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
-            raise ValueError("--max-restarts needs TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in the environment of torchrun (pytorch issue 135712)")
+            raise ValueError("--max-restarts needs TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in the environment of torchrun (pytorch issue 135712), and --standalone or --rdzv-backend c10d")
         config = replace(config, gpus=processes)
         check(replace(config, out_dir="", resume=False))
         where = layout(processes, together=config.together, machines=processes // int(env.get("LOCAL_WORLD_SIZE", processes)))
@@ -787,8 +788,8 @@ def set_up(
     def pack(): return prepare(config.data, complete(config).size, config.batch_size, progress=lambda words: print(f"alexnet_nb: {words}", flush=True)).path
 
     restarted = max(told(int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)))) > 0 and (Path(config.out_dir).expanduser() / "config.json").exists()
-    begun = (start_run(check(replace(config, resume=config.resume or restarted)), where), pack()) if rank == 0 else None
-    folder, data = told(begun)[0]
+    if rank == 0: config, data = check(replace(config, resume=config.resume or restarted)), pack()  # before anything is made
+    folder, data = told((start_run(config, where), data) if rank == 0 else None)[0]
     if not (folder / "config.json").exists(): raise FileNotFoundError(f"parameter out_dir: process {rank} does not see {folder}, which process 0 has made; it must be on a disk that all machines share")
     return folder, told(data if rank == 0 else pack() if local == 0 else None)[rank - local]
 

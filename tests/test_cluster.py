@@ -135,7 +135,8 @@ def test_what_cannot_be_meant_is_refused(words, environment, said, monkeypatch, 
 
 def test_an_interrupted_run_says_how_to_go_on(tmp_path, command):
     "Ctrl-C, as the shell sends it: to all processes."
-    run = subprocess.Popen([sys.executable, *command, tmp_path / "run", "--epochs", "300", "--gpus", "2"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    run = subprocess.Popen([sys.executable, *command, tmp_path / "run", "--epochs", "300", "--gpus", "2"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+                           preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # a shell has its background jobs ignore it
     for line in run.stdout:
         if line.startswith("epoch"): break
     os.killpg(run.pid, signal.SIGINT)
