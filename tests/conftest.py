@@ -1,6 +1,7 @@
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -18,6 +19,19 @@ def site():
     done = subprocess.run([sys.executable, ROOT / ".ci/site.py"], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0 and " 0 broken links" in done.stdout, done.stdout + done.stderr
     return ROOT / "_docs"
+
+
+@pytest.fixture(scope="module")  # not longer: its event loop runs, and papermill wants one of its own
+def browser():
+    "Chromium, driven by Playwright: its own, or the system's."
+    api = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install -e '.[dev]'")
+    with api.sync_playwright() as p:
+        for path in (None, *filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome")))):
+            try: browser = p.chromium.launch(executable_path=path, args=["--no-sandbox"])
+            except api.Error: continue
+            yield browser
+            return browser.close()
+        pytest.skip("no browser: apt-get install -y chromium")
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@ import base64
 import json
 import random
 import re
-import shutil
 
 import numpy as np
 import pytest
@@ -19,19 +18,6 @@ from alexnet_nb.recipes import paper
 
 PAGES = {"play-size": "model", "play-lrn": "lrn", "play-crop": "augmentation"}
 NOTEBOOKS = {"play-size": "06_model", "play-lrn": "04_lrn", "play-crop": "07_augmentation"}
-
-
-@pytest.fixture(scope="module")
-def browser():
-    "Chromium, driven by Playwright: its own, or the system's."
-    api = pytest.importorskip("playwright.sync_api", reason="the figures are tested in a browser: pip install playwright")
-    with api.sync_playwright() as p:
-        for path in (None, *filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome")))):
-            try: browser = p.chromium.launch(executable_path=path)
-            except api.Error: continue
-            yield browser
-            return browser.close()
-        pytest.skip("no Chromium: playwright install chromium")
 
 
 @pytest.fixture
