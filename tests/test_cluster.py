@@ -131,6 +131,7 @@ def test_what_cannot_be_meant_is_refused(words, environment, said, monkeypatch, 
     monkeypatch.setattr(sys, "argv", ["alexnet-train", *words.split()])
     with pytest.raises(SystemExit) as stop: main()
     assert stop.value.code == 2 and said in capsys.readouterr().err
+    assert sorted(p.name for p in Path().iterdir()) == ["file", "full"]  # and nothing has been made
 
 
 def test_an_interrupted_run_says_how_to_go_on(tmp_path, command):

@@ -35,6 +35,11 @@ def test_mathematics_is_mathml(pages):
         assert not re.search(r"\]\([\w./#-]+\)|\.ipynb\)", prose), f"{name}: Markdown is left"
 
 
+def test_signatures_are_a_readers(pages):
+    for name, page in pages.items():
+        assert not (found := re.search(r"VAR_POSITIONAL|builtin_function_or_method|:NoneType=|__main__\.", re.sub(r"<[^>]+>", "", page))), (name, found)
+
+
 def test_no_page_loads_from_another_host(pages):
     for name, page in pages.items():
         assert not re.findall(r'<(?:script|link|img)[^>]+(?:src|href)="https?://[^"]+"', page), name
