@@ -63,7 +63,7 @@ def evaluate(
     data: Packed,
     device: str = "cpu",
 ) -> Table:  # one view and several
-    "Errors on the validation pictures at the end of a run; writes `result.json` with the errors of all views (§6)."
+    "Errors on the validation pictures at the end of a run; writes `result.json` with the errors of all views (§6). Raises `ValueError` for pictures of another size."
     folder, model = Path(folder), load_model(folder, device)
     config, labels = json.loads((folder / "config.json").read_text()), torch.tensor(data.val.labels)
     if data.size != config["size"]: raise ValueError(f"data: the pictures have {data.size} pixels a side, but the run in {folder} was trained on {config['size']}")
