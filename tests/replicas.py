@@ -17,6 +17,9 @@ from alexnet_nb.preprocessing import Packed, Split, pixel_statistics
 from alexnet_nb.training import Config, Share, Worker, checkpoints, dropout_masks, fit, join, meet, take
 
 
+def tell(found): print(json.dumps(found) + "\n", end="", flush=True)  # as one piece: the other processes write, too
+
+
 def pictures(seed, n):
     g = torch.Generator().manual_seed(seed)
     halves = [(torch.randint(0, 256, (m, 3, 72, 72), dtype=torch.uint8, generator=g), torch.randint(0, 10, (m,), generator=g)) for m in (n, n - 3)]
@@ -54,13 +57,13 @@ for i, case in enumerate(sys.argv[1:]):
     config = Config(data="random", width=1 / 16, size=72, crop=64, epochs=int(epochs), batch_size=int(batch), seed=seed, precision="float64")
     repair = broken(fault)
     try: fit(Worker(runs[0], replace(config, seed=seed + (fault == "seed") * rank), data, mesh))
-    except RuntimeError as e: print(json.dumps({"error": str(e)}), flush=True)
+    except RuntimeError as e: tell({"error": str(e)})
     repair()
     if rank == 0 and fault != "seed":
         worker = Worker(runs[1], config, data, None)
         fit(worker)
         many, one = map(result, runs)
         assert many.keys() == one.keys() and not worker.model.conv1.weight.requires_grad and worker.step == 10
-        print(json.dumps({"case": case, "seed": seed} | {name: ((many[name] - one[name]).abs().max() / one[name].abs().max()).item() for name in one}), flush=True)
+        tell({"case": case, "seed": seed} | {name: ((many[name] - one[name]).abs().max() / one[name].abs().max()).item() for name in one})
 dist.barrier()
 os._exit(0)  # as the package's workers end
