@@ -53,6 +53,9 @@ ARMS = dict(
     crops=dict(size=24), dropout=dict(hidden=512), no_dropout=dict(hidden=512))
 
 
+COLOURED = "columns", "apart", "dense"  # the arms that Figure 3 is about
+
+
 def cropped(seed, size):
     "Random crops, and reflections, one for each picture of a batch, drawn from (seed, epoch) for all pictures."
     drawn = {}
@@ -102,7 +105,7 @@ def train(folder, arm, lr, seed, epochs, drop=None, tune=False, precision="bfloa
 
 def kernels(model, arm):
     "Kernels of the first layer, 32×3×5×5 in half precision, for the arms that Figure 3 is about."
-    if arm not in ("dense", "columns", "apart"): return {}
+    if arm not in COLOURED: return {}
     return dict(kernels=base64.b64encode(model.conv1.weight.detach().contiguous().half().numpy().tobytes()).decode())
 
 
@@ -131,44 +134,63 @@ def split(shares, seed, draws=10_000):
     return float(gap(shares)), float((1 + (null >= gap(shares) - 1e-12).sum()) / (1 + draws))
 
 
+def final(results, arm):
+    "The runs of an arm from which conclusions are drawn, by seed: the first three in bfloat16, the others in float32 (see the protocol)."
+    runs = [r for r in cifar.lines(results) if r["job"]["arm"] == arm and r["job"]["seed"] < 8]
+    return sorted((r for r in runs if r["job"] == job(arm, r["job"]["lr"], r["job"]["seed"])), key=lambda r: r["job"]["seed"])
+
+
 def splits(results, arm):
     "(Difference, p) of the colour shares of the two columns, by seed; halves drawn at random for the dense net."
-    kernels = {r["job"]["seed"]: colour(r["kernels"]) for r in cifar.lines(results) if r["job"]["arm"] == arm and r["job"]["epochs"] == 8}
-    if arm == "dense": kernels = {s: np.random.default_rng(1000 + s).permutation(k) for s, k in kernels.items()}
-    return [split(k, s) for s, k in sorted(kernels.items())]
+    kernels = [colour(r["kernels"]) for r in final(results, arm)]
+    if arm == "dense": kernels = [np.random.default_rng(1000 + s).permutation(k) for s, k in enumerate(kernels)]
+    return [split(k, s) for s, k in enumerate(kernels)]
 
 
-def ends(results, arm, of="error"):
-    "What the runs of an arm ended with, by seed."
-    return [r[of] for r in sorted((r for r in cifar.lines(results) if r["job"]["arm"] == arm and r["job"]["epochs"] == 8), key=lambda r: r["job"]["seed"])]
+def ends(results, arm, of="error"): return [r[of] for r in final(results, arm)]
 
 
 def until(results, arm):
     "Epochs until the training loss is under 0.5; a run that did not get there counts as 30."
-    return [cifar.crossing(r["rows"], 0.5, math.log(10)) or 30.0 for r in cifar.lines(results) if r["job"]["arm"] == arm and r["job"]["epochs"] == 30]
+    return [cifar.crossing(r["rows"], 0.5, math.log(10)) or 30.0 for r in final(results, arm)]
 
 
-FAMILIES = [[("lrn_source", "dense"), ("lrn_paper", "dense")], [("columns", other) for other in ("apart", "dense", "half", "apart_wide")]]
+def job(arm, lr, seed):
+    length = dict(epochs=30) if "dropout" in arm else dict(epochs=8, drop=6)
+    return dict(arm=arm, lr=lr, seed=seed) | length | (dict(precision="float32") if seed > 2 else {})
+
+
+SEEDS = range(8)
+PARTS = ("dense", "columns", "apart", "half", "apart_wide", "crops"), ("lrn_source", "lrn_paper"), ("dropout", "no_dropout")  # one after the other
+FAMILIES = [[("columns", other) for other in ("apart", "dense", "half", "apart_wide")], [("lrn_source", "dense"), ("lrn_paper", "dense")]]
 
 
 def summarise(results):
-    "Every arm, the families of comparisons, ten views, dropout, and the split of the colours."
-    n = lambda *arms: ", ".join(str(len(ends(results, arm))) for arm in arms)
-    rows = [intervals.row(f"{arm}: test error", *intervals.mean(ends(results, arm)), n(arm)) for arm in ARMS if "dropout" not in arm]
+    "Of what is whole: every arm, the families of comparisons, ten views, the split of the colours, dropout."
+    whole = {arm for arm in ARMS if len(final(results, arm)) == len(SEEDS)}
+    n = lambda *arms: ", ".join([str(len(SEEDS))] * len(arms))
+    rows = [intervals.row(f"{arm}: test error", *intervals.mean(ends(results, arm)), n(arm)) for arm in ARMS if arm in whole and "dropout" not in arm]
     for pairs in FAMILIES:
+        if not whole.issuperset(arm for pair in pairs for arm in pair): continue
         errors = [(f"{a} less {b}: test error", ends(results, a), ends(results, b), n(a, b)) for a, b in pairs]
         rows += intervals.family([intervals.row(what, *intervals.difference(a, b), count, intervals.permuted(a, b)) for what, a, b, count in errors])
         rows += [intervals.row(f"{what}, 90 %", *intervals.difference(a, b, 0.9), count) for what, a, b, count in errors]
-    ten, one = ends(results, "crops", "ten"), ends(results, "crops")
-    rows.append(intervals.row("ten views less one: test error", *intervals.mean([a - b for a, b in zip(ten, one)]), str(len(ten))))
-    counts = list(zip(ends(results, "crops", "only_ten"), ends(results, "crops", "only_one")))
-    rows += intervals.family([intervals.row(f"ten views less one, seed {s}", (b - a) / 10_000, n="10000", p=stats.binomtest(a, a + b).pvalue) for s, (a, b) in enumerate(counts)])
-    with_, without = until(results, "dropout"), until(results, "no_dropout")
-    rows.append(intervals.row("dropout over none: epochs to a loss of 0.5", *intervals.ratio(with_, without), f"{len(with_)}, {len(without)}", intervals.permuted(np.log(with_), np.log(without))))
-    for arm in ("columns", "apart", "dense"):
+    if "crops" in whole: rows += ten_views(results)
+    for arm in COLOURED if whole.issuperset(COLOURED) else ():
         gaps, ps = zip(*splits(results, arm))
-        rows.append(intervals.row(f"{arm}: difference of the columns' colour", *intervals.mean(gaps), str(len(gaps)), stats.combine_pvalues(ps, "stouffer").pvalue))
+        rows.append(intervals.row(f"{arm}: difference of the columns' colour", *intervals.mean(gaps), n(arm), stats.combine_pvalues(ps, "stouffer").pvalue))
+    if whole >= {"dropout", "no_dropout"}:
+        with_, without = until(results, "dropout"), until(results, "no_dropout")
+        rows.append(intervals.row("dropout over none: epochs to a loss of 0.5", *intervals.ratio(with_, without), n("dropout", "no_dropout"), intervals.permuted(np.log(with_), np.log(without))))
     return rows
+
+
+def ten_views(results):
+    "Their gain, mean over nets, and McNemar's test for each net."
+    ten, one = ends(results, "crops", "ten"), ends(results, "crops")
+    counts = list(zip(ends(results, "crops", "only_ten"), ends(results, "crops", "only_one")))
+    return [intervals.row("ten views less one: test error", *intervals.mean([a - b for a, b in zip(ten, one)]), str(len(ten)))] + intervals.family(
+        [intervals.row(f"ten views less one, seed {s}", (b - a) / 10_000, n="10000", p=stats.binomtest(a, a + b).pvalue) for s, (a, b) in enumerate(counts)])
 
 
 def analogues(folder, results, minutes):
@@ -178,8 +200,9 @@ def analogues(folder, results, minutes):
     go = lambda jobs: cifar.run(jobs, folder, results, minutes - (time.monotonic() - begin) / 60, train)
     parity = [dict(arm="lrn_source", lr=0.003, seed=seed, epochs=2, tune=True, precision=p) for seed in (200, 201) for p in ("float32", "bfloat16")]
     rates = cifar.choose(dict.fromkeys(ARMS, (0.001, 0.003, 0.01)), lambda grid: parity + sweep(grid), lambda: best(results), go)
-    main = [dict(arm=arm, lr=rates[arm], seed=seed) | (dict(epochs=30) if "dropout" in arm else dict(epochs=8, drop=6)) for seed in range(8) for arm in rates or ()]
-    if main and go(main): intervals.write(results / "summary.tsv", summarise(results))
+    for part in PARTS:
+        if not (rates and go([job(arm, rates[arm], seed) for seed in SEEDS for arm in part])): break
+        intervals.write(results / "summary.tsv", summarise(results))
 
 
 if __name__ == "__main__":
