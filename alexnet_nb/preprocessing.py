@@ -146,8 +146,8 @@ def in_processes(dataset, processes, first=0):
     return DataLoader(dataset, batch_size=None, num_workers=processes, sampler=range(first, len(dataset)), worker_init_fn=end_with_parent)
 
 # %% ../nbs/01_preprocessing.ipynb #end_with_parent
-def end_with_parent(worker):
-    "End this worker when the process that started it is gone; it might wait for that process for ever."
+def end_with_parent(worker=None):
+    "End this process when the one that started it is gone; it might work, or wait, for nobody."
     parent = os.getppid()
     def watch():
         while os.getppid() == parent: time.sleep(1)

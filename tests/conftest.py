@@ -62,7 +62,7 @@ def workers(folder):
     for p in Path("/proc").glob("[0-9]*/cmdline"):
         try: words = p.read_bytes().decode().split("\0")
         except OSError: continue
-        if "alexnet_nb.training" in words and any(str(folder) in os.path.realpath(Path(p.parent, "cwd")) + w for w in words): found.append((int(p.parent.name), words))
+        if any(w == "alexnet_nb.training" or w.endswith("/alexnet-train") for w in words) and any(str(folder) in os.path.realpath(Path(p.parent, "cwd")) + w for w in words): found.append((int(p.parent.name), words))
     return found
 
 

@@ -7,17 +7,17 @@ import signal
 import subprocess
 import sys
 import typing
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, gone
+from conftest import ROOT, gone, workers
 from safetensors.torch import load_file
 
 from alexnet_nb import training
 from alexnet_nb.preprocessing import prepare
-from alexnet_nb.training import Config, Worker, check, command_line, fit, layout, main, take
+from alexnet_nb.training import Config, Worker, check, command_line, complete, fit, layout, main, start_run, take
 
 SMALL = dict(width=1 / 16, epochs=1, precision="float64")
 
@@ -79,6 +79,52 @@ def test_a_killed_process_is_started_again_and_the_end_is_the_same(tmp_path, com
     assert gone(tmp_path)
 
 
+def test_only_the_run_that_the_same_launch_began_goes_on_after_a_restart(tmp_path, command):
+    "A folder with somebody else's run is refused at every attempt, by one process of every machine, and stays as it is."
+    fit_one(tmp_path / "run")
+    before = {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
+    done = subprocess.run([*torchrun(2, "--standalone", "--max-restarts", "1"), *command, tmp_path / "run", "--together"], capture_output=True, text=True, timeout=120)
+    said = done.stdout + done.stderr
+    assert done.returncode != 0 and said.count("ValueError: parameter out_dir: ") == 2 and "is not empty" in said, said
+    assert {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()} == before
+
+
+def test_a_failed_dry_run_is_not_started_again(tmp_path, command, fault):
+    fault("raise ArithmeticError('broken on purpose')", 1)
+    done = subprocess.run([*torchrun(2, "--standalone", "--max-restarts", "1"), *command, tmp_path / "run", "--together", "--dry-run"], capture_output=True, text=True, timeout=120)
+    said = done.stdout + done.stderr
+    assert done.returncode != 0 and 0 < said.find("broken on purpose") < said.find("a dry run that has failed is not started again"), said
+
+
+def test_no_process_outlives_a_killed_torchrun(tmp_path, command):
+    agent = subprocess.Popen([*torchrun(2), *command, tmp_path / "run", "--together", "--epochs", "300"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    for line in agent.stdout:
+        if "epoch " in line: break
+    assert len(workers(tmp_path)) == 3
+    agent.kill()
+    assert gone(tmp_path)
+    agent.wait()
+
+
+def fit_one(folder):
+    "A whole run of one process, in this one."
+    config = Config(out_dir=str(folder), **SMALL)
+    fit(Worker(start_run(config, layout(1)), config, prepare("digits", 72), None))
+
+
+def test_resume_takes_what_the_run_was_begun_with(tmp_path, command, monkeypatch, capsys):
+    "Every option but the folder; another one is refused by name."
+    fit_one(tmp_path / "run")
+    asked = []
+    monkeypatch.setattr(training, "train", lambda config, shell: asked.append(check(config)))
+    for words in ([], ["--gpus", "2"], ["--seed", "5"]):
+        monkeypatch.setattr(sys, "argv", ["alexnet-train", "--resume", "--out-dir", str(tmp_path / "run"), *words])
+        try: main()
+        except SystemExit as stop: assert stop.code == 2 and "parameter seed: found 5, but the run in" in capsys.readouterr().err
+    expected = replace(complete(Config(**SMALL)), resume=True, out_dir=str(tmp_path / "run"))
+    assert asked == [expected, replace(expected, gpus=2)]
+
+
 def test_two_machines(tmp_path, command):
     "Two agents of torchrun, a column on each; the same losses as in one process."
     agent = lambda: subprocess.Popen([*torchrun(1, "--nnodes", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}"), *command, tmp_path / "run"],
@@ -88,8 +134,7 @@ def test_two_machines(tmp_path, command):
     said = [a.communicate(timeout=120)[0] for a in agents]
     assert [a.returncode for a in agents] == [0, 0] and any("two processes agree with one" in words for words in said), said
     assert json.loads((tmp_path / "run/env.json").read_text())["layout"].endswith("on 2 machines")
-    (tmp_path / "one").mkdir()
-    fit(Worker(tmp_path / "one", Config(**SMALL), prepare("digits", 72), None))
+    fit_one(tmp_path / "one")
     two, one = ([r["loss"] for r in metrics(tmp_path / name)] for name in ("run", "one"))
     assert len(two) == 13 and two == pytest.approx(one, rel=1e-9)
 
@@ -119,10 +164,14 @@ def test_the_command_line_is_config():
     ("--out-dir file/run", {}, "parameter out_dir: found 'file/run', expected a folder"),
     ("--out-dir full", {}, "parameter out_dir: full is not empty; --resume goes on with the run in it"),
     ("--gpu-count 2", {}, "unrecognized arguments: --gpu-count"),
-    ("--out-dir x --gpus 2", dict(RANK="0", WORLD_SIZE="4"), "parameter gpus: found 2, but torchrun has started 4 processes"),
-    ("--together", dict(RANK="0", WORLD_SIZE="4"), "parameter out_dir: expected a folder that every process sees"),
-    ("--out-dir x", dict(RANK="0", WORLD_SIZE="2", TORCHELASTIC_MAX_RESTARTS="2", TORCHELASTIC_USE_AGENT_STORE="True"), "--max-restarts needs TORCH_DISABLE"),
-    ("--out-dir x", dict(RANK="0", WORLD_SIZE="3"), "parameter gpus: found 3, expected 1, an even number"),
+    ("--out-dir x --gpus 2", dict(RANK="0", LOCAL_RANK="0", WORLD_SIZE="4"), "parameter gpus: found 2, but torchrun has started 4 processes"),
+    ("--together", dict(RANK="0", LOCAL_RANK="0", WORLD_SIZE="4"), "parameter out_dir: expected a folder that every process sees"),
+    ("--out-dir x", dict(RANK="0", LOCAL_RANK="0", WORLD_SIZE="2", TORCHELASTIC_MAX_RESTARTS="2", TORCHELASTIC_USE_AGENT_STORE="True"), "--max-restarts needs TORCH_DISABLE"),
+    ("--out-dir x", dict(RANK="0", LOCAL_RANK="0", WORLD_SIZE="3"), "parameter gpus: found 3, expected 1, an even number"),
+    ("--out-dir x", dict(RANK="0"), "found RANK in the environment, but not LOCAL_RANK, WORLD_SIZE"),
+    ("--data .", {}, "parameter out_dir: found '', expected a folder outside of the data, ."),
+    ("--data full --out-dir full/run/1", {}, "parameter out_dir: found 'full/run/1', expected a folder outside of the data, full"),
+    ("--resume --dry-run --out-dir full", {}, "parameter dry_run: found True, expected False with --resume"),
 ], ids=lambda x: x if isinstance(x, str) else "")
 def test_what_cannot_be_meant_is_refused(words, environment, said, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
