@@ -15,7 +15,7 @@ from .preprocessing import Packed
 
 # %% ../nbs/12_qualitative.ipynb #kernel_sheet
 def kernel_sheet(
-    weight: torch.Tensor,  # of conv1: kernels × 3 × 11 × 11
+    weight: torch.Tensor,  # of conv1: kernels × 3 × side × side, 11 in the paper
     columns: int = 2,
     across: int = 16,  # kernels in a row
 ) -> torch.Tensor:  # height × width × 3, from 0 to 1; the paper's Figure 3
@@ -26,8 +26,8 @@ def kernel_sheet(
     blocks = []
     for half in w.chunk(columns):
         blank = torch.ones(-len(half) % across, *half.shape[1:])
-        tiles = torch.cat([half.cpu(), blank]).unflatten(0, (-1, across))  # rows × across × 3 × 13 × 13
-        blocks += [tiles.permute(0, 3, 1, 4, 2).flatten(0, 1).flatten(1, 2), torch.full((3, 13 * across, 3), 0.5)]
+        tiles = torch.cat([half.cpu(), blank]).unflatten(0, (-1, across))  # rows × across × 3 × side + 2 × side + 2
+        blocks += [tiles.permute(0, 3, 1, 4, 2).flatten(0, 1).flatten(1, 2), torch.full((3, w.shape[-1] * across, 3), 0.5)]
     return torch.cat(blocks[:-1])
 
 # %% ../nbs/12_qualitative.ipynb #draw_predictions

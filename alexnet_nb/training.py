@@ -132,17 +132,18 @@ def check(config: Config) -> Config:
     within = (Path(config.out_dir or "runs").resolve(), *Path(config.out_dir or "runs").resolve().parents)
     need("out_dir", Path(config.data).resolve() not in within, f"a folder outside of the data, {config.data}")
     need("dry_run", not (config.dry_run and config.resume), "False with resume=True: a dry run has a folder of its own")
-    if config.resume and not (folder / "config.json").is_file():
+    old = read_json(folder / "config.json") if config.out_dir and (folder / "config.json").is_file() else {}
+    if old.get("dry_run"): raise ValueError(f"parameter out_dir: {folder} holds a dry run, with which nothing goes on; remove it, or give another folder")
+    if config.resume and not old:
         raise ValueError(f"parameter out_dir: resume=True needs the folder of a run, found {config.out_dir!r}, which has no config.json")
     if config.out_dir and not config.resume and folder.exists() and any(folder.iterdir()):
         raise ValueError(f"parameter out_dir: {folder} is not empty; resume=True goes on with the run in it")
-    if config.resume: same_run(config, read_json(folder / "config.json"))
+    if config.resume: same_run(config, old)
     return config
 
 # %% ../nbs/10_training.ipynb #same_run
 def same_run(config, old):
-    "Refuse to resume a dry run, or a run of another configuration."
-    if old["dry_run"]: raise ValueError(f"parameter out_dir: {config.out_dir} holds a dry run, with which nothing goes on; remove it, or give another folder")
+    "Refuse to resume a run of another configuration."
     for name, value in asdict(complete(config)).items():
         if name not in ("gpus", "together", "out_dir", "resume", "dry_run") and value != old[name]:
             raise ValueError(f"parameter {name}: found {value!r}, but the run in {config.out_dir} has {old[name]!r}")

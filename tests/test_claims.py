@@ -50,6 +50,9 @@ def test_row_is_true(claim):
         assert hasattr(importlib.import_module(f"alexnet_nb.{module}"), name)
     if claim["lab"]: assert [f"{e:.1f}" for e in notes(claim["lab"])] == claim["paper"].split(", ")
     if claim["result"]: assert_agrees(claim["ours"], *claim["result"].split(":", 1))
+    if claim["result"]:  # and the command that made it is known
+        folder = ROOT / "results" / claim["result"].partition("/")[0]
+        assert (folder / "config.json").exists() or json.loads((folder / "env.json").read_text())["command"].startswith("python nbs/experiments/")
     if claim["lab"]:
         run = experiments()[claim["lab"].split(" - ")[0].removesuffix(", one view")]
         file, lines = claim["source"].split(":")

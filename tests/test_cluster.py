@@ -6,13 +6,14 @@ import re
 import signal
 import subprocess
 import sys
+import time
 import typing
 from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, gone, workers
+from conftest import LONG, ROOT, gone, workers
 from safetensors.torch import load_file
 
 from alexnet_nb import training
@@ -137,6 +138,25 @@ def test_two_machines(tmp_path, command):
     fit_one(tmp_path / "one")
     two, one = ([r["loss"] for r in metrics(tmp_path / name)] for name in ("run", "one"))
     assert len(two) == 13 and two == pytest.approx(one, rel=1e-9)
+
+
+@pytest.mark.skipif(not LONG, reason="half a minute of waiting: set ALEXNET_NB_LONG=1")
+def test_what_is_left_goes_on_without_a_lost_machine(tmp_path, command, monkeypatch):
+    "Two agents with --nnodes 1:2; one is killed, and the other starts again alone, from the last checkpoint."
+    monkeypatch.setenv("ALEXNET_NB_SAVE", "0")
+    port = training.socket.create_server(("127.0.0.1", 0)).getsockname()[1]
+    options = ["--nnodes", "1:2", "--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}", "--max-restarts", "3"]
+    agent = lambda: subprocess.Popen([*torchrun(1, *options), *command, tmp_path / "run", "--together", "--epochs", "20"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    first = agent()
+    time.sleep(3)  # the first agent is the one where all meet
+    second, said = agent(), ""
+    for line in first.stdout:
+        said += line
+        if "epoch  2" in line: second.kill()
+    assert first.wait() == 0 and json.loads((tmp_path / "run/env.json").read_text())["layout"] == "no CUDA device: both columns in one CPU process", said
+    assert "resumed at step" in said and [r["step"] for r in metrics(tmp_path / "run") if r["split"] == "train"] == list(range(1, 241))
+    assert gone(tmp_path)
+    second.wait()
 
 
 def test_the_command_line_is_config():

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from jupyter_client.manager import start_new_kernel
 from safetensors.torch import load_file
 
 from alexnet_nb.preprocessing import prepare
-from alexnet_nb.training import Config, Worker, checkpoints, load_checkpoint, run_epochs, train
+from alexnet_nb.training import Config, Worker, checkpoints, hold, launch, layout, load_checkpoint, run_epochs, start_run, train
 
 SMALL = dict(width=1 / 8, epochs=2, recipe="source2012")
 
@@ -91,6 +92,34 @@ def test_another_recipe_or_data_set_is_refused_by_name(tmp_path):
 
 class Harmful:
     def __reduce__(self): return os.system, ("touch harmed",)
+
+
+def test_a_damaged_file_of_a_run_is_named(tmp_path):
+    _, path = begun(tmp_path)
+    (path / "state.json").write_text('{"step": 1')
+    with pytest.raises(ValueError, match=f"{path}/state.json is damaged or missing; remove {path} to go on from the checkpoint before it"): load_checkpoint(fresh(tmp_path), path)
+    (tmp_path / "config.json").write_text("")
+    with pytest.raises(ValueError, match=f"{tmp_path}/config.json is damaged"): train(Config(out_dir=str(tmp_path), resume=True, **SMALL))
+
+
+def test_others_may_read_what_a_user_lets_them_read(tmp_path):
+    before = os.umask(0o027)
+    try: _, path = begun(tmp_path)
+    finally: os.umask(before)
+    assert {p.name: oct(p.stat().st_mode & 0o777) for p in path.iterdir()} == dict.fromkeys(["weights.safetensors", "velocity.safetensors", "state.json"], "0o640")
+
+
+def test_a_run_is_trained_by_one_at_a_time(tmp_path):
+    "Refused before anything is written, and by the processes themselves; free again when the other has ended."
+    config = Config(out_dir=str(tmp_path / "run"), **SMALL)
+    folder, data = start_run(config, layout(1)), prepare("digits", 72).path
+    before = (folder / "env.json").stat().st_mtime_ns
+    with hold(folder):
+        with pytest.raises(RuntimeError, match=f"another process is training the run in {folder}"): train(replace(config, resume=True, gpus=2))
+        assert (folder / "env.json").stat().st_mtime_ns == before
+        with pytest.raises(RuntimeError, match="another process is training the run"): launch(folder, layout(1), data)
+        assert not checkpoints(folder)
+    hold(folder).close()
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "missing", "pickle", "pickle with its checksum"])

@@ -77,6 +77,7 @@ def test_odd_folders_are_refused(tmp_path, monkeypatch, files, words):
     with pytest.raises((ValueError, FileNotFoundError), match=words): prepare(str(tmp_path / "data"), 16)
 
 
-def test_a_dry_run_of_many_small_steps(tmp_path):
-    folder = train(Config(dry_run=True, batch_size=4, out_dir=str(tmp_path / "run")))
-    assert [json.loads(l)["step"] for l in (folder / "metrics.jsonl").read_text().splitlines()] == [1, 2, 3, 3]
+@pytest.mark.parametrize("settings, steps", [(dict(batch_size=4), [1, 2, 3, 3]), (dict(batch_size=1437, epochs=2), [1, 1, 2, 2])], ids=["many small steps", "fewer than three"])
+def test_a_dry_run_of(tmp_path, settings, steps):
+    folder = train(Config(dry_run=True, out_dir=str(tmp_path / "run"), **settings))
+    assert [json.loads(l)["step"] for l in (folder / "metrics.jsonl").read_text().splitlines()] == steps
