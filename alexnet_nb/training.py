@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['WORDS', 'DTYPES', 'SAVE_SECONDS', 'TOLERANCE', 'ALLOCATOR', 'EXAMPLES', 'PLACE', 'Config', 'read_parameters', 'typed',
-           'check', 'same_run', 'read_json', 'complete', 'run_recipe', 'Layout', 'layout', 'written', 'start_run',
-           'new_folder', 'hold', 'Share', 'take', 'Worker', 'pictures', 'ahead', 'run_epochs', 'Record',
-           'save_checkpoint', 'write_tensors', 'identity', 'checkpoints', 'last_checkpoint', 'read_checkpoint',
-           'load_checkpoint', 'like', 'cut_metrics', 'compare_columns', 'work', 'join', 'end_with_notebook', 'fit',
-           'agree', 'launch', 'show_line', 'end', 'failure', 'train', 'resume_command', 'command_line', 'main',
-           'one_of_many', 'set_up', 'restarted', 'plot_curves']
+           'check', 'expect', 'check_values', 'check_folder', 'same_run', 'read_json', 'begun_with', 'complete',
+           'run_recipe', 'Layout', 'layout', 'written', 'start_run', 'new_folder', 'hold', 'Share', 'take', 'Worker',
+           'pictures', 'ahead', 'run_epochs', 'Record', 'save_checkpoint', 'write_tensors', 'identity', 'checkpoints',
+           'last_checkpoint', 'read_checkpoint', 'load_checkpoint', 'like', 'cut_metrics', 'compare_columns', 'work',
+           'join', 'end_with_notebook', 'fit', 'agree', 'launch', 'show_line', 'end', 'failure', 'train',
+           'resume_command', 'command_line', 'main', 'one_of_many', 'set_up', 'started_again', 'plot_curves']
 
 # %% ../nbs/10_training.ipynb #imports
 import argparse
@@ -36,8 +36,9 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import NamedTuple, TextIO, get_args
 
 import numpy as np
 import torch
@@ -51,7 +52,7 @@ from .dropout import dropout_masks
 from .learning import error_rates, plateau_drops, rates_at, reduced, set_rates, sgd
 from .model import AlexNet, initial_weights, plan
 from .multigpu import gather_whole, meet, split_state
-from .preprocessing import Packed, Split, end_with_parent, open_packed, prepare, sha256
+from .preprocessing import NAMES, Packed, Split, end_with_parent, open_packed, prepare, sha256
 from .recipes import LAB, RECIPES, Recipe, named
 
 # %% ../nbs/10_training.ipynb #Config
@@ -109,9 +110,17 @@ WORDS = {bool: "True or False", type(None): "None", str: "text (papermill's -r p
 
 # %% ../nbs/10_training.ipynb #check
 def check(config: Config) -> Config:
-    "Refuse values that cannot be meant, before any work. Returns the configuration."
-    def need(name, good, expected):
-        if not good: raise ValueError(f"parameter {name}: found {getattr(config, name)!r}, expected {expected}")
+    "Refuse values that cannot be meant and a folder that is not fit for the run, before any work. Returns the configuration."
+    check_values(config)
+    return check_folder(config)
+
+def expect(config, name, good, expected):
+    if not good: raise ValueError(f"parameter {name}: found {getattr(config, name)!r}, expected {expected}")
+
+# %% ../nbs/10_training.ipynb #check_values
+def check_values(config: Config):
+    "Refuse values that cannot be meant."
+    need = partial(expect, config)
     need("gpus", config.gpus == 1 or config.gpus > 1 and (config.together or config.gpus % 2 == 0), "1, an even number, or together=True")
     need("recipe", config.recipe in {*RECIPES, *(f"lab-{id}" for id in LAB)}, "one of " + ", ".join([n for n, r in RECIPES.items() if r.schedule] + ["lab-ID"]))
     need("precision", config.precision in DTYPES, "one of " + ", ".join(DTYPES))
@@ -126,24 +135,29 @@ def check(config: Config) -> Config:
     need("size", config.data != "digits" or whole.size % 8 == 0, "a multiple of 8 for digits")
     need("crop", config.crop is None or config.crop <= whole.size, f"at most the size of the stored pictures, {whole.size}")
     plan(recipe)  # refuses a crop that is too small
-    folder = Path(config.out_dir).expanduser()
+
+# %% ../nbs/10_training.ipynb #check_folder
+def check_folder(config: Config) -> Config:
+    "Refuse a folder with anything but the run to go on with."
+    folder, need = Path(config.out_dir).expanduser(), partial(expect, config)
     if config.out_dir: config = replace(config, out_dir=str(folder))
     need("out_dir", not any(p.is_file() for p in (folder, *folder.parents)), "a folder")
-    within = (Path(config.out_dir or "runs").resolve(), *Path(config.out_dir or "runs").resolve().parents)
-    need("out_dir", Path(config.data).resolve() not in within, f"a folder outside of the data, {config.data}")
     need("dry_run", not (config.dry_run and config.resume), "False with resume=True: a dry run has a folder of its own")
-    old = read_json(folder / "config.json") if config.out_dir and (folder / "config.json").is_file() else {}
-    if old.get("dry_run"): raise ValueError(f"parameter out_dir: {folder} holds a dry run, with which nothing goes on; remove it, or give another folder")
-    if config.resume and not old:
-        raise ValueError(f"parameter out_dir: resume=True needs the folder of a run, found {config.out_dir!r}, which has no config.json")
-    if config.out_dir and not config.resume and folder.exists() and any(folder.iterdir()):
+    if config.resume:
+        same_run(config, begun_with(config.out_dir))
+        return config
+    where = (folder if config.out_dir else Path("runs")).resolve()
+    need("out_dir", config.data in NAMES or Path(config.data).expanduser().resolve() not in (where, *where.parents), f"a folder outside of the data, {config.data}")
+    if not config.out_dir or not folder.exists(): return config
+    if (folder / "config.json").exists(): begun_with(config.out_dir)  # a dry run is refused in its own words
+    if any(p.name != "env.json" and p.name[0] != "." for p in folder.iterdir()):  # those are left by a start that failed
         raise ValueError(f"parameter out_dir: {folder} is not empty; resume=True goes on with the run in it")
-    if config.resume: same_run(config, old)
     return config
 
 # %% ../nbs/10_training.ipynb #same_run
 def same_run(config, old):
     "Refuse to resume a run of another configuration."
+    old = asdict(Config()) | old
     for name, value in asdict(complete(config)).items():
         if name not in ("gpus", "together", "out_dir", "resume", "dry_run") and value != old[name]:
             raise ValueError(f"parameter {name}: found {value!r}, but the run in {config.out_dir} has {old[name]!r}")
@@ -151,8 +165,21 @@ def same_run(config, old):
 # %% ../nbs/10_training.ipynb #read_json
 def read_json(path: Path) -> dict:
     "What a file of a run holds. Raises `ValueError` naming the file if it is damaged."
-    try: return json.loads(path.read_text())
+    try: found = json.loads(path.read_text())
     except ValueError as e: raise ValueError(f"{path} is damaged: {e}") from None
+    if not found or not isinstance(found, dict): raise ValueError(f"{path} is damaged: found {str(found)[:40]}, expected names with values")
+    return found
+
+# %% ../nbs/10_training.ipynb #begun_with
+def begun_with(
+    out_dir: str,
+) -> dict:  # config.json
+    "What the run in a folder was begun with. Raises `ValueError` where there is none to go on with."
+    path = Path(out_dir).expanduser() / "config.json"
+    if not out_dir or not path.is_file(): raise ValueError(f"parameter out_dir: resume=True needs the folder of a run, found {out_dir!r}, which has no config.json")
+    old = read_json(path)
+    if old.get("dry_run"): raise ValueError(f"parameter out_dir: {out_dir} holds a dry run, with which nothing goes on; remove it, or give another folder")
+    return old
 
 # %% ../nbs/10_training.ipynb #c8f1d5b5
 DTYPES = {"float32": torch.float32, "bfloat16": torch.float32, "float64": torch.float64}  # of the weights
@@ -226,14 +253,15 @@ def start_run(
     config: Config,
     where: Layout,
     agents: list = [],  # that start the processes, and start them again
-) -> Path:
+) -> tuple[Path, TextIO]:  # the folder, and what holds it while it is open
     "Make the folder of a new run, or take that of the one to resume, and write configuration and devices to it."
     folder = Path(config.out_dir) if config.resume else new_folder(config)
-    hold(folder).close()
+    lock = hold(folder)
+    check_folder(replace(config, out_dir=str(folder)))  # once more: packing took its time
     env = dict(python=platform.python_version(), torch=torch.__version__, system=f"{platform.system()} {platform.machine()}", layout=where.words, threads=where.threads) | (dict(agents=agents) if agents else {})
     with written(folder / "env.json") as temp: temp.write_text(json.dumps(env, indent=1))
     with written(folder / "config.json") as temp: temp.write_text(json.dumps(asdict(complete(config)) | dict(out_dir=str(folder)), indent=1))
-    return folder
+    return folder, lock
 
 # %% ../nbs/10_training.ipynb #new_folder
 def new_folder(config):
@@ -247,12 +275,16 @@ def new_folder(config):
 # %% ../nbs/10_training.ipynb #hold
 def hold(
     folder: Path,  # of a run
-):
-    "Take a run for this process, for as long as what is returned stays open. Raises `RuntimeError` where another process trains it."
-    lock = open(folder / ".lock", "w")
+) -> TextIO:
+    "Take a run for this process, for as long as what is returned stays open. Raises `RuntimeError` where another process has it."
+    lock = open(folder / ".lock", "a+")
     try: fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError: raise RuntimeError(f"parameter out_dir: another process is training the run in {folder}") from None
+    except BlockingIOError:
+        lock.seek(0)
+        raise RuntimeError(f"parameter out_dir: {lock.read() or 'another process'} is training the run in {folder}; if it is not, remove {folder}/.lock") from None
     except OSError: pass  # a disk that knows no locks
+    lock.truncate(0)
+    print(f"process {os.getpid()} on {socket.gethostname()}", end="", file=lock, flush=True)
     return lock
 
 # %% ../nbs/10_training.ipynb #Share
@@ -510,7 +542,7 @@ def identity(worker):
 # %% ../nbs/10_training.ipynb #checkpoints
 def checkpoints(folder) -> list:
     "The checkpoints of a run, oldest first."
-    return sorted(Path(folder).glob("checkpoints/step-*"))
+    return sorted(Path(folder).glob("checkpoints/step-*"), key=lambda p: int(p.name[5:]))
 
 # %% ../nbs/10_training.ipynb #last_checkpoint
 def last_checkpoint(worker: Worker) -> Path | None:
@@ -526,8 +558,10 @@ def read_checkpoint(
 ) -> dict:
     "The state of a checkpoint. Raises `ValueError` where a file is damaged, or the checkpoint is another recipe's or data set's."
     def lost(name): return ValueError(f"{path / name} is damaged or missing; remove {path} to go on from the checkpoint before it")
+    if not path.exists(): raise FileNotFoundError(f"{path}, which the first process has found, is not there for this one; the folder of a run must be on a disk that all machines share")
     try: state = read_json(path / "state.json")
-    except (OSError, ValueError): raise lost("state.json") from None
+    except (FileNotFoundError, ValueError): raise lost("state.json") from None
+    if not {"sha256", "step", *expected} <= state.keys(): raise lost("state.json")
     for name, digest in state["sha256"].items():
         if not (path / name).exists() or sha256(path / name) != digest: raise lost(name)
     for what, now in expected.items():
@@ -556,7 +590,9 @@ def cut_metrics(path, step):
     "Keep what was recorded up to a step; the last line may be torn."
     if not path.exists(): return
     lines = [l for l in path.read_text().splitlines() if l.endswith("}")]
-    with written(path) as temp: temp.write_text("".join(l + "\n" for l in lines if json.loads(l)["step"] <= step))
+    try: kept = [l for l in lines if json.loads(l)["step"] <= step]
+    except ValueError as e: raise ValueError(f"{path} is damaged: {e}") from None
+    with written(path) as temp: temp.write_text("".join(l + "\n" for l in kept))
 
 # %% ../nbs/10_training.ipynb #compare_columns
 TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2, "float64": 1e-10}  # relative to the largest entry
@@ -610,8 +646,7 @@ def work(
             torch.use_deterministic_algorithms(True, warn_only=True)  # so that a resumed run repeats what it would have done
             torch.utils.deterministic.fill_uninitialized_memory = False  # its default costs time and changes nothing here
         mesh = join(int(env["WORLD_SIZE"]), config.together, device)
-        folder, data = find()
-        lock = hold(folder) if rank == 0 else None  # until this process ends
+        folder, data, *_lock = find()  # which stays open until this process ends
         for _ in range(launches): fit(Worker(folder, config, open_packed(data), mesh, device, float(env.get("ALEXNET_NB_EVERY", 60))))
         if mesh: dist.destroy_process_group()
         return 0
@@ -686,6 +721,7 @@ def launch(
     (folder / "log").mkdir(exist_ok=True)
     errors = []
     with open(folder / "log/torchrun.txt", "ab", buffering=0) as log:
+        begin = log.tell()
         process = subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True)
         try:
             for line in process.stdout:
@@ -694,7 +730,7 @@ def launch(
             process.wait()
         finally: end(process)
     if any(e["trace"].rstrip().endswith("KeyboardInterrupt") for e in errors): raise KeyboardInterrupt
-    if process.returncode: raise RuntimeError(failure(folder, process.returncode, errors))
+    if process.returncode: raise RuntimeError(failure(folder, process.returncode, errors, begin))
 
 # %% ../nbs/10_training.ipynb #allocator
 ALLOCATOR = dict(MALLOC_MMAP_MAX_="0", MALLOC_TRIM_THRESHOLD_="100000000000", MALLOC_TOP_PAD_="268435456")  # glibc keeps freed memory for the next batch
@@ -720,9 +756,9 @@ def end(process):
     process.wait()
 
 # %% ../nbs/10_training.ipynb #failure
-def failure(folder, code, errors):
+def failure(folder, code, errors, begin):
     "What is known about the process that failed first: killed by a signal, or its traceback."
-    log = (folder / "log/torchrun.txt").read_text()
+    log = (folder / "log/torchrun.txt").read_bytes()[begin:].decode(errors="replace")  # not of the launches before
     killed = [(r, s) for r, s in re.findall(r"rank +: (\d+) .*\n +exitcode +: -(\d+)", log) if s != str(int(signal.SIGTERM))]
     if killed: return "process {} was killed by signal {}; the run is in {}".format(*killed[0], folder)
     if errors:
@@ -739,13 +775,14 @@ def train(
     config = check(config)
     where = layout(config.gpus, together=config.together)
     data = prepare(config.data, complete(config).size, config.batch_size).path  # listed and packed once, not in every process
-    folder = start_run(config, where)
+    folder, lock = start_run(config, where)
     if config.dry_run: print("a dry run: three steps in two launches, whose errors mean nothing", flush=True)
     try:
         for _ in range(1 + config.dry_run): launch(folder, where, data)
     except BaseException:
-        print(f"stopped; to go on with it: {resume_command(config, folder, shell)}", flush=True)
+        if not config.dry_run: print(f"stopped; to go on with it: {resume_command(config, folder, shell)}", flush=True)
         raise
+    finally: lock.close()
     return folder
 
 # %% ../nbs/10_training.ipynb #resume_command
@@ -800,8 +837,7 @@ def main():
     parser, env = command_line(), os.environ
     asked = vars(parser.parse_args())
     try:
-        saved = Path(asked.get("out_dir", "")).expanduser() / "config.json"
-        known = read_json(saved) | dict(dry_run=False) if asked.get("resume") and saved.is_file() else {}  # what is not asked for stays as it was
+        known = begun_with(asked.get("out_dir", "")) if asked.get("resume") else {}  # what is not asked for stays as it was
         config = Config(**{f.name: typed(f.name, (known | asked)[f.name], f.type) for f in fields(Config) if f.name in known | asked})
         if not PLACE & env.keys(): return print(f"the run is in {train(config, shell=True)}")
         config, where = one_of_many(config, asked.get("gpus"))
@@ -828,7 +864,7 @@ def one_of_many(
     if env.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0" and env.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
         raise ValueError("--max-restarts needs TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in the environment of torchrun (pytorch issue 135712), and --standalone or --rdzv-backend c10d")
     config = replace(config, gpus=processes)
-    check(replace(config, out_dir="", resume=False))
+    check_values(config)  # the folder is for the first process to look at
     where = layout(processes, together=config.together, machines=processes // int(env.get("LOCAL_WORLD_SIZE", processes)))
     if where.processes != processes: raise ValueError(f"parameter gpus: found {processes}, but there is {where}")
     return config, where
@@ -837,9 +873,9 @@ def one_of_many(
 def set_up(
     config: Config,
     where: Layout,
-) -> tuple[Path, Path]:  # the folder of the run, the packed data
+) -> tuple[Path, Path, TextIO | None]:  # the folder of the run, the packed data, and what holds the folder
     "Make a run, or find the one to go on with, and its data: what the processes of a cluster do first."
-    env, patient = os.environ, None
+    env, patient, folder, data, lock = os.environ, None, None, None, None
     rank, local = int(env["RANK"]), int(env["LOCAL_RANK"])
     if where.processes > 1: patient = dist.new_group(backend="gloo", timeout=timedelta(days=1))  # packing takes its time
 
@@ -850,22 +886,23 @@ def set_up(
 
     def pack(): return prepare(config.data, complete(config).size, config.batch_size, progress=lambda words: print(f"alexnet_nb: {words}", flush=True)).path
 
-    agents = sorted({*told("".join(Path(env.get("TORCHELASTIC_ERROR_FILE", "")).parts[-4:-3]))} - {""})  # folders of torchrun's logs, which are the same after a restart
-    if max(told(int(env.get("TORCHELASTIC_RESTART_COUNT", 0)))) > 0: config = restarted(config, agents)
-    if rank == 0: config, data = check(config), pack()  # before anything is made
-    folder, data = told((start_run(config, where, agents), data) if rank == 0 else None)[0]
+    agents = sorted({*told("".join(Path(env.get("TORCHELASTIC_ERROR_FILE", "")).parts[-4:-3]))} - {""})  # the names of torchrun's own folders, the same after a restart
+    if rank == 0:
+        config, data = check(started_again(config, agents)), pack()  # before anything is made
+        folder, lock = start_run(config, where, agents)
+    folder, data = told((folder, data))[0]
     if not (folder / "config.json").exists(): raise FileNotFoundError(f"parameter out_dir: process {rank} does not see {folder}, which process 0 has made; it must be on a disk that all machines share")
-    return folder, told(data if rank == 0 else pack() if local == 0 else None)[rank - local]
+    return folder, told(data if rank == 0 else pack() if local == 0 else None)[rank - local], lock
 
-# %% ../nbs/10_training.ipynb #restarted
-def restarted(
+# %% ../nbs/10_training.ipynb #started_again
+def started_again(
     config: Config,
-    agents: list,  # that have started the processes again
+    agents: list,  # that have started these processes
 ) -> Config:
-    "Go on with a run that the same agents began. Somebody else's in that folder is left to `check`, which refuses it."
-    if config.dry_run: raise RuntimeError("a dry run that has failed is not started again; what went wrong is further up")
+    "Go on with a run that one of these agents began. Somebody else's in that folder is left to `check`, which refuses it."
     folder = Path(config.out_dir).expanduser()
     begun = all((folder / n).exists() for n in ("config.json", "env.json")) and {*agents} & {*read_json(folder / "env.json").get("agents", [])}
+    if begun and config.dry_run: raise RuntimeError("a dry run that has failed is not started again; what went wrong is further up")
     return replace(config, resume=config.resume or bool(begun))
 
 # %% ../nbs/10_training.ipynb #plot_curves

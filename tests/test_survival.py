@@ -17,7 +17,7 @@ from jupyter_client.manager import start_new_kernel
 from safetensors.torch import load_file
 
 from alexnet_nb.preprocessing import prepare
-from alexnet_nb.training import Config, Worker, checkpoints, hold, launch, layout, load_checkpoint, run_epochs, start_run, train
+from alexnet_nb.training import Config, Worker, check, checkpoints, failure, fit, hold, layout, load_checkpoint, run_epochs, start_run, train
 
 SMALL = dict(width=1 / 8, epochs=2, recipe="source2012")
 
@@ -104,22 +104,50 @@ def test_a_damaged_file_of_a_run_is_named(tmp_path):
 
 def test_others_may_read_what_a_user_lets_them_read(tmp_path):
     before = os.umask(0o027)
-    try: _, path = begun(tmp_path)
+    try: fit(begun(tmp_path)[0])
     finally: os.umask(before)
-    assert {p.name: oct(p.stat().st_mode & 0o777) for p in path.iterdir()} == dict.fromkeys(["weights.safetensors", "velocity.safetensors", "state.json"], "0o640")
+    files = [p for p in tmp_path.rglob("*") if p.is_file()]
+    assert {"weights.safetensors", "velocity.safetensors", "state.json", "model.safetensors"} <= {p.name for p in files}
+    assert {oct(p.stat().st_mode & 0o777) for p in files} == {"0o640"}
 
 
 def test_a_run_is_trained_by_one_at_a_time(tmp_path):
-    "Refused before anything is written, and by the processes themselves; free again when the other has ended."
+    "A second one is refused before anything is written, by the name of the first; the run is free when that has ended."
     config = Config(out_dir=str(tmp_path / "run"), **SMALL)
-    folder, data = start_run(config, layout(1)), prepare("digits", 72).path
+    folder, lock = start_run(config, layout(1))
     before = (folder / "env.json").stat().st_mtime_ns
-    with hold(folder):
-        with pytest.raises(RuntimeError, match=f"another process is training the run in {folder}"): train(replace(config, resume=True, gpus=2))
-        assert (folder / "env.json").stat().st_mtime_ns == before
-        with pytest.raises(RuntimeError, match="another process is training the run"): launch(folder, layout(1), data)
-        assert not checkpoints(folder)
+    with pytest.raises(RuntimeError, match=f"process {os.getpid()} on .* is training the run in {folder}; if it is not, remove {folder}/.lock"): train(replace(config, resume=True, gpus=2))
+    assert (folder / "env.json").stat().st_mtime_ns == before and not (folder / "log").exists()
+    lock.close()
+    with pytest.raises(ValueError, match="is not empty"): start_run(config, layout(1))  # begun by another one while this one was packing
     hold(folder).close()
+
+
+def test_a_start_that_failed_is_begun_again(tmp_path):
+    "Not by hand: what it has left is no run."
+    for name in (".lock", "env.json", ".config.json.123"): (tmp_path / name).write_text("")
+    start_run(check(Config(out_dir=str(tmp_path), **SMALL)), layout(1))[1].close()
+    with pytest.raises(ValueError, match="is not empty"): check(Config(out_dir=str(tmp_path), **SMALL))
+
+
+def test_a_name_is_no_folder_to_stay_out_of(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    check(Config(out_dir="digits/001"))
+    with pytest.raises(ValueError, match="out_dir: found 'photos/001', expected a folder outside of the data, photos"): check(Config(data="photos", out_dir="photos/001"))
+
+
+def test_a_failure_is_not_the_one_before(tmp_path):
+    "The log grows from launch to launch."
+    (tmp_path / "log").mkdir()
+    (tmp_path / "log/torchrun.txt").write_text(killed := "  rank      : 1 (local_rank: 1)\n  exitcode  : -9 (pid: 7)\n")
+    error = dict(rank=0, time=1.0, trace="OSError: No space left on device")
+    assert "process 1 was killed by signal 9" in failure(tmp_path, 1, [error], 0)
+    assert "No space left" in failure(tmp_path, 1, [error], len(killed))
+
+
+def test_checkpoints_are_in_order_for_ever(tmp_path):
+    for step in (9_999_998, 10_000_000): (tmp_path / f"checkpoints/step-{step:07}").mkdir(parents=True)
+    assert [p.name for p in checkpoints(tmp_path)] == ["step-9999998", "step-10000000"]
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "missing", "pickle", "pickle with its checksum"])
