@@ -75,6 +75,7 @@ def test_ledger_has_the_papers_numbers():
 def test_claim_neurons():
     units = [l.neurons for l in plan(source2012)]
     assert units == [290_400, 186_624, 64_896, 64_896, 43_264, 4096, 4096, 1000] and sum(units) == 659_272
+    assert 253_440 + sum(units[1:]) == 622_312
     assert 3 * paper.crop**2 == 150_528
 
 
@@ -89,6 +90,7 @@ def test_claim_rates():
     assert (rates["weights"], rates["biases"], paper.momentum, paper.decay, paper.decay_bias) == (0.01, 0.02, 0.9, 5e-4, 0)
     from alexnet_nb.training import Config
     assert Config().batch_size == 128
+    assert [experiments()[id].epochs for id in ("145", "145-2010")] == [91, 93]
 
 
 def test_claim_constants_and_kernels():

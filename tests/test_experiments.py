@@ -98,6 +98,17 @@ def test_plateau_is_as_the_page_says(experiment):
         for deviation in (0.01, 0.03): assert mean(lr=lr, deviation=deviation, bias=0.0) > mean(lr=lr, deviation=deviation, bias=1.0)
 
 
+def test_plateau_and_spread_are_as_the_page_says(experiment):
+    "Among raw pixels at each rate a larger spread goes with a shorter plateau; at the same spread divided pixels take longer."
+    plateau, small = experiment("plateau"), ROOT / "results/plateau"
+    runs = lambda **factors: plateau.spells(small, **factors)
+    for lr in plateau.FACTORS["lr"]:
+        assert plateau.stats.spearmanr(*zip(*[(s, n) for s, n, _ in runs(divide=1.0, lr=lr)])).statistic < -0.9
+        near = lambda divide: [n for s, n, _ in runs(divide=divide, lr=lr) if 8e-4 < s < 1.3e-3]
+        assert len(near(1.0)) >= 4 and len(near(58.0)) >= 4 and max(near(1.0)) < min(near(58.0))
+    assert sum(not left for *_, left in runs(divide=1.0, bias=0.0)) == 5 and sum(not left for *_, left in runs(divide=1.0, bias=1.0)) == 0
+
+
 def test_length_of_a_plateau(experiment):
     "The run ends with the window whose mean is under the threshold; a run that did not leave, or gave no number, counts as the most."
     length = experiment("plateau").length

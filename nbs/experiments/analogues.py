@@ -138,9 +138,9 @@ def null(shares, seed, draws=10_000):
 
 
 def split(shares, seed):
-    "Difference of the halves, its p, and the difference that chance exceeds in one case of twenty."
+    "Difference of the halves, its p, and what chance makes of it: the mean, and what it exceeds in one case of twenty."
     found, chance = gap(shares), null(shares, seed)
-    return float(found), float((1 + (chance >= found - 1e-12).sum()) / (1 + len(chance))), float(np.quantile(chance, 0.95))
+    return dict(gap=float(found), p=float((1 + (chance >= found - 1e-12).sum()) / (1 + len(chance))), chance=float(chance.mean()), limit=float(np.quantile(chance, 0.95)))
 
 
 def final(results, arm):
@@ -150,7 +150,7 @@ def final(results, arm):
 
 
 def splits(results, arm):
-    "(Difference, p, difference that chance exceeds in one case of twenty) of the colour shares of the two columns, by seed; halves drawn at random for the dense net."
+    "What `split` says of the two columns, by seed; of halves drawn at random for the dense net."
     kernels = [colour(r["kernels"]) for r in final(results, arm)]
     if arm == "dense": kernels = [np.random.default_rng(1000 + s).permutation(k) for s, k in enumerate(kernels)]
     return [split(k, s) for s, k in enumerate(kernels)]
@@ -186,8 +186,9 @@ def summarise(results):
         rows += [intervals.row(f"{what}, 90 %", *intervals.difference(a, b, 0.9), count) for what, a, b, count in errors]
     if "crops" in whole: rows += ten_views(results)
     for arm in COLOURED if whole.issuperset(COLOURED) else ():
-        gaps, ps, _ = zip(*splits(results, arm))
-        rows.append(intervals.row(f"{arm}: difference of the columns' colour", *intervals.mean(gaps), n(arm), stats.combine_pvalues(ps, "stouffer").pvalue))
+        nets = {k: [net[k] for net in splits(results, arm)] for k in ("gap", "chance", "p")}
+        rows.append(intervals.row(f"{arm}: difference of the columns' colour", float(np.mean(nets["gap"])), n=n(arm), p=stats.combine_pvalues(nets["p"], "stouffer").pvalue))
+        rows.append(intervals.row(f"{arm}: difference by chance", float(np.mean(nets["chance"])), n=n(arm)))
     if whole >= {"dropout", "no_dropout"}:
         with_, without = until(results, "dropout"), until(results, "no_dropout")
         rows.append(intervals.row("dropout over none: epochs to a loss of 0.5", *intervals.ratio(with_, without), n("dropout", "no_dropout"), intervals.permuted(np.log(with_), np.log(without))))

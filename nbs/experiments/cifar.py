@@ -124,10 +124,12 @@ def run(jobs, folder, results, minutes=math.inf, work=None):
 
 
 def record(results, command):
-    "Write env.json: the command, what it ran on, and the hash of the protocol that was written before."
+    "Write env.json: the command, what it ran on, the hash of the protocol that was written before, and of what it was until it was amended."
+    before = json.loads((results / "env.json").read_text()) if (results / "env.json").exists() else {}
     env = dict(command=command, protocol=hashlib.sha256((results / "protocol.md").read_bytes()).hexdigest(), python=platform.python_version(),
                torch=torch.__version__, system=f"{platform.system()} {platform.machine()}", processes=2, threads=1)
-    (results / "env.json").write_text(json.dumps(env, indent=1) + "\n")
+    amended = before.get("amended", []) + [before["protocol"]] * (before != {} and before["protocol"] != env["protocol"])
+    (results / "env.json").write_text(json.dumps(env | (dict(amended=amended) if amended else {}), indent=1) + "\n")
 
 
 def lines(results):

@@ -30,6 +30,9 @@ def ratio(a, b, draws=10_000):
     return tuple(map(float, np.exp([a.mean() - b.mean(), *np.quantile(many, (0.025, 0.975))])))
 
 
+def welch_ratio(a, b): return tuple(map(float, np.exp(difference(np.log(a), np.log(b)))))
+
+
 def holm(ps):
     "Holm's adjusted p values."
     order = sorted(range(len(ps)), key=lambda i: ps[i])

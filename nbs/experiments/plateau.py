@@ -40,11 +40,13 @@ def updates(data, r, seed, most, under, precision):
     model.load_state_dict(initial_weights(r, classes, seed))
     optimizer, see = sgd(model.train(), r), Input(r, data.mean, data.cov)
     set_rates(optimizer, rates_at(r, 0.0))
-    draws, losses, whole = draw_epoch(len(data.train), see.border, r, seed, 0), [], len(data.train) - len(data.train) % BATCH
+    losses, whole = [], len(data.train) - len(data.train) % BATCH
     with torch.no_grad(): spread = model.eval()(see.views(pictures(data.train, slice(0, BATCH)), 1)[0]).std(0).mean().item()
     model.train()
     for step in range(most):
-        rows = slice(step * BATCH % whole, step * BATCH % whole + BATCH)
+        passed, first = divmod(step * BATCH, whole)
+        if first == 0: draws = draw_epoch(len(data.train), see.border, r, seed, passed)
+        rows = slice(first, first + BATCH)
         x, y = see.train(pictures(data.train, rows), draws[rows]), torch.tensor(data.train.labels[rows])
         with autocast(precision): logits = model(x, dropout_masks(r, len(x), seed, step))
         loss = F.cross_entropy(logits.float(), y)
