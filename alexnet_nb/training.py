@@ -9,7 +9,8 @@ __all__ = ['WORDS', 'DTYPES', 'SAVE_SECONDS', 'TOLERANCE', 'ALLOCATOR', 'EXAMPLE
            'pictures', 'ahead', 'run_epochs', 'Record', 'save_checkpoint', 'write_tensors', 'identity', 'checkpoints',
            'last_checkpoint', 'read_checkpoint', 'load_checkpoint', 'like', 'cut_metrics', 'compare_columns', 'work',
            'join', 'end_with_notebook', 'fit', 'agree', 'launch', 'show_line', 'end', 'failure', 'train',
-           'resume_command', 'command_line', 'main', 'one_of_many', 'set_up', 'started_again', 'plot_curves']
+           'knows_bfloat16', 'resume_command', 'command_line', 'main', 'one_of_many', 'set_up', 'started_again',
+           'plot_curves']
 
 # %% ../nbs/10_training.ipynb #imports
 import argparse
@@ -776,6 +777,8 @@ def train(
     where = layout(config.gpus, together=config.together)
     data = prepare(config.data, complete(config).size, config.batch_size).path  # listed and packed once, not in every process
     folder, lock = start_run(config, where)
+    if config.precision == "bfloat16" and where.device == "cpu" and not knows_bfloat16():
+        print("this processor has no instructions for bfloat16: float32 will be faster", flush=True)
     if config.dry_run: print("a dry run: three steps in two launches, whose errors mean nothing", flush=True)
     try:
         for _ in range(1 + config.dry_run): launch(folder, where, data)
@@ -784,6 +787,12 @@ def train(
         raise
     finally: lock.close()
     return folder
+
+# %% ../nbs/10_training.ipynb #knows_bfloat16
+def knows_bfloat16() -> bool:
+    "Has the processor instructions for bfloat16? Without them torch computes it in another, slower way. True where torch cannot tell."
+    can = getattr(torch.cpu, "get_capabilities", dict)()
+    return can.get("architecture") != "x86_64" or can["avx512_bf16"] or can["amx_bf16"]
 
 # %% ../nbs/10_training.ipynb #resume_command
 def resume_command(

@@ -2,6 +2,7 @@
 import json
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 from conftest import ROOT, gone, texts
@@ -50,6 +51,8 @@ def test_other_settings_go_through_a_dry_run(tmp_path, settings, capfd):
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [r["step"] for r in rows] == [1, 2, 3, 3]
     said = capfd.readouterr().out
+    flags = Path("/proc/cpuinfo").read_text().split()
+    assert ("no instructions for bfloat16" in said) == (settings.get("precision") == "bfloat16" and not {"avx512_bf16", "amx_bf16"} & {*flags})
     assert "resumed at step 2" in said and ("and every gradient" in said) == (settings.get("gpus") == 2)
 
 

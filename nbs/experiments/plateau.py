@@ -24,7 +24,7 @@ from alexnet_nb.learning import rates_at, reduced, set_rates, sgd
 from alexnet_nb.model import AlexNet, initial_weights
 from alexnet_nb.preprocessing import prepare
 from alexnet_nb.recipes import RECIPES, paper
-from alexnet_nb.training import pictures
+from alexnet_nb.training import knows_bfloat16, pictures
 
 import intervals
 from cifar import autocast, lines, record, run
@@ -144,8 +144,9 @@ def whole(name, divided):
     return replace(RECIPES[name], scale=scale, **{f: getattr(paper, f) for f in "lr lr_bias momentum lr_inside decay decay_bias schedule".split()})
 
 
-def in_place(folder, recipe, divided, seed, precision="bfloat16", most=WHOLE["most"]):
-    return updates(packed(folder, 256), whole(recipe, divided), seed, most, WHOLE["under"], precision)
+def in_place(folder, recipe, divided, seed, precision=None, most=WHOLE["most"]):
+    precision = precision or ("bfloat16" if knows_bfloat16() else "float32")
+    return updates(packed(folder, 256), whole(recipe, divided), seed, most, WHOLE["under"], precision) | dict(precision=precision)
 
 
 def summarise_in_place(results):
@@ -157,7 +158,8 @@ def summarise_in_place(results):
 def jobs(factors): return [dict(zip(factors, values)) for values in product(*factors.values())]
 
 
-EXPERIMENTS = dict(plateau=("cifar10", jobs(FACTORS), small, summarise_small), in_place=("flowers5", jobs(PLACES) + PARITY, in_place, summarise_in_place))
+EXPERIMENTS = dict(plateau=("cifar10", jobs(FACTORS), small, summarise_small),
+                   in_place=("flowers5", jobs(PLACES) + (PARITY if knows_bfloat16() else []), in_place, summarise_in_place))
 
 
 def main(folder, results, minutes=math.inf):
