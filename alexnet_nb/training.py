@@ -115,7 +115,9 @@ def check(config: Config) -> Config:
     check_values(config)
     return check_folder(config)
 
+# %% ../nbs/10_training.ipynb #expect
 def expect(config, name, good, expected):
+    "Raise `ValueError` naming a parameter and its value, unless it is good."
     if not good: raise ValueError(f"parameter {name}: found {getattr(config, name)!r}, expected {expected}")
 
 # %% ../nbs/10_training.ipynb #check_values
