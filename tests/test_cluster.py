@@ -152,24 +152,28 @@ def test_a_machine_joins_and_is_lost(tmp_path, command, monkeypatch):
     def agent(name):
         with open(tmp_path / name, "w") as log: return subprocess.Popen([*torchrun(1, *options), *command, out, "--together", "--epochs", "100"], stdout=log, stderr=log)
 
-    def reached(layout, steps):
-        read = lambda p: p.read_text() if p.exists() else ""
-        end = time.monotonic() + 120
-        while layout not in read(out / "env.json") or len(read(out / "metrics.jsonl").splitlines()) < steps:
-            assert time.monotonic() < end and first.poll() is None, (tmp_path / "first").read_text()
+    def reached(layout, resumed):
+        "Wait until the run has gone on so many times, and for five steps since."
+        read, end, begin = lambda p: p.read_text() if p.exists() else "", time.monotonic() + 120, None
+        steps = lambda: len(read(out / "metrics.jsonl").splitlines())
+        while begin is None or steps() < begin + 5:
+            said = read(tmp_path / "first") + read(tmp_path / "second")
+            if begin is None and layout in read(out / "env.json") and said.count("resumed at step") == resumed: begin = steps()
+            assert time.monotonic() < end and first.poll() is None, said
             time.sleep(0.1)
-        return len(read(out / "metrics.jsonl").splitlines())
 
-    first = agent("first")
-    steps = reached("one CPU process", 5)
-    second = agent("second")
-    steps = reached("each of 2 CPU processes", steps + 5)
-    second.kill()
-    reached("one CPU process", steps + 5)
-    said = "".join((tmp_path / name).read_text() for name in ("first", "second"))
-    assert said.count("resumed at step") == 2 and [r["step"] for r in metrics(out) if r["split"] == "train"][:steps] == list(range(1, steps + 1)), said
-    first.terminate(), first.wait(), second.wait()
+    agents = [first := agent("first")]
+    try:
+        reached("one CPU process", 0)
+        agents.append(agent("second"))
+        reached("each of 2 CPU processes", 1)
+        agents[1].kill()
+        reached("one CPU process", 2)
+    finally:
+        for a in agents: a.kill(), a.wait()
     assert gone(tmp_path)
+    steps = [r["step"] for r in metrics(out) if r["split"] == "train"]
+    assert steps == list(range(1, len(steps) + 1))
 
 
 def test_the_command_line_is_config():
