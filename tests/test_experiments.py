@@ -109,6 +109,37 @@ def test_plateau_and_spread_are_as_the_page_says(experiment):
     assert sum(not left for *_, left in runs(divide=1.0, bias=0.0)) == 5 and sum(not left for *_, left in runs(divide=1.0, bias=1.0)) == 0
 
 
+def test_analogues_are_as_the_page_says(experiment):
+    "What its prose says, beyond the tables that are drawn; eight seeds an arm, at rates that lie inside their grids."
+    analogues, intervals, results = experiment("analogues"), experiment("intervals"), ROOT / "results/analogues"
+    numbers = intervals.summary(results / "summary.tsv")
+    p = lambda arm: float(numbers[f"columns less {arm}: test error"]["p_holm"])
+    assert p("apart") < 0.05 and p("half") < 0.05 and p("apart_wide") > 0.05 and p("dense") > 0.05
+    for arm in analogues.PARTS[0]:
+        runs = analogues.final(results, arm)
+        assert [r["job"]["seed"] for r in runs] == list(range(8)) and {r["job"]["lr"] for r in runs} == {analogues.best(results)[arm]}
+        grid = {r["job"]["lr"] for r in analogues.cifar.lines(results) if r["job"]["arm"] == arm and r["job"]["epochs"] == 3}
+        assert min(grid) < runs[0]["job"]["lr"] < max(grid)
+    nets = {arm: analogues.splits(results, arm) for arm in analogues.COLOURED}
+    assert all(net["p"] > 0.05 for of in nets.values() for net in of)
+    together = {arm: float(numbers[f"{arm}: difference of the columns' colour"]["p"]) for arm in nets}
+    assert together["columns"] < 0.05 < min(together["apart"], together["dense"])
+    assert all(ten < one for ten, one in zip(analogues.ends(results, "crops", "ten"), analogues.ends(results, "crops")))
+    assert sum(float(numbers[f"ten views less one, seed {s}"]["p_holm"]) < 0.05 for s in analogues.SEEDS) == 1
+
+
+def test_a_split_is_found(experiment):
+    "A net whose one column is coloured and whose other is gray is beyond chance; one dealt at random is not; gray kernels have no colour."
+    import numpy as np
+    analogues, g = experiment("analogues"), np.random.default_rng()
+    gray, coloured = np.repeat(g.normal(size=(16, 1, 25)), 3, 1), g.normal(size=(16, 3, 25))
+    encode = lambda w: analogues.base64.b64encode(w.astype(np.float16).tobytes()).decode()
+    shares = analogues.colour(encode(np.concatenate([gray, coloured])))
+    assert shares[:16] == pytest.approx(0, abs=1e-3) and shares[16:].mean() == pytest.approx(2 / 3, abs=0.1)
+    assert analogues.split(shares, 0)["p"] < 0.001
+    assert analogues.split(np.tile(shares.reshape(2, 16)[:, :8].ravel(), 2), 0)["p"] > 0.5
+
+
 def test_length_of_a_plateau(experiment):
     "The run ends with the window whose mean is under the threshold; a run that did not leave, or gave no number, counts as the most."
     length = experiment("plateau").length
