@@ -859,9 +859,10 @@ def main():
     env.setdefault("ALEXNET_NB_DEVICE", where.device)
     os._exit(work(config, lambda: set_up(config, where), 1 + config.dry_run))
 
-# %% ../nbs/10_training.ipynb #one_of_many
+# %% ../nbs/10_training.ipynb #place
 PLACE = {"RANK", "LOCAL_RANK", "WORLD_SIZE"}  # of a process among the others; torchrun sets them
 
+# %% ../nbs/10_training.ipynb #one_of_many
 def one_of_many(
     config: Config,
     gpus: int | None,  # asked for
