@@ -780,7 +780,7 @@ def train(
     data = prepare(config.data, complete(config).size, config.batch_size).path  # listed and packed once, not in every process
     folder, lock = start_run(config, where)
     if config.precision == "bfloat16" and where.device == "cpu" and not knows_bfloat16():
-        print("this processor has no instructions for bfloat16: float32 will be faster", flush=True)
+        print("this processor has no instructions for bfloat16; float32 may be faster", flush=True)
     if config.dry_run: print("a dry run: three steps in two launches, whose errors mean nothing", flush=True)
     try:
         for _ in range(1 + config.dry_run): launch(folder, where, data)

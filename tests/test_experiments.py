@@ -130,7 +130,6 @@ def test_analogues_are_as_the_page_says(experiment):
 
 def test_a_split_is_found(experiment):
     "A net whose one column is coloured and whose other is gray is beyond chance; one dealt at random is not; gray kernels have no colour."
-    import numpy as np
     analogues, g = experiment("analogues"), np.random.default_rng()
     gray, coloured = np.repeat(g.normal(size=(16, 1, 25)), 3, 1), g.normal(size=(16, 3, 25))
     encode = lambda w: analogues.base64.b64encode(w.astype(np.float16).tobytes()).decode()

@@ -145,8 +145,8 @@ def split(shares, seed):
 
 def final(results, arm):
     "The runs of an arm from which conclusions are drawn, by seed: the first three in bfloat16, the others in float32 (see the protocol)."
-    runs = [r for r in cifar.lines(results) if r["job"]["arm"] == arm and r["job"]["seed"] < 8]
-    return sorted((r for r in runs if r["job"] == job(arm, r["job"]["lr"], r["job"]["seed"])), key=lambda r: r["job"]["seed"])
+    runs = [r for r in cifar.lines(results) if r["job"] == job(arm, r["job"]["lr"], r["job"]["seed"])]
+    return sorted(runs, key=lambda r: r["job"]["seed"])
 
 
 def splits(results, arm):
