@@ -14,6 +14,7 @@ import sys
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import cache
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -22,8 +23,15 @@ from torch.nn import functional as F
 from alexnet_nb.augmentation import generator
 from alexnet_nb.preprocessing import prepare
 from alexnet_nb.relu import CifarNet
+from alexnet_nb.training import knows_bfloat16
 
 import intervals
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+PROCESSES = 8 if DEVICE == "cuda" else 2
+FAST = "bfloat16" if DEVICE == "cuda" or knows_bfloat16() else "float32"
+torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # float32 means float32
+torch.backends.cudnn.benchmark = True
 
 GAINS = {"relu": 2**0.5, "tanh": 5 / 3}
 
@@ -43,10 +51,10 @@ def pixels(folder, split="train"):
     "Pictures less the mean image of the training split, on the scale 0 to 255, and labels."
     data = prepare(folder, 32)
     x, mean = (torch.tensor(part.images).float() for part in (getattr(data, split), data.train))
-    return (x - mean.mean(0)).contiguous(memory_format=torch.channels_last), torch.tensor(getattr(data, split).labels)
+    return (x - mean.mean(0)).contiguous(memory_format=torch.channels_last).to(DEVICE), torch.tensor(getattr(data, split).labels, device=DEVICE)
 
 
-def autocast(precision): return torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16")
+def autocast(precision): return torch.autocast(DEVICE, torch.bfloat16, enabled=precision == "bfloat16")
 
 
 @torch.no_grad()
@@ -74,7 +82,7 @@ def steps(net, x, y, lr, seed, epochs, decay={}, drop=None, see=lambda x, epoch,
     for epoch in range(epochs):
         if epoch == drop:
             for group in optimizer.param_groups: group["lr"] /= 10
-        order = torch.randperm(len(x), generator=generator(seed, epoch))
+        order = torch.randperm(len(x), generator=generator(seed, epoch)).to(DEVICE)
         for i, places in enumerate(order.split(batch), 1):
             with autocast(precision): logits = net(see(x[places], epoch, places))
             loss = F.cross_entropy(logits.float(), y[places])
@@ -87,7 +95,7 @@ def steps(net, x, y, lr, seed, epochs, decay={}, drop=None, see=lambda x, epoch,
 def train(folder, activation, start, lr, seed, epochs, under=0.0, precision="bfloat16"):
     "Rows (epoch, error on 10,000 training pictures), until the error is under a threshold twice, or is no better than chance for want of numbers."
     x, y = pixels(folder)
-    net, rows = three_convolutions(activation, start, seed, x.std().item()).to(memory_format=torch.channels_last), []
+    net, rows = three_convolutions(activation, start, seed, x.std().item()).to(DEVICE, memory_format=torch.channels_last), []
     for epoch, loss in steps(net, x, y, lr, seed, epochs, precision=precision):
         rows.append((epoch, error(outputs(net, x[:10_000], precision), y[:10_000]) if math.isfinite(loss) else 0.9))
         if not math.isfinite(loss) or sum(e < under for _, e in rows[-2:]) == 2: break
@@ -103,15 +111,15 @@ def crossing(rows, under=0.25, start=0.9):
 
 
 def run(jobs, folder, results, minutes=math.inf, work=None):
-    """Run the jobs, dicts of arguments of `work`, that are not in the results yet, two at a time, and append what they give as they
+    """Run the jobs, dicts of arguments of `work`, that are not in the results yet, some at a time, and append what they give as they
     end. False where the minutes are over before all have begun."""
     begin, path = time.monotonic(), results / "metrics.jsonl"
     done = [line["job"] for line in lines(results)] if path.exists() else []
     waiting = [job for job in jobs if job not in done]
-    with ProcessPoolExecutor(2) as pool:
+    with ProcessPoolExecutor(PROCESSES, get_context("spawn")) as pool:
         running = {}
         while waiting or running:
-            while waiting and len(running) < 2 and time.monotonic() - begin < 60 * minutes:
+            while waiting and len(running) < PROCESSES and time.monotonic() - begin < 60 * minutes:
                 job = waiting.pop(0)
                 running[pool.submit(work or train, folder, **job)] = job, time.monotonic()
             if not running: return False
@@ -127,8 +135,10 @@ def record(results, command):
     "Write env.json: the command, what it ran on, the hash of the protocol that was written before, and of what it was until it was amended."
     before = json.loads((results / "env.json").read_text()) if (results / "env.json").exists() else {}
     env = dict(command=command, protocol=hashlib.sha256((results / "protocol.md").read_bytes()).hexdigest(), python=platform.python_version(),
-               torch=torch.__version__, system=f"{platform.system()} {platform.machine()}", processes=2, threads=1)
-    amended = before.get("amended", []) + [before["protocol"]] * (before != {} and before["protocol"] != env["protocol"])
+               torch=torch.__version__, system=f"{platform.system()} {platform.machine()}", processes=PROCESSES, threads=1,
+               **(dict(gpu=torch.cuda.get_device_name()) if DEVICE == "cuda" else {}))
+    amended = before.get("amended", [])
+    if before and before["protocol"] != env["protocol"]: amended = [*amended, before["protocol"]]
     (results / "env.json").write_text(json.dumps(env | (dict(amended=amended) if amended else {}), indent=1) + "\n")
 
 

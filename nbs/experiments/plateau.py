@@ -24,10 +24,10 @@ from alexnet_nb.learning import rates_at, reduced, set_rates, sgd
 from alexnet_nb.model import AlexNet, initial_weights
 from alexnet_nb.preprocessing import prepare
 from alexnet_nb.recipes import RECIPES, paper
-from alexnet_nb.training import knows_bfloat16, pictures
+from alexnet_nb.training import pictures
 
 import intervals
-from cifar import autocast, lines, record, run
+from cifar import DEVICE, FAST, autocast, lines, record, run
 
 WINDOW, BATCH = 20, 128
 packed = cache(prepare)
@@ -38,7 +38,7 @@ def updates(data, r, seed, most, under, precision):
     torch.set_num_threads(1)
     model, classes = AlexNet(r, len(data.names)), len(data.names)
     model.load_state_dict(initial_weights(r, classes, seed))
-    optimizer, see = sgd(model.train(), r), Input(r, data.mean, data.cov)
+    optimizer, see = sgd(model.to(DEVICE), r), Input(r, data.mean, data.cov, DEVICE)
     set_rates(optimizer, rates_at(r, 0.0))
     losses, whole = [], len(data.train) - len(data.train) % BATCH
     with torch.no_grad(): spread = model.eval()(see.views(pictures(data.train, slice(0, BATCH)), 1)[0]).std(0).mean().item()
@@ -47,8 +47,8 @@ def updates(data, r, seed, most, under, precision):
         passed, first = divmod(step * BATCH, whole)
         if first == 0: draws = draw_epoch(len(data.train), see.border, r, seed, passed)
         rows = slice(first, first + BATCH)
-        x, y = see.train(pictures(data.train, rows), draws[rows]), torch.tensor(data.train.labels[rows])
-        with autocast(precision): logits = model(x, dropout_masks(r, len(x), seed, step))
+        x, y = see.train(pictures(data.train, rows), draws[rows]), torch.tensor(data.train.labels[rows], device=DEVICE)
+        with autocast(precision): logits = model(x, dropout_masks(r, len(x), seed, step, device=DEVICE))
         loss = F.cross_entropy(logits.float(), y)
         optimizer.zero_grad()
         loss.backward()
@@ -87,6 +87,13 @@ def spells(results, **settings):
 def censored(runs): return stats.CensoredData([n for _, n, left in runs if left], right=[n for _, n, left in runs if not left])
 
 
+def compared(what, one, other):
+    "Difference of the mean updates of two groups of runs, and the p of their log-rank test; where no run left there is nothing to tell apart."
+    gap = intervals.difference([n for _, n, _ in one], [n for _, n, _ in other])
+    some = any(left for *_, left in one + other)
+    return intervals.row(what, *gap, f"{len(one)}, {len(other)}", stats.logrank(censored(one), censored(other)).pvalue if some else 1.0)
+
+
 def rank_correlation(groups, draws=1000):
     "Spearman's rho of spread and plateau over the runs of all settings, and its 95 % interval from resampling settings."
     rho = lambda groups: stats.spearmanr(*zip(*[(s, n) for runs in groups for s, n, _ in runs])).statistic
@@ -113,8 +120,7 @@ def summarise_small(results):
     for factor, (a, b), name in [("deviation", (0.01, 0.03), "deviation 0.01 less 0.03"), ("divide", (58.0, 1.0), "divided pixels less raw")]:
         for lr in FACTORS["lr"]:
             one, other = (spells(results, lr=lr, **{factor: value}) for value in (a, b))
-            gap = intervals.difference([n for _, n, _ in one], [n for _, n, _ in other])
-            tests.append(intervals.row(f"{name}, rate {lr:g}: updates", *gap, f"{len(one)}, {len(other)}", stats.logrank(censored(one), censored(other)).pvalue))
+            tests.append(compared(f"{name}, rate {lr:g}: updates", one, other))
     settings = [(f["bias"], spells(results, **f)) for f in jobs({k: v for k, v in FACTORS.items() if k != "seed"})]
     rhos = []
     for bias in (None, *FACTORS["bias"]):
@@ -133,7 +139,7 @@ def small(folder, deviation, bias, divide, lr, seed):
 
 # the whole net, in place
 
-PLACES = dict(seed=(0, 1), recipe=("paper", "source2012", "caffe", "torchvision"), divided=(False, True))
+PLACES = dict(seed=range(8), recipe=("paper", "source2012", "caffe", "torchvision"), divided=(False, True))
 WHOLE = dict(most=300, under=0.9 * math.log(5))
 PARITY = [dict(recipe="source2012", divided=False, seed=s, precision=p, most=20) for s in (100, 101) for p in ("float32", "bfloat16")]
 
@@ -144,22 +150,36 @@ def whole(name, divided):
     return replace(RECIPES[name], scale=scale, **{f: getattr(paper, f) for f in "lr lr_bias momentum lr_inside decay decay_bias schedule".split()})
 
 
-def in_place(folder, recipe, divided, seed, precision=None, most=WHOLE["most"]):
-    precision = precision or ("bfloat16" if knows_bfloat16() else "float32")
+def in_place(folder, recipe, divided, seed, precision=FAST, most=WHOLE["most"]):
     return updates(packed(folder, 256), whole(recipe, divided), seed, most, WHOLE["under"], precision) | dict(precision=precision)
 
 
+def places(results, **settings):
+    "Spread, updates on the plateau and whether it was left, of the runs with these settings, by seed."
+    rows = [r for r in lines(results) if "precision" not in r["job"] and settings.items() <= r["job"].items()]
+    return [(r["spread"], *length(r["losses"], **WHOLE)) for r in sorted(rows, key=lambda r: r["job"]["seed"])]
+
+
 def summarise_in_place(results):
-    "Updates on the plateau of every run; one that did not leave has no upper end."
-    rows = [(r["job"], *length(r["losses"], **WHOLE)) for r in lines(results) if "precision" not in r["job"]]
-    return [intervals.row(f"{j['recipe']}, {'divided' if j['divided'] else 'raw'}, seed {j['seed']}: updates", n, n, n if left else math.inf) for j, n, left in rows]
+    "How many left of every recipe and kind of pixels, with the exact interval of the share; what dividing does; what a recipe's start does."
+    shares, tests, pixels = [], [], {False: "raw", True: "divided"}
+    for recipe, divided in product(PLACES["recipe"], pixels):
+        runs = places(results, recipe=recipe, divided=divided)
+        left = stats.binomtest(sum(left for *_, left in runs), len(runs))
+        shares.append(intervals.row(f"{recipe}, {pixels[divided]}: share that left", left.statistic, *left.proportion_ci(), str(len(runs))))
+        shares.append(intervals.row(f"{recipe}, {pixels[divided]}: median updates", float(np.median([n if left else np.inf for _, n, left in runs])), n=str(len(runs))))
+    for recipe in PLACES["recipe"]:
+        tests.append(compared(f"{recipe}, divided less raw: updates", places(results, recipe=recipe, divided=True), places(results, recipe=recipe, divided=False)))
+    for recipe in PLACES["recipe"][1:]:
+        tests.append(compared(f"{recipe} less paper, raw: updates", places(results, recipe=recipe, divided=False), places(results, recipe="paper", divided=False)))
+    return shares + intervals.family(tests)
 
 
 def jobs(factors): return [dict(zip(factors, values)) for values in product(*factors.values())]
 
 
 EXPERIMENTS = dict(plateau=("cifar10", jobs(FACTORS), small, summarise_small),
-                   in_place=("flowers5", jobs(PLACES) + (PARITY if knows_bfloat16() else []), in_place, summarise_in_place))
+                   in_place=("flowers5", (PARITY if FAST == "bfloat16" else []) + jobs(PLACES), in_place, summarise_in_place))
 
 
 def main(folder, results, minutes=math.inf):
