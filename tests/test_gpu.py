@@ -59,11 +59,11 @@ def trained(tmp_path):
     return run
 
 
-def test_run_follows_that_of_the_processor(trained):
+def test_run_follows_that_of_the_processor(trained, tmp_path):
     "In float64; with gpus=2 one device holds both columns, and says so."
-    said, here = trained("gpu", gpus=2, precision="float64")
-    _, there = trained("cpu", hidden=True, precision="float64")
-    if torch.cuda.device_count() == 1: assert "1 CUDA device: both columns in one process on one of them" in said
+    (_, here), (_, there) = trained("gpu", gpus=2, precision="float64"), trained("cpu", hidden=True, precision="float64")
+    said = json.loads((tmp_path / "gpu/env.json").read_text())["layout"]
+    if torch.cuda.device_count() == 1: assert said == "1 CUDA device: both columns in one process on one of them"
     assert len(here) == len(there) > 10 and here == pytest.approx(there, rel=1e-6)
 
 
