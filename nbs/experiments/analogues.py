@@ -2,8 +2,7 @@
 
     python analogues.py FOLDER RESULTS [minutes]
 
-FOLDER: an image folder of CIFAR-10 (train/CLASS/…, val/CLASS/…), or cifar10. RESULTS: a folder with protocol.md: results/analogues, or
-results/analogues_gpu, which has other seeds and takes its rates from the first.
+FOLDER: an image folder of CIFAR-10 (train/CLASS/…, val/CLASS/…), or cifar10. RESULTS: the folder with protocol.md.
 """
 import base64
 import math
@@ -145,8 +144,8 @@ def split(shares, seed):
 
 
 def final(results, arm):
-    "The runs of an arm from which conclusions are drawn, by seed."
-    runs = [r for r in cifar.lines(results) if r["job"]["seed"] in seeds(results, arm) and r["job"] == job(arm, r["job"]["lr"], r["job"]["seed"])]
+    "The runs of an arm from which conclusions are drawn, by seed: the first three in bfloat16, the others in float32 (see the protocol)."
+    runs = [r for r in cifar.lines(results) if r["job"] == job(arm, r["job"]["lr"], r["job"]["seed"])]
     return sorted(runs, key=lambda r: r["job"]["seed"])
 
 
@@ -170,24 +169,19 @@ def job(arm, lr, seed):
     return dict(arm=arm, lr=lr, seed=seed) | length | (dict(precision="float32") if seed > 2 else {})
 
 
-def seeds(results, arm):
-    "Eight of an arm; the nets without a hidden layer that were trained on a GPU have twice as many."
-    return range(8) if results.name == "analogues" else range(8, 16 if "dropout" in arm else 24)
-
-
-NETS = ("dense", "lrn_source", "lrn_paper", "columns", "apart", "apart_wide")
-PARTS = dict(analogues=[(("dense", "columns", "apart", "half", "apart_wide", "crops"), range(8))],  # one after the other
-             analogues_gpu=[(NETS[:3], range(8, 16)), (("dropout", "no_dropout"), range(8, 16)), (NETS[3:], range(8, 16)), (NETS, range(16, 24))])
+SEEDS = range(8)
+PARTS = ("dense", "columns", "apart", "half", "apart_wide", "crops"), ("lrn_source", "lrn_paper"), ("dropout", "no_dropout")  # one after the other
 FAMILIES = [[("columns", other) for other in ("apart", "dense", "half", "apart_wide")], [("lrn_source", "dense"), ("lrn_paper", "dense")]]
 
 
 def summarise(results):
     "Of what is whole: every arm, the families of comparisons, ten views, the split of the colours, dropout."
-    whole = {arm for arm in ARMS if len(final(results, arm)) == len(seeds(results, arm))}
-    n = lambda *arms: ", ".join(str(len(seeds(results, arm))) for arm in arms)
+    whole = {arm for arm in ARMS if len(final(results, arm)) == len(SEEDS)}
+    n = lambda *arms: ", ".join([str(len(SEEDS))] * len(arms))
     rows = [intervals.row(f"{arm}: test error", *intervals.mean(ends(results, arm)), n(arm)) for arm in ARMS if arm in whole and "dropout" not in arm]
     for pairs in FAMILIES:
-        errors = [(f"{a} less {b}: test error", ends(results, a), ends(results, b), n(a, b)) for a, b in pairs if {a, b} <= whole]
+        if not whole.issuperset(arm for pair in pairs for arm in pair): continue
+        errors = [(f"{a} less {b}: test error", ends(results, a), ends(results, b), n(a, b)) for a, b in pairs]
         rows += intervals.family([intervals.row(what, *intervals.difference(a, b), count, intervals.permuted(a, b)) for what, a, b, count in errors])
         rows += [intervals.row(f"{what}, 90 %", *intervals.difference(a, b, 0.9), count) for what, a, b, count in errors]
     if "crops" in whole: rows += ten_views(results)
@@ -209,20 +203,15 @@ def ten_views(results):
         [intervals.row(f"ten views less one, seed {s}", (b - a) / 10_000, n="10000", p=stats.binomtest(a, a + b).pvalue) for s, (a, b) in enumerate(counts)])
 
 
-def chosen(results, go):
-    "Arm → its rate, after parity of the precisions and the sweep; None where they are not through."
-    parity = [dict(arm="lrn_source", lr=0.003, seed=seed, epochs=2, tune=True, precision=p) for seed in (200, 201) for p in ("float32", "bfloat16")]
-    return cifar.choose(dict.fromkeys(ARMS, (0.001, 0.003, 0.01)), lambda grid: parity + sweep(grid), lambda: best(results), go)
-
-
 def analogues(folder, results, minutes):
-    "All of them, part by part, every arm at its best rate."
-    cifar.record(results, f"python nbs/experiments/analogues.py cifar10 results/{results.name}")
+    "All of them: parity of the precisions, the sweep, then eight seeds an arm at its best rate."
+    cifar.record(results, "python nbs/experiments/analogues.py cifar10 results/analogues")
     begin = time.monotonic()
     go = lambda jobs: cifar.run(jobs, folder, results, minutes - (time.monotonic() - begin) / 60, train)
-    rates = chosen(results, go) if results.name == "analogues" else best(results.parent / "analogues")
-    for arms, those in PARTS[results.name]:
-        if not (rates and go([job(arm, rates[arm], seed) for seed in those for arm in arms])): break
+    parity = [dict(arm="lrn_source", lr=0.003, seed=seed, epochs=2, tune=True, precision=p) for seed in (200, 201) for p in ("float32", "bfloat16")]
+    rates = cifar.choose(dict.fromkeys(ARMS, (0.001, 0.003, 0.01)), lambda grid: parity + sweep(grid), lambda: best(results), go)
+    for part in PARTS:
+        if not (rates and go([job(arm, rates[arm], seed) for seed in SEEDS for arm in part])): break
         intervals.write(results / "summary.tsv", summarise(results))
 
 

@@ -132,14 +132,16 @@ def run(jobs, folder, results, minutes=math.inf, work=None):
 
 
 def record(results, command):
-    "Write env.json: the command, what it ran on, the hash of the protocol that was written before, and of what it was until it was amended."
+    "Write env.json: the command, what it ran on and ran on earlier, the hash of the protocol that was written before, and of what it was until it was amended."
     before = json.loads((results / "env.json").read_text()) if (results / "env.json").exists() else {}
-    env = dict(command=command, protocol=hashlib.sha256((results / "protocol.md").read_bytes()).hexdigest(), python=platform.python_version(),
-               torch=torch.__version__, system=f"{platform.system()} {platform.machine()}", processes=PROCESSES, threads=1,
-               **(dict(gpu=torch.cuda.get_device_name()) if DEVICE == "cuda" else {}))
-    amended = before.get("amended", [])
-    if before and before["protocol"] != env["protocol"]: amended = [*amended, before["protocol"]]
-    (results / "env.json").write_text(json.dumps(env | (dict(amended=amended) if amended else {}), indent=1) + "\n")
+    protocol, amended, earlier = hashlib.sha256((results / "protocol.md").read_bytes()).hexdigest(), before.pop("amended", []), before.pop("earlier", [])
+    machine = dict(python=platform.python_version(), torch=torch.__version__, system=f"{platform.system()} {platform.machine()}", processes=PROCESSES, threads=1)
+    if DEVICE == "cuda": machine["gpu"] = torch.cuda.get_device_name()
+    then = {k: v for k, v in before.items() if k not in ("command", "protocol")}
+    if before.get("protocol", protocol) != protocol: amended.append(before["protocol"])
+    if before and then != machine: earlier.append(then)
+    more = {k: v for k, v in dict(amended=amended, earlier=earlier).items() if v}
+    (results / "env.json").write_text(json.dumps(dict(command=command, protocol=protocol) | machine | more, indent=1) + "\n")
 
 
 def lines(results):

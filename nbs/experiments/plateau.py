@@ -151,7 +151,7 @@ def whole(name, divided):
 
 
 def in_place(folder, recipe, divided, seed, precision=FAST, most=WHOLE["most"]):
-    return updates(packed(folder, 256), whole(recipe, divided), seed, most, WHOLE["under"], precision) | dict(precision=precision)
+    return updates(packed(folder, 256), whole(recipe, divided), seed, most, WHOLE["under"], precision) | dict(precision=precision, device=DEVICE)
 
 
 def places(results, **settings):
