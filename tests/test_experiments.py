@@ -115,7 +115,7 @@ def test_analogues_are_as_the_page_says(experiment):
     numbers = intervals.summary(results / "summary.tsv")
     p = lambda arm: float(numbers[f"columns less {arm}: test error"]["p_holm"])
     assert p("apart") < 0.05 and p("half") < 0.05 and p("apart_wide") > 0.05 and p("dense") > 0.05
-    for arm in analogues.PARTS[0]:
+    for arm in analogues.ARMS:
         runs = analogues.final(results, arm)
         assert [r["job"]["seed"] for r in runs] == list(range(8)) and {r["job"]["lr"] for r in runs} == {analogues.best(results)[arm]}
         grid = {r["job"]["lr"] for r in analogues.cifar.lines(results) if r["job"]["arm"] == arm and r["job"]["epochs"] == 3}
@@ -126,6 +126,43 @@ def test_analogues_are_as_the_page_says(experiment):
     assert together["columns"] < 0.05 < min(together["apart"], together["dense"])
     assert all(ten < one for ten, one in zip(analogues.ends(results, "crops", "ten"), analogues.ends(results, "crops")))
     assert sum(float(numbers[f"ten views less one, seed {s}"]["p_holm"]) < 0.05 for s in analogues.SEEDS) == 1
+
+
+def test_normalisation_and_dropout_are_as_the_page_says(experiment):
+    "Every net with response normalisation has more error than the one without of the same seed; dropout takes longer, but not twice as long, in every pair."
+    analogues, intervals, results = experiment("analogues"), experiment("intervals"), ROOT / "results/analogues"
+    numbers = intervals.summary(results / "summary.tsv")
+    for arm in ("lrn_source", "lrn_paper"):
+        assert all(with_ > without for with_, without in zip(analogues.ends(results, arm), analogues.ends(results, "dense")))
+        assert float(numbers[f"{arm} less dense: test error"]["p_holm"]) < 0.05
+    dropout, none = (analogues.until(results, arm) for arm in ("dropout", "no_dropout"))
+    ratio = numbers["dropout over none: epochs to a loss of 0.5"]
+    assert max(none) < min(dropout) and max(dropout) < 30 and float(ratio["high"]) < 2 and float(ratio["p"]) < 0.05
+
+
+def test_in_place_is_as_the_page_says(experiment):
+    "The same seeds of each start and kind of pixels; who left the plateau; every test is below 0.05; where biases are 1 the loss rises first, and comes back."
+    plateau, intervals, whole = experiment("plateau"), experiment("intervals"), ROOT / "results/in_place"
+    runs = {(recipe, divided): plateau.whole_runs(whole, recipe=recipe, divided=divided) for recipe in plateau.PLACES["recipe"] for divided in (False, True)}
+    assert all([r["job"]["seed"] for r in of] == list(range(8)) for of in runs.values())
+    left = {key: sum(left for *_, left in plateau.places(whole, recipe=key[0], divided=key[1])) for key in runs}
+    assert [left[recipe, True] for recipe in plateau.PLACES["recipe"]] == [0, 0, 8, 8]
+    assert [left[recipe, False] for recipe in plateau.PLACES["recipe"]] == [7, 8, 8, 8]
+    assert all(float(r["p_holm"]) < 0.05 for r in intervals.summary(whole / "summary.tsv").values() if r["p_holm"])
+    small = intervals.summary(ROOT / "results/plateau/summary.tsv")
+    least, power = float(small["spread of 0.001, rate 0.01: updates, 95 % of nets"]["low"]), float(small["power of the spread, rate 0.01"]["estimate"])
+    sooner = [left and n < least * (spread / 0.001) ** power for recipe, divided in runs for spread, n, left in plateau.places(whole, recipe=recipe, divided=divided)]
+    assert sum(sooner) > len(sooner) / 2
+    highest = {key: [max(r["losses"][:20]) for r in of] for key, of in runs.items()}
+    assert min(x for (recipe, _), of in highest.items() if recipe in ("paper", "source2012") for x in of) > 1.85
+    assert max(x for (recipe, _), of in highest.items() if recipe == "caffe" for x in of) < 1.65
+
+
+def test_what_it_costs(cifar, tmp_path):
+    "Runs on a processor count by the core; runs that share a GPU, eight at a time, by the minute of the GPU."
+    rows = [dict(seconds=1800), dict(seconds=1800, device="cpu"), dict(seconds=480, device="cuda")]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert cifar.cost(tmp_path) == "3 runs, 1.0 minutes of a GPU and 1.0 core-hours"
 
 
 def test_a_split_is_found(experiment):

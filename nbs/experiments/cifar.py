@@ -28,7 +28,8 @@ from alexnet_nb.training import knows_bfloat16
 import intervals
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-PROCESSES = 8 if DEVICE == "cuda" else 2
+AT_ONCE = dict(cuda=8, cpu=2)
+PROCESSES = AT_ONCE[DEVICE]
 FAST = "bfloat16" if DEVICE == "cuda" or knows_bfloat16() else "float32"
 torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # float32 means float32
 torch.backends.cudnn.benchmark = True
@@ -147,6 +148,14 @@ def record(results, command):
 def lines(results):
     "The runs of an experiment: job, rows, seconds."
     return [json.loads(line) for line in (results / "metrics.jsonl").read_text().splitlines()]
+
+
+def cost(results):
+    "Runs, the core-hours of those on a processor, the minutes of a GPU of those that shared one."
+    rows = lines(results)
+    hours = {d: sum(r["seconds"] for r in rows if r.get("device", "cpu") == d) / 3600 for d in AT_ONCE}
+    gpu = f"{60 * hours['cuda'] / AT_ONCE['cuda']:.1f} minutes of a GPU and " if hours["cuda"] else ""
+    return f"{len(rows)} runs, {gpu}{hours['cpu']:.1f} core-hours"
 
 
 def read(results):

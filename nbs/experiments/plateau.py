@@ -8,6 +8,7 @@ CIFAR-10) or results/in_place (the whole net, photographs).
 import math
 import os
 import sys
+from collections import Counter
 from dataclasses import replace
 from functools import cache
 from itertools import product
@@ -154,10 +155,16 @@ def in_place(folder, recipe, divided, seed, precision=FAST, most=WHOLE["most"]):
     return updates(packed(folder, 256), whole(recipe, divided), seed, most, WHOLE["under"], precision) | dict(precision=precision, device=DEVICE)
 
 
+def whole_runs(results, **settings):
+    "The runs with these settings, by seed; of a seed all or none, as the protocol has it."
+    runs = sorted([r for r in lines(results) if "precision" not in r["job"]], key=lambda r: r["job"]["seed"])
+    count = Counter(r["job"]["seed"] for r in runs)
+    return [r for r in runs if count[r["job"]["seed"]] == len(PLACES["recipe"]) * len(PLACES["divided"]) and settings.items() <= r["job"].items()]
+
+
 def places(results, **settings):
-    "Spread, updates on the plateau and whether it was left, of the runs with these settings, by seed."
-    rows = [r for r in lines(results) if "precision" not in r["job"] and settings.items() <= r["job"].items()]
-    return [(r["spread"], *length(r["losses"], **WHOLE)) for r in sorted(rows, key=lambda r: r["job"]["seed"])]
+    "Spread, updates on the plateau and whether it was left, of the runs with these settings."
+    return [(r["spread"], *length(r["losses"], **WHOLE)) for r in whole_runs(results, **settings)]
 
 
 def summarise_in_place(results):
