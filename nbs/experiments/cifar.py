@@ -126,14 +126,14 @@ def run(jobs, folder, results, minutes=math.inf, work=None):
             if not running: return False
             ended = next(as_completed(running))
             job, since = running.pop(ended)
-            row = dict(job=job) | ended.result() | dict(seconds=round(time.monotonic() - since, 1))
+            row = dict(job=job) | ended.result() | dict(device=DEVICE, seconds=round(time.monotonic() - since, 1))
             with open(path, "a") as f: f.write(json.dumps(row) + "\n")
             print(f"{len(waiting)} waiting;", job, f"{row['seconds']:.0f} s", flush=True)
     return True
 
 
 def record(results, command):
-    "Write env.json: the command, what it ran on and ran on earlier, the hash of the protocol that was written before, and of what it was until it was amended."
+    "Write env.json: the command; the hash of the protocol, and those it had until it was amended; the machine, and those of earlier runs."
     before = json.loads((results / "env.json").read_text()) if (results / "env.json").exists() else {}
     protocol, amended, earlier = hashlib.sha256((results / "protocol.md").read_bytes()).hexdigest(), before.pop("amended", []), before.pop("earlier", [])
     machine = dict(python=platform.python_version(), torch=torch.__version__, system=f"{platform.system()} {platform.machine()}", processes=PROCESSES, threads=1)

@@ -152,7 +152,7 @@ def whole(name, divided):
 
 
 def in_place(folder, recipe, divided, seed, precision=FAST, most=WHOLE["most"]):
-    return updates(packed(folder, 256), whole(recipe, divided), seed, most, WHOLE["under"], precision) | dict(precision=precision, device=DEVICE)
+    return updates(packed(folder, 256), whole(recipe, divided), seed, most, WHOLE["under"], precision) | dict(precision=precision)
 
 
 def whole_runs(results, **settings):
