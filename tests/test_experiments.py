@@ -129,11 +129,12 @@ def test_analogues_are_as_the_page_says(experiment):
 
 
 def test_normalisation_and_dropout_are_as_the_page_says(experiment):
-    "Every net with response normalisation has more error than the one without of the same seed; dropout takes longer, but not twice as long, in every pair."
+    "Every net with response normalisation has more error and more training loss than the one without of the same seed; dropout takes longer, but not twice as long, in every pair."
     analogues, intervals, results = experiment("analogues"), experiment("intervals"), ROOT / "results/analogues"
     numbers = intervals.summary(results / "summary.tsv")
     for arm in ("lrn_source", "lrn_paper"):
         assert all(with_ > without for with_, without in zip(analogues.ends(results, arm), analogues.ends(results, "dense")))
+        assert all(with_ > without for with_, without in zip(analogues.ends(results, arm, "loss"), analogues.ends(results, "dense", "loss")))
         assert float(numbers[f"{arm} less dense: test error"]["p_holm"]) < 0.05
     dropout, none = (analogues.until(results, arm) for arm in ("dropout", "no_dropout"))
     ratio = numbers["dropout over none: epochs to a loss of 0.5"]
