@@ -1,5 +1,6 @@
 """Trains a net in two processes of one column each, then in one process, and prints for every tensor the largest difference as
-a share of its largest number. Run by torchrun; arguments: recipe, width, crop, classes, batch, steps, fault."""
+a share of its largest number (and, in float32, the mean difference as a share of the mean size).
+Run by torchrun; arguments: recipe, width, crop, classes, batch, steps, precision, fault."""
 import json
 import os
 import sys
@@ -24,16 +25,16 @@ def gather_without_gradient(x, column):
     return torch.cat((x, other) if column == 0 else (other, x), 1)
 
 
-def run(recipe, column, fault, classes, batch, steps, seed):
+def run(recipe, column, fault, dtype, classes, batch, steps, seed):
     "Logits and gradients of the first step, and the weights after the last, of this process's share."
     torch.manual_seed(seed)
     size = recipe.crop + 8
     images = torch.randint(0, 256, (batch * steps, 3, size, size), dtype=torch.uint8)
     labels = torch.randint(0, classes, (batch * steps,))
-    see = Input(recipe, *pixel_statistics(images.numpy()), dtype=torch.float64)
+    see = Input(recipe, *pixel_statistics(images.numpy()), dtype=dtype)
     net = AlexNet(recipe, classes, column)
     net.load_state_dict(initial_weights(recipe, classes, seed, column))
-    net.double().train()
+    net.to(dtype).train()
     optimizer, draws, found = sgd(net, recipe), draw_epoch(len(images), see.border, recipe, seed, 0), {}
     for step in range(steps):
         rates = rates_at(recipe, step / steps)  # the source's schedule drops, slows conv1 and freezes it on the way
@@ -54,7 +55,15 @@ def run(recipe, column, fault, classes, batch, steps, seed):
     return found | {f"gradient of {n}": g for n, g in grads.items()} | {f"{n} at the end": w for n, w in weights.items()}
 
 
-name, width, crop, classes, batch, steps, fault = sys.argv[1:]
+def largest(difference, reference):
+    return (difference.abs().max() / reference.abs().max()).item()
+
+
+def mean(difference, reference):
+    return (difference.abs().mean() / reference.abs().mean()).item()
+
+
+name, width, crop, classes, batch, steps, precision, fault = sys.argv[1:]
 recipe = reduced(RECIPES[name], float(width), int(crop))
 settings = [int(classes), int(batch), int(steps), torch.seed() % 2**31]
 dist.init_process_group("gloo")
@@ -62,11 +71,14 @@ seed = torch.tensor(settings[-1])
 dist.broadcast(seed, src=0)  # fresh numbers in every test, the same in both processes
 settings[-1], column = seed.item(), dist.get_rank()
 if fault == "gather": model_module.exchange = gather_without_gradient
-two = run(recipe, column, fault, *settings)
+dtype = getattr(torch, precision)
+two = run(recipe, column, fault, dtype, *settings)
 dist.destroy_process_group()
 bytes_sent = {f"bytes {way}": sent[way] // settings[2] for way in ("forward", "backward")}  # of a step
 if column == 0:
-    one = run(replace(recipe, lrn_across=fault == "lrn"), None, "", *settings)
+    one = run(replace(recipe, lrn_across=fault == "lrn"), None, "", dtype, *settings)
     assert one.keys() == two.keys()
-    print(json.dumps({n: ((a - two[n]).abs().max() / a.abs().max()).item() for n, a in one.items()} | bytes_sent | {"seed": settings[-1]}), flush=True)
+    gap = largest if precision == "float64" else mean
+    gaps = {name: gap(two[name] - tensor, tensor) for name, tensor in one.items()}
+    print(json.dumps(gaps | bytes_sent | {"seed": settings[-1]}), flush=True)
 os._exit(0)  # as the package's workers end: gloo's threads now and then abort a normal exit

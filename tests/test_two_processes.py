@@ -18,11 +18,11 @@ from alexnet_nb.recipes import paper
 from alexnet_nb.training import Config, check, train
 
 
-def parity(recipe, width, crop, classes, batch, steps, fault=""):
-    """Largest difference of every tensor, as a share of its largest number (logits and gradients of the first step, weights after
+def parity(recipe, width, crop, classes, batch, steps, fault="", precision="float64"):
+    """Largest difference of every tensor, as a share of its largest number (in float32: mean difference, as a share of the mean; logits and gradients of the first step, weights after
     the last), and the bytes that column 0 sent in a step, forward and backward."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node", "2"]
-    arguments = map(str, (recipe, width, crop, classes, batch, steps, fault))
+    arguments = map(str, (recipe, width, crop, classes, batch, steps, precision, fault))
     done = subprocess.run([*torchrun, ROOT / "tests/parity.py", *arguments], capture_output=True, text=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
     gaps = json.loads(done.stdout.splitlines()[-1])
@@ -88,11 +88,18 @@ def test_every_loss_of_the_digits_run_agrees_in_float64(tmp_path):
     assert abs(one - two).max() <= 1e-8
 
 
-def test_the_first_ten_losses_agree_in_float32(tmp_path):
-    """With as many threads in each process: a thread more changes the order of sums in the last bit, and from there a
-    pooling window or a ReLU that was nearly undecided decides otherwise."""
-    cpus = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {min(cpus)})
-    try: one, two = both(tmp_path, epochs=1)
-    finally: os.sched_setaffinity(0, cpus)
-    assert abs(one - two)[:10].max() <= 1e-5
+@pytest.mark.parametrize("recipe", ["paper", "source2012"])
+def test_one_step_agrees_in_float32(recipe):
+    """From equal weights. Which kernels a processor picks decides how sums are rounded, and a ReLU or pooling window that
+    was nearly undecided may then decide otherwise; from there a longer run goes its own way. One such decision changes
+    one unit of one image, which a mean over a tensor hardly sees; many steps are compared in float64."""
+    gaps, _ = parity(recipe, 1 / 8, 80, 10, 8, 1, precision="float32")
+    layers, terms = 8, 512  # a sum of n terms is off by about sqrt(n) roundings
+    rounding = layers * math.sqrt(terms) * torch.finfo(torch.float32).eps
+    assert gaps["logits"] <= rounding
+    for name, gap in gaps.items():
+        assert gap <= 1e-2, name
+
+
+def test_float32_step_sees_a_fault():
+    assert parity("paper", 1 / 8, 80, 10, 8, 1, "loss", "float32")[0]["gradient of fc8.weight"] > 0.1
