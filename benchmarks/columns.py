@@ -9,8 +9,10 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections import defaultdict
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -22,7 +24,7 @@ from alexnet_nb.dropout import dropout_masks
 from alexnet_nb.learning import sgd
 from alexnet_nb.model import AlexNet
 from alexnet_nb.recipes import Table, paper
-from alexnet_nb.training import ALLOCATOR
+from alexnet_nb.training import init_process_group, layout, torchrun_command, worker_environment
 
 BATCH, STEPS, ROUNDS = 32, 6, 3
 
@@ -43,7 +45,7 @@ def peak():
 def train():
     "What a process does: a step that does not count, then STEPS that do; prints what it saw as JSON."
     column = int(os.environ["RANK"]) if os.environ["WORLD_SIZE"] == "2" else None
-    if column is not None: dist.init_process_group("gloo")
+    if column is not None: init_process_group(2, "gloo", timedelta(minutes=5))
     torch.manual_seed(0)
     torch.optim.SGD([torch.zeros(1)])  # imports what torch's optimisers need
     baseline = peak()
@@ -81,9 +83,10 @@ def train():
 
 def launch(processes):
     "Results of each process of a run."
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node", str(processes), __file__, "worker"]
-    environment = os.environ | ALLOCATOR | dict(OMP_NUM_THREADS=str(2 // processes), GLOO_SOCKET_IFNAME="lo")
-    out = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout
+    with tempfile.TemporaryDirectory() as store:
+        command = [*torchrun_command(processes, store), __file__, "worker"]
+        environment = worker_environment(layout(processes, found=0), store) | dict(OMP_NUM_THREADS=str(2 // processes))
+        out = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout
     return sorted((json.loads(line) for line in out.splitlines() if line.startswith("{")), key=lambda r: r["column"] or 0)
 
 

@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from dataclasses import replace
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -18,6 +19,7 @@ from alexnet_nb.model import AlexNet, initial_weights
 from alexnet_nb.multigpu import gather_whole, sent, swap
 from alexnet_nb.preprocessing import pixel_statistics
 from alexnet_nb.recipes import RECIPES
+from alexnet_nb.training import init_process_group
 
 
 def gather_without_gradient(x, column):
@@ -66,7 +68,7 @@ def mean(difference, reference):
 name, width, crop, classes, batch, steps, precision, fault = sys.argv[1:]
 recipe = reduced(RECIPES[name], float(width), int(crop))
 settings = [int(classes), int(batch), int(steps), torch.seed() % 2**31]
-dist.init_process_group("gloo")
+init_process_group(2, "gloo", timedelta(minutes=5))
 seed = torch.tensor(settings[-1])
 dist.broadcast(seed, src=0)  # fresh numbers in every test, the same in both processes
 settings[-1], column = seed.item(), dist.get_rank()

@@ -3,7 +3,7 @@ import json
 import math
 import os
 import subprocess
-import sys
+import tempfile
 
 import numpy as np
 import pytest
@@ -15,15 +15,24 @@ from alexnet_nb.learning import reduced
 from alexnet_nb.model import AlexNet
 from alexnet_nb.multigpu import join_states, split_state
 from alexnet_nb.recipes import paper
-from alexnet_nb.training import Config, check, train
+from alexnet_nb.training import (
+    Config,
+    check,
+    layout,
+    torchrun_command,
+    train,
+    worker_environment,
+)
 
 
 def parity(recipe, width, crop, classes, batch, steps, fault="", precision="float64"):
     """Largest difference of every tensor, as a share of its largest number (in float32: mean difference, as a share of the mean; logits and gradients of the first step, weights after
     the last), and the bytes that column 0 sent in a step, forward and backward."""
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node", "2"]
     arguments = map(str, (recipe, width, crop, classes, batch, steps, precision, fault))
-    done = subprocess.run([*torchrun, ROOT / "tests/parity.py", *arguments], capture_output=True, text=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    with tempfile.TemporaryDirectory() as store:
+        env = worker_environment(layout(2, found=0), store) | {"OMP_NUM_THREADS": "1"}
+        command = [*torchrun_command(2, store), ROOT / "tests/parity.py", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=env)
     assert done.returncode == 0, done.stderr
     gaps = json.loads(done.stdout.splitlines()[-1])
     sent = [gaps.pop(f"bytes {way}") for way in ("forward", "backward")]
