@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['WORDS', 'DTYPES', 'SAVE_SECONDS', 'TOLERANCE', 'GRADIENT_TOLERANCE', 'LAUNCHER_VARIABLES', 'ALLOCATOR', 'EXAMPLES',
            'PLACE', 'Config', 'read_parameters', 'typed', 'check', 'expect', 'check_values', 'check_folder', 'same_run',
-           'read_json', 'begun_with', 'complete', 'run_recipe', 'Layout', 'layout', 'written', 'start_run',
-           'new_folder', 'hold', 'Share', 'take', 'Worker', 'pictures', 'ahead', 'run_epochs', 'Record',
-           'save_checkpoint', 'write_tensors', 'identity', 'checkpoints', 'last_checkpoint', 'read_checkpoint',
+           'read_json', 'begun_with', 'complete', 'run_recipe', 'Layout', 'layout', 'written', 'sync', 'sync_entry',
+           'refuse_linked_folders', 'unlink_planted', 'open_append', 'start_run', 'new_folder', 'hold', 'Share', 'take',
+           'Worker', 'pictures', 'ahead', 'run_epochs', 'StepMetrics', 'mean_metrics', 'Record', 'save_checkpoint',
+           'refuse_non_finite', 'write_tensors', 'identity', 'checkpoints', 'last_checkpoint', 'read_checkpoint',
            'load_checkpoint', 'like', 'cut_metrics', 'relative_difference', 'compare_columns', 'work', 'join',
-           'init_process_group', 'end_with_notebook', 'fit', 'agree', 'launch', 'torchrun_command',
+           'init_process_group', 'end_with_notebook', 'fit', 'keep_input', 'agree', 'launch', 'torchrun_command',
            'worker_environment', 'show_line', 'end', 'failure', 'train', 'knows_bfloat16', 'resume_command',
            'command_line', 'main', 'one_of_many', 'set_up', 'started_again', 'plot_curves']
 
@@ -24,6 +25,7 @@ import math
 import os
 import platform
 import re
+import secrets
 import shlex
 import shutil
 import signal
@@ -242,16 +244,55 @@ def layout(
 def written(
     path,  # file or folder that exists only when it is whole
 ):
-    "A temporary path beside `path` to write to; renamed at the end."
+    """Yield a temporary path beside `path` to write to. At the end its content is brought to the disk, and it is renamed.
+    Nobody can plant a link under the temporary name, because the name is drawn at random."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temp = path.with_name(f".{path.name}.{os.getpid()}")
+    temp = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         yield temp
+        sync(temp)
         temp.replace(path)
+        sync_entry(path.parent)
     finally:
         if temp.is_dir(): shutil.rmtree(temp)
         else: temp.unlink(missing_ok=True)
+
+# %% ../nbs/10_training.ipynb #sync
+def sync(path: Path):
+    "Bring a file, or every file in a folder, to the disk, so that it survives a power cut."
+    if path.is_dir():
+        for part in path.iterdir(): sync(part)
+    sync_entry(path)
+
+
+def sync_entry(path: Path):
+    "Bring one file, or the list of names in one folder, to the disk."
+    handle = os.open(path, os.O_RDONLY)
+    try: os.fsync(handle)
+    finally: os.close(handle)
+
+# %% ../nbs/10_training.ipynb #no-links
+def refuse_linked_folders(run: Path):
+    "Raise `ValueError` where a folder of a run is a link: what is written or removed there would lie outside the run."
+    for name in ("checkpoints", "log"):
+        path = run / name
+        if path.is_symlink():
+            raise ValueError(f"out_dir: got {path}, a link to {os.readlink(path)}, expected a folder of the run itself; remove the link")
+
+
+def unlink_planted(path: Path):
+    "Remove a link in place of one of a run's files, so that nothing is read, written or truncated through it."
+    if path.is_symlink():
+        print(f"{path} was a link to {os.readlink(path)}; it is removed, and a new file is made", flush=True)
+        path.unlink()
+
+
+def open_append(path: Path):
+    "Open one of a run's files to append bytes to it, never through a link."
+    unlink_planted(path)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
+    return open(os.open(path, flags, 0o666), "ab", buffering=0)
 
 # %% ../nbs/10_training.ipynb #start_run
 def start_run(
@@ -261,6 +302,7 @@ def start_run(
 ) -> tuple[Path, TextIO]:  # the folder, and what holds it while it is open
     "Make the folder of a new run, or take that of the one to resume, and write configuration and devices to it."
     folder = Path(config.out_dir) if config.resume else new_folder(config)
+    refuse_linked_folders(folder)
     lock = hold(folder)
     check_folder(replace(config, out_dir=str(folder)))  # once more: packing took its time
     env = dict(python=platform.python_version(), torch=torch.__version__, system=f"{platform.system()} {platform.machine()}", layout=where.words, threads=where.threads) | (dict(agents=agents) if agents else {})
@@ -282,7 +324,10 @@ def hold(
     folder: Path,  # of a run
 ) -> TextIO:
     "Take a run for this process, for as long as what is returned stays open. Raises `RuntimeError` where another process has it."
-    lock = open(folder / ".lock", "a+")
+    path = folder / ".lock"
+    unlink_planted(path)
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
+    lock = open(os.open(path, flags, 0o666), "a+")
     try: fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         lock.seek(0)
@@ -404,7 +449,7 @@ class Worker:
 
     @torch.no_grad()
     def validate(self, limit=None):
-        "Loss, top-1 and top-5 error on the central view of the validation pictures, of which each replica takes its share."
+        "Loss, top-1 and top-5 error on the central view of the validation pictures, of which each replica takes its share, and their number."
         totals, size, n = torch.zeros(4, dtype=torch.float64), self.config.batch_size, min(len(self.data.val), limit or 1 << 60)
         self.model.eval()
         for start in range(0, n, size):
@@ -420,7 +465,7 @@ class Worker:
         if self.mesh:
             totals = totals.to(self.device)
             dist.all_reduce(totals)
-        return (totals[:3] / totals[3]).tolist()
+        return *(totals[:3] / totals[3]).tolist(), int(totals[3])
 
 # %% ../nbs/10_training.ipynb #pictures
 def pictures(
@@ -464,14 +509,33 @@ def run_epochs(
         numbers = range(w.step % w.per_epoch, min(w.per_epoch, last - epoch * w.per_epoch))
         for read in ahead(lambda i: w.read(order, draws, i), numbers):
             waited = time.perf_counter() - begin
-            rates = w.update(*w.batch(*read, w.rates["colour"]))
-            record.add(*rates, time.perf_counter() - begin, waited)
-            if not record.rows and w.due(): save_checkpoint(w)
+            images, labels = w.batch(*read, w.rates["colour"])
+            n = w.share(w.step % w.per_epoch).of
+            errors = w.update(images, labels)
+            record.add(StepMetrics(n, *errors, time.perf_counter() - begin, waited))
+            at_end = w.step % w.per_epoch == 0 or w.step == last
+            if not at_end and not record.rows and w.due(): save_checkpoint(w)
             begin = time.perf_counter()
-        if w.step % w.per_epoch == 0 or c.dry_run and w.step == 3: record.validation(w.validate(c.batch_size if c.dry_run else None))
-        save_checkpoint(w)
+        if w.step % w.per_epoch == 0 or c.dry_run and w.step == 3: record.validation(*w.validate(c.batch_size if c.dry_run else None))
+        save_checkpoint(w)  # after the validation, whose error the schedule may depend on
 
 # %% ../nbs/10_training.ipynb #Record
+class StepMetrics(NamedTuple):
+    "What is known of one training step."
+    images: int  # in the batch
+    loss: float
+    top1: float  # error, as a fraction
+    top5: float
+    seconds: float
+    data_seconds: float  # of these, spent waiting for the batch
+
+
+def mean_metrics(steps: list[StepMetrics]) -> tuple[float, float, float]:
+    "Loss, top-1 and top-5 error of several steps: means over their images, because the last batch of an epoch may be short."
+    images = [step.images for step in steps]
+    return tuple(np.average([step[1:4] for step in steps], axis=0, weights=images))
+
+
 class Record:
     "Writes the metrics of an epoch, and tells a person."
 
@@ -479,35 +543,49 @@ class Record:
         self.w, self.epoch, self.rows, self.epoch_rows = worker, epoch, [], []
         self.interval = 1 if worker.config.dry_run else math.ceil(worker.per_epoch / 100)
 
-    def write(self, split, loss, top1, top5, seconds, waited):
+    def write(self, split, loss, top1, top5, images, seconds=0.0, data_seconds=0.0):
         if not self.w.first: return
-        row = dict(step=self.w.step, epoch=self.epoch + 1, split=split, loss=loss, top1=top1, top5=top5, lr=self.w.rates["weights"],
-                   seconds=round(seconds, 4), data_seconds=round(waited, 4))
-        with open(self.w.folder / "metrics.jsonl", "a") as f: f.write(json.dumps(row) + "\n")
+        row = dict(
+            step=self.w.step,
+            epoch=self.epoch + 1,
+            split=split,
+            images=images,
+            loss=loss,
+            top1=top1,
+            top5=top5,
+            lr=self.w.rates["weights"],
+            seconds=round(seconds, 4),
+            data_seconds=round(data_seconds, 4),
+        )
+        with open_append(self.w.folder / "metrics.jsonl") as f: f.write(json.dumps(row).encode() + b"\n")
 
-    def add(self, *row):
-        "One step: loss, top-1 and top-5 error, seconds in all and seconds spent on the batch."
-        self.rows.append(row)
-        self.epoch_rows.append(row)
+    def add(self, step: StepMetrics):
+        self.rows.append(step)
+        self.epoch_rows.append(step)
         if len(self.rows) == self.interval or self.w.step % self.w.per_epoch == 0:
-            mean = np.mean(self.rows, 0)
-            self.write("train", *mean[:3], *np.sum(self.rows, 0)[3:])
+            totals = np.sum(self.rows, axis=0)
+            self.write("train", *mean_metrics(self.rows), int(totals[0]), *totals[4:])
             self.rows = []
-        if time.monotonic() - self.w.spoke > self.w.every: self.tell_step(row)
+        if time.monotonic() - self.w.spoke > self.w.every: self.tell_step(step)
 
-    def tell_step(self, row):
+    def tell_step(self, step):
         w, total = self.w, self.w.per_epoch * self.w.config.epochs
-        pace = np.mean([r[3] for r in self.epoch_rows[-50:]])
+        pace = np.mean([s.seconds for s in self.epoch_rows[-50:]])
         bar = ("█" * round(20 * w.step / total)).ljust(20, "░")
-        w.say(f"{bar} epoch {self.epoch + 1}/{w.config.epochs}, step {w.step:,}/{total:,}, loss {row[0]:.3f}, "
+        w.say(f"{bar} epoch {self.epoch + 1}/{w.config.epochs}, step {w.step:,}/{total:,}, loss {step.loss:.3f}, "
               f"{w.config.batch_size / pace:.0f} pictures/s, {(total - w.step) * pace / 60:.0f} min left", mark="~")
 
-    def validation(self, rates):
-        self.write("val", *rates, 0.0, 0.0)
-        if self.w.step % self.w.per_epoch == 0: self.w.val_errors.append(rates[1])
-        loss, top1, _ = np.mean([r[:3] for r in self.epoch_rows], 0)
-        self.w.say(f"epoch {self.epoch + 1:>2}/{self.w.config.epochs}   loss {loss:.3f}   top-1 error: training {top1:6.1%}, "
-                   f"validation {rates[1]:6.1%}   lr {self.w.rates['weights']:.2g}")
+    def validation(self, loss, top1, top5, images):
+        if not math.isfinite(loss):
+            raise FloatingPointError(
+                f"validation loss: got {loss} after step {self.w.step}, expected a number; "
+                f"train a new run with a lower lr than {self.w.rates['weights']:.2g}"
+            )
+        self.write("val", loss, top1, top5, images)
+        if self.w.step % self.w.per_epoch == 0: self.w.val_errors.append(top1)
+        train_loss, train_top1, _ = mean_metrics(self.epoch_rows)
+        self.w.say(f"epoch {self.epoch + 1:>2}/{self.w.config.epochs}   loss {train_loss:.3f}   top-1 error: training {train_top1:6.1%}, "
+                   f"validation {top1:6.1%}   lr {self.w.rates['weights']:.2g}")
 
 # %% ../nbs/10_training.ipynb #save_checkpoint
 SAVE_SECONDS = 600  # between checkpoints within an epoch
@@ -523,6 +601,9 @@ def save_checkpoint(
     weights = gather_whole(w.model.state_dict(), w.column)
     velocity = gather_whole({n: w.optimizer.state[p].get("momentum_buffer", torch.zeros_like(p)) for p, n in names.items()}, w.column)
     if not w.first or path.exists(): return
+    refuse_linked_folders(w.folder)
+    refuse_non_finite({"weights": weights, "velocity": velocity}, w)
+    if (w.folder / "metrics.jsonl").exists(): sync_entry(w.folder / "metrics.jsonl")  # no checkpoint is ahead of its metrics
     with written(path) as temp:
         temp.mkdir()
         for name, tensors in (("weights", weights), ("velocity", velocity)):
@@ -531,6 +612,17 @@ def save_checkpoint(
                      sha256={p.name: sha256(p) for p in sorted(temp.iterdir())})
         (temp / "state.json").write_text(json.dumps(state, indent=1))
     for old in checkpoints(w.folder)[:-keep]: shutil.rmtree(old)
+
+# %% ../nbs/10_training.ipynb #refuse-non-finite
+def refuse_non_finite(tensors: dict[str, dict[str, torch.Tensor]], worker: Worker):
+    "Raise `FloatingPointError` instead of saving numbers that are infinite or NaN; the checkpoints before stay."
+    for kind, by_name in tensors.items():
+        for name, tensor in by_name.items():
+            if not tensor.isfinite().all():
+                raise FloatingPointError(
+                    f"{kind} of {name}: got values that are not finite after step {worker.step}, expected numbers; "
+                    f"nothing was saved; train a new run with a lower lr than {worker.optimizer.param_groups[0]['lr']:.2g}"
+                )
 
 # %% ../nbs/10_training.ipynb #write_tensors
 def write_tensors(path: Path, tensors: dict):
@@ -546,8 +638,12 @@ def identity(worker):
 
 # %% ../nbs/10_training.ipynb #checkpoints
 def checkpoints(folder) -> list:
-    "The checkpoints of a run, oldest first."
-    return sorted(Path(folder).glob("checkpoints/step-*"), key=lambda p: int(p.name[5:]))
+    "The checkpoints of a run, oldest first. Somebody's copies beside them, files and links are passed over."
+    found = []
+    for path in Path(folder).glob("checkpoints/step-*"):
+        if re.fullmatch(r"step-\d+", path.name) and path.is_dir() and not path.is_symlink():
+            found.append(path)
+    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
 
 # %% ../nbs/10_training.ipynb #last_checkpoint
 def last_checkpoint(worker: Worker) -> Path | None:
@@ -579,6 +675,12 @@ def load_checkpoint(worker: Worker, path: Path):
     "Put a worker where a checkpoint was written."
     from safetensors.torch import load_file
     state, model = read_checkpoint(path, identity(worker)), worker.model
+    epochs, rest = divmod(state["step"], worker.per_epoch)
+    if rest == 0 and len(state["val_errors"]) < epochs:
+        raise ValueError(
+            f"{path}: got {len(state['val_errors'])} validation errors, expected {epochs}, one an epoch; "
+            "remove it to resume from the checkpoint before it"
+        )
     weights, velocity = (split_state(load_file(path / f"{n}.safetensors"), worker.column) for n in ("weights", "velocity"))
     model.load_state_dict(weights)
     for name, p in model.named_parameters(): worker.optimizer.state[p]["momentum_buffer"] = like(p, velocity[name])
@@ -711,10 +813,15 @@ def end_with_notebook():
 # %% ../nbs/10_training.ipynb #fit
 def fit(worker: Worker):
     "Train to the end of the run, from the last checkpoint if there is one, and save the weights."
+    refuse_linked_folders(worker.folder)
     w, found = worker, last_checkpoint(worker)
     if found: load_checkpoint(w, found)
     if w.mesh: agree(w)
-    if w.first: cut_metrics(w.folder / "metrics.jsonl", w.step)
+    if w.first:
+        keep_input(w)
+        unlink_planted(w.folder / "metrics.jsonl")
+        cut_metrics(w.folder / "metrics.jsonl", w.step)
+        for torn in w.folder.glob("checkpoints/.step-*"): shutil.rmtree(torn)  # of a process that was killed
     if w.mesh:
         draws = draw_epoch(len(w.data.train), w.see.border, w.recipe, w.config.seed, 0)
         if w.column is not None: compare_columns(w, draws)
@@ -725,8 +832,17 @@ def fit(worker: Worker):
     run_epochs(w, min(dry, end) if w.config.dry_run else end)
     weights = gather_whole(w.model.state_dict(), w.column) if w.replica == 0 else {}
     if w.first:
+        refuse_non_finite({"weights": weights}, w)
         with written(w.folder / "model.safetensors") as temp: write_tensors(temp, weights)
     if w.mesh: dist.barrier()
+
+# %% ../nbs/10_training.ipynb #keep_input
+def keep_input(worker: Worker):
+    """Keep beside the weights what turns images into the input of this model: mean image and RGB covariance (`stats.npz`),
+    class names and checksums of the training data (`data.json`)."""
+    with written(worker.folder / "stats.npz") as temp, open(temp, "wb") as file:
+        np.savez(file, mean=worker.data.mean, cov=worker.data.cov)
+    with written(worker.folder / "data.json") as temp: temp.write_text(json.dumps(identity(worker)["data"], indent=1))
 
 # %% ../nbs/10_training.ipynb #agree
 def agree(worker):
@@ -746,10 +862,11 @@ def launch(
     """Run the processes of a layout and show what the first one prints.
     Raises `RuntimeError` with the traceback of a process that fails."""
     live = "JPY_SESSION_NAME" in os.environ
+    refuse_linked_folders(folder)
     (folder / "log").mkdir(exist_ok=True)
     errors = []
     # Only this user can enter a folder that mkdtemp makes; torchrun unpickles what it finds in its store.
-    with tempfile.TemporaryDirectory(prefix="alexnet_nb-") as store, open(folder / "log/torchrun.txt", "ab", buffering=0) as log:
+    with tempfile.TemporaryDirectory(prefix="alexnet_nb-") as store, open_append(folder / "log/torchrun.txt") as log:
         begin = log.tell()
         process = subprocess.Popen(
             [*torchrun_command(where.processes, store), "-m", "alexnet_nb.training", str(folder), str(data)],
@@ -803,7 +920,7 @@ def worker_environment(
     torchrun wait for a second machine. Python does not import modules from the current folder, which may be a
     folder of somebody else's images."""
     env = {name: value for name, value in os.environ.items() if not LAUNCHER_VARIABLES.fullmatch(name)}
-    loopback = next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
+    loopback = next((name for _, name in socket.if_nameindex() if name.startswith("lo")), "lo")
     env |= ALLOCATOR | dict(
         OMP_NUM_THREADS=str(where.threads),
         PYTHONSAFEPATH="1",
