@@ -99,6 +99,7 @@ class Input:
 
     def cut(self, images: torch.Tensor, draws: Draws):  # uint8, N × 3 × size × size -> uint8, N × 3 × crop × crop
         "The squares of a batch, where the pictures are."
+        self.check_size(images)
         return crop(images, draws.offsets, self.recipe.crop)
 
     def subtract(self, squares, offsets, flips):
@@ -120,12 +121,32 @@ class Input:
         "A training batch: random crops, reflections and colours."
         return self.finish(self.cut(images, draws), draws, colour)
 
-    def views(self, images: torch.Tensor, n: int = 10):  # uint8 N × 3 × size × size -> n × N × 3 × crop × crop
-        "The central view; four corners and the centre; or these and their mirror images (§4.1)."
+    def check_size(self, images: torch.Tensor):
+        "Raise `ValueError` for pictures of another size than the mean image, from which other crops would be cut."
+        size = self.mean.shape[-1]
+        if images.shape[-2:] != (size, size):
+            raise ValueError(
+                f"images: got {images.shape[-2]}×{images.shape[-1]} pixels, expected {size}×{size}, the size of the mean image; "
+                f"resize them with to_square(image, {size})"
+            )
+
+    def view_places(self, n: int = 10) -> list[tuple[int, int, bool]]:  # top, left, mirrored
+        """Where test views are cut (§4.1): the center (n = 1); the four corners and the center (5); these and their mirror images (10).
+        Places that coincide are named once: a stored picture no larger than the crop has one view and its mirror image, not ten."""
         if n not in (1, 5, 10) or n == 10 and not self.recipe.mirror:
             raise ValueError(f"views: found {n}, expected 1, 5 or, where pictures are mirrored, 10")
-        end, mid, coin = self.border, self.border // 2, torch.zeros(len(images), dtype=torch.bool)
-        places = [(mid, mid)] if n == 1 else [(0, 0), (0, end), (end, 0), (end, end), (mid, mid)]
+        end, middle = self.border, self.border // 2
+        corners = [(0, 0), (0, end), (end, 0), (end, end)] if n > 1 else []
+        places = dict.fromkeys([*corners, (middle, middle)])
         flips = (False, True) if n == 10 else (False,)
-        at = [(torch.tensor([p] * len(images)), coin | f) for f in flips for p in places]
-        return torch.stack([self.subtract(crop(images, offsets, self.recipe.crop), offsets, f) for offsets, f in at])
+        return [(top, left, flip) for flip in flips for top, left in places]
+
+    def views(self, images: torch.Tensor, n: int = 10):  # uint8 N × 3 × size × size -> len(view_places(n)) × N × 3 × crop × crop
+        "Cut the test views of `view_places` from stored pictures and subtract the mean (§4.1)."
+        self.check_size(images)
+        views = []
+        for top, left, flip in self.view_places(n):
+            offsets = torch.tensor([[top, left]] * len(images)).reshape(-1, 2)
+            flips = torch.full((len(images),), flip)
+            views.append(self.subtract(crop(images, offsets, self.recipe.crop), offsets, flips))
+        return torch.stack(views)

@@ -1,0 +1,138 @@
+"A run is evaluated as it was trained, on its own images or on others, and counts its views as what they are."
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from alexnet_nb.augmentation import Input
+from alexnet_nb.evaluation import evaluate, load_input, load_model, probabilities
+from alexnet_nb.learning import error_rates
+from alexnet_nb.preprocessing import pack, prepare
+from alexnet_nb.recipes import paper
+from alexnet_nb.training import Config, Worker, fit, layout, start_run
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return prepare("digits", 72)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, digits):
+    "A small net after one epoch of digits, and its evaluation on its own validation images."
+    folder = tmp_path_factory.mktemp("run")
+    config = Config(out_dir=str(folder), width=1 / 16, epochs=1)
+    start_run(config, layout(1, found=0))[1].close()
+    fit(Worker(folder, config, digits, None))
+    evaluate(folder, digits)
+    return folder
+
+
+def packed(folder, names, size=72, n=12):
+    "Random images of some classes, packed; brighter than digits, so that their mean is another."
+    rng = np.random.default_rng(0)
+    for name in names:
+        (folder / "images" / name).mkdir(parents=True)
+        for i in range(n):
+            pixels = rng.integers(100, 256, (size, size, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / "images" / name / f"{i}.png")
+    return pack(folder / "images", folder / "packed", size, progress=lambda line: None)
+
+
+def test_other_data_are_measured_with_the_mean_of_the_run(tmp_path, run, digits):
+    others = packed(tmp_path, digits.names)
+    before = (run / "result.json").read_bytes()
+    table = evaluate(run, others, split="all")
+    assert "of 120 pictures" in table
+    assert (run / "result.json").read_bytes() == before
+    found = json.loads((run / "result-packed-all.json").read_text())
+    assert found["n"] == 120 and found["data"] == str(others.path) and found["sha256"] == others.meta["sha256"]
+    model = load_model(run)
+    by_hand = Input(model.recipe, digits.mean, digits.cov)
+    parts = (others.train, others.val)
+    scores = torch.cat([probabilities(model, by_hand, part.images, 5) for part in parts])
+    labels = torch.tensor(np.concatenate([part.labels for part in parts]))
+    assert error_rates(scores, labels) == (found["top1"], found["top5"])
+    assert torch.equal(load_input(run, model).mean, by_hand.mean)
+
+
+@pytest.mark.parametrize("split, n", [("train", 108), ("val", 12), ("all", 120)])
+def test_each_part_of_other_data_has_a_file_of_its_own(tmp_path, run, digits, split, n):
+    evaluate(run, packed(tmp_path, digits.names), split=split)
+    assert json.loads((run / f"result-packed-{split}.json").read_text())["n"] == n
+
+
+def test_the_training_images_of_a_run_are_not_its_result(run, digits):
+    before = (run / "result.json").read_bytes()
+    evaluate(run, digits, split="train")
+    assert (run / "result.json").read_bytes() == before
+    assert json.loads((run / "result-digits-72-train.json").read_text())["n"] == 1437
+
+
+def test_other_classes_are_refused(tmp_path, run):
+    with pytest.raises(ValueError, match=r"data: got the classes cat, dog, expected those of .*, 0, 1, 2, 3, 4, … \(10 in all\)"):
+        evaluate(run, packed(tmp_path, ["cat", "dog"]))
+
+
+def test_the_same_classes_in_another_order_are_refused(run, digits):
+    with pytest.raises(ValueError, match="data: got the classes 9, 8"):
+        evaluate(run, replace(digits, names=digits.names[::-1]))
+
+
+def test_another_size_is_refused(tmp_path, run, digits):
+    with pytest.raises(ValueError, match="data: got images of 80×80 pixels, expected 72"):
+        evaluate(run, packed(tmp_path, digits.names, 80))
+
+
+def test_an_unknown_part_is_refused(run, digits):
+    with pytest.raises(ValueError, match="split: got 'test', expected one of val, train, all"):
+        evaluate(run, digits, split="test")
+
+
+@pytest.mark.parametrize("name", ["stats.npz", "data.json"])
+def test_a_run_that_did_not_keep_its_data_is_refused(run, digits, name):
+    hidden = (run / name).rename(run / f"{name}.hidden")
+    try:
+        with pytest.raises(ValueError, match=f"got no {name}"):
+            evaluate(run, digits)
+    finally:
+        hidden.rename(run / name)
+
+
+def transform(size, crop, **changes):
+    recipe = replace(paper, crop=crop, **changes)
+    return Input(recipe, np.full((3, size, size), 100.0), np.eye(3))
+
+
+@pytest.mark.parametrize("size", [71, 73])
+def test_images_of_another_size_than_the_mean_are_refused(size):
+    images = torch.zeros(2, 3, size, size, dtype=torch.uint8)
+    see = transform(72, 64)
+    for use in (see.views, lambda x: see.cut(x, None)):
+        with pytest.raises(ValueError, match=f"images: got {size}×{size} pixels, expected 72×72"):
+            use(images)
+
+
+@pytest.mark.parametrize("size, distinct", [(64, 2), (65, 8), (66, 10), (72, 10)])
+def test_views_are_counted_as_what_they_are(size, distinct):
+    "Without a border all crops are one; with a border of one pixel the center is a corner."
+    see = transform(size, 64)
+    images = torch.randint(256, (1, 3, size, size), dtype=torch.uint8)
+    views = see.views(images, 10)
+    assert len(views) == len(see.view_places(10)) == distinct
+    assert len({view.numpy().tobytes() for view in views}) == distinct
+    assert len(see.views(images, 5)) == distinct // 2 and len(see.views(images, 1)) == 1
+
+
+def test_the_report_counts_distinct_views(tmp_path, digits):
+    "Stored images of the size of the crop have one view where they are not mirrored."
+    folder = tmp_path / "run"
+    config = Config(out_dir=str(folder), width=1 / 16, epochs=1, crop=72)
+    start_run(config, layout(1, found=0))[1].close()
+    fit(Worker(folder, config, digits, None))
+    table = evaluate(folder, digits)
+    assert json.loads((folder / "result.json").read_text())["views"] == 1
+    assert "1 view " in table and "5 views" not in table
