@@ -28,8 +28,8 @@ def text(cell):
     return "".join(cell["source"])
 
 
-def readme():
-    "README.md: the index notebook's prose, its code, and text outputs; the drawing as a file."
+def readme(folder=ROOT):
+    "README.md in a folder: the index notebook's prose, its code, and text outputs; the drawing as a file."
     parts = []
     for cell in json.loads((ROOT / "nbs/index.ipynb").read_text())["cells"]:
         source = text(cell)
@@ -42,10 +42,10 @@ def readme():
             data = output.get("data", {})
             if "image/svg+xml" in data:
                 drawing = "".join(data["image/svg+xml"])
-                (ROOT / "nbs/columns.svg").write_text(drawing + "\n")
+                (folder / "nbs/columns.svg").write_text(drawing + "\n")
                 parts.append("![The two columns of AlexNet, and which layers read both](nbs/columns.svg)")
             elif "text/plain" in data: parts.append("```\n" + "".join(data["text/plain"]) + "\n```")
-    (ROOT / "README.md").write_text("<!-- made from nbs/index.ipynb by .ci/site.py -->\n\n" + "\n\n".join(parts).replace("```\n\n```python\n", "") + "\n")
+    (folder / "README.md").write_text("<!-- made from nbs/index.ipynb by .ci/site.py -->\n\n" + "\n\n".join(parts).replace("```\n\n```python\n", "") + "\n")
 
 
 def address():

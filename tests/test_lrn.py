@@ -119,6 +119,7 @@ print(statistics.median(a / b for a, b in rounds[1:]))
 """
 
 
+@pytest.mark.speed
 @pytest.mark.parametrize("layout", ["contiguous_format", "channels_last"])
 def test_is_faster_than_torch_on_a_busy_machine(layout):
     "With another process on one of the cores."

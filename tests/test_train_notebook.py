@@ -2,7 +2,6 @@
 import json
 import shutil
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -15,10 +14,8 @@ from alexnet_nb.training import Config, check, complete, train
 
 
 def test_dry_run_goes_through_everything(papermill, tmp_path):
-    begin = time.monotonic()
     done = papermill("gpus=2", "dry_run=True", "epochs=1")
     assert done.returncode == 0, done.stderr
-    assert time.monotonic() - begin < 60
     said = texts(tmp_path)
     for words in ("over gloo", "and every gradient", "resumed at step 2", "the dry run is in runs/digits-source2012-001"): assert words in said, words
     assert "-p resume True" not in said  # nothing goes on with a dry run
