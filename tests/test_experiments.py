@@ -3,6 +3,7 @@ import base64
 import hashlib
 import importlib
 import io
+import itertools
 import json
 import math
 
@@ -29,7 +30,7 @@ def cifar(experiment): return experiment("cifar")
 
 
 @pytest.mark.parametrize("name", BEGUN)
-def test_protocol_is_the_one_that_was_followed(name):
+def test_recorded_protocol_is_the_one_that_was_followed(name):
     folder = ROOT / "results" / name
     assert json.loads((folder / "env.json").read_text())["protocol"] == hashlib.sha256((folder / "protocol.md").read_bytes()).hexdigest()
 
@@ -60,7 +61,7 @@ def test_redrawn_from_results_it_says_the_same(name, tmp_path):
         if "image/png" in o.get("data", {}): assert np.abs(pixels(o) - pixels(again[k])).mean() < 1, k
 
 
-def test_figure1_keeps_to_its_design(cifar):
+def test_recorded_figure1_keeps_to_its_design(cifar):
     "Seeds of the arms were not used for the rates; the rate is the best of a grid that it lies inside; at most six runs an arm."
     jobs = [job for job, _ in cifar.read(ROOT / "results/figure1")]
     assert len({json.dumps(j, sort_keys=True) for j in jobs}) == len(jobs)
@@ -87,7 +88,7 @@ def test_calibrated_start_keeps_the_signal(cifar, activation):
             assert gain == pytest.approx(cifar.GAINS[activation], rel=0.05)
 
 
-def test_plateau_is_as_the_page_says(experiment):
+def test_recorded_plateau_is_as_the_page_says(experiment):
     "What its prose says of the small net, beyond the tables that are drawn."
     plateau, small = experiment("plateau"), ROOT / "results/plateau"
     runs = lambda **factors: plateau.spells(small, **factors)
@@ -96,9 +97,13 @@ def test_plateau_is_as_the_page_says(experiment):
     for lr in plateau.FACTORS["lr"]:
         for bias in plateau.FACTORS["bias"]: assert mean(lr=lr, bias=bias, deviation=0.01) > mean(lr=lr, bias=bias, deviation=0.03)
         for deviation in (0.01, 0.03): assert mean(lr=lr, deviation=deviation, bias=0.0) > mean(lr=lr, deviation=deviation, bias=1.0)
+    numbers = experiment("intervals").summary(small / "summary.tsv")
+    p = lambda words: [float(numbers[f"deviation 0.01 less 0.03{words}, rate {lr:g}: updates"]["p_holm"]) for lr in plateau.FACTORS["lr"]]
+    mixed, alike = p(""), p(" at the same pixels and biases")
+    assert min(mixed[:2]) > 0.05 > mixed[2] and max(alike) < 1e-5
 
 
-def test_plateau_and_spread_are_as_the_page_says(experiment):
+def test_recorded_plateau_and_spread_are_as_the_page_says(experiment):
     "Among raw pixels at each rate a larger spread goes with a shorter plateau; at the same spread divided pixels take longer."
     plateau, small = experiment("plateau"), ROOT / "results/plateau"
     runs = lambda **factors: plateau.spells(small, **factors)
@@ -109,7 +114,7 @@ def test_plateau_and_spread_are_as_the_page_says(experiment):
     assert sum(not left for *_, left in runs(divide=1.0, bias=0.0)) == 5 and sum(not left for *_, left in runs(divide=1.0, bias=1.0)) == 0
 
 
-def test_analogues_are_as_the_page_says(experiment):
+def test_recorded_analogues_are_as_the_page_says(experiment):
     "What its prose says, beyond the tables that are drawn; eight seeds an arm, at rates that lie inside their grids."
     analogues, intervals, results = experiment("analogues"), experiment("intervals"), ROOT / "results/analogues"
     numbers = intervals.summary(results / "summary.tsv")
@@ -128,7 +133,7 @@ def test_analogues_are_as_the_page_says(experiment):
     assert sum(float(numbers[f"ten views less one, seed {s}"]["p_holm"]) < 0.05 for s in analogues.SEEDS) == 1
 
 
-def test_normalisation_and_dropout_are_as_the_page_says(experiment):
+def test_recorded_normalisation_and_dropout_are_as_the_page_says(experiment):
     "Every net with response normalisation has more error and more training loss than the one without of the same seed; dropout takes longer, but not twice as long, in every pair."
     analogues, intervals, results = experiment("analogues"), experiment("intervals"), ROOT / "results/analogues"
     numbers = intervals.summary(results / "summary.tsv")
@@ -141,7 +146,7 @@ def test_normalisation_and_dropout_are_as_the_page_says(experiment):
     assert max(none) < min(dropout) and max(dropout) < 30 and float(ratio["high"]) < 2 and float(ratio["p"]) < 0.05
 
 
-def test_in_place_is_as_the_page_says(experiment):
+def test_recorded_in_place_is_as_the_page_says(experiment):
     "The same seeds of each start and kind of pixels; who left the plateau; every test is below 0.05; where biases are 1 the loss rises first, and comes back."
     plateau, intervals, whole = experiment("plateau"), experiment("intervals"), ROOT / "results/in_place"
     runs = {(recipe, divided): plateau.whole_runs(whole, recipe=recipe, divided=divided) for recipe in plateau.PLACES["recipe"] for divided in (False, True)}
@@ -193,8 +198,70 @@ def test_intervals_against_scipy(experiment):
     assert intervals.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     estimate, low, high = intervals.ratio([20, 22, 18, 21], [4, 5, 6, 5])
     assert low < estimate < high and estimate == pytest.approx((20 * 22 * 18 * 21 / (4 * 5 * 6 * 5)) ** 0.25)
+    bootstrap = intervals.bootstrap_ratio([20, 22, 18, 21], [4, 5, 6, 5])
+    assert bootstrap[0] == pytest.approx(estimate) and low < bootstrap[1] < bootstrap[2] < high  # Welch's is the wider one
     estimate, low, high = intervals.difference(a, b)
     assert estimate == -8 and low == pytest.approx(-8 - 2.144787 * 1.224745, abs=1e-4) and high == pytest.approx(-16 - low)
+
+
+def ends_above_expectation(runs, arm):
+    "Observed less expected ends in an arm (places in the list of runs), counted time by time as in a textbook."
+    total = 0.0
+    for time in sorted({time for time, ended in runs if ended}):
+        at_risk = [i for i, (other, _) in enumerate(runs) if other >= time]
+        ends = [i for i, (other, ended) in enumerate(runs) if other == time and ended]
+        total += sum(i in arm for i in ends) - len(ends) * sum(i in arm for i in at_risk) / len(at_risk)
+    return total
+
+
+def counted_log_rank(*strata):
+    "The exact two-sided p of the log-rank test by going through every way to deal the runs of every stratum."
+    ways = []
+    for one, other in strata:
+        dealt = itertools.combinations(range(len(one + other)), len(one))
+        ways.append([ends_above_expectation([*one, *other], set(arm)) for arm in dealt])
+    observed = abs(sum(way[0] for way in ways))
+    sums = [abs(sum(way)) for way in itertools.product(*ways)]
+    return sum(total >= observed - 1e-9 for total in sums) / len(sums)
+
+
+@pytest.mark.parametrize("strata", [
+    [([(5, True), (7, True), (9, False)], [(1, True), (5, True), (6, True)])],
+    [([(5, True), (9, False), (9, False)], [(1, True), (5, True)]), ([(3, True), (8, True)], [(2, True), (4, False), (6, True)])],
+    [([(9, False)] * 2, [(9, False)] * 3), ([(4, True), (5, True)], [(2, True), (3, True)])],
+    [([(9, False)] * 2, [(9, False)] * 3)],
+], ids=["one stratum", "two strata, ties and stops", "a stratum where all were stopped", "all were stopped"])
+def test_exact_log_rank_against_every_way_to_deal(experiment, strata):
+    assert experiment("intervals").permuted_log_rank(*strata) == pytest.approx(counted_log_rank(*strata), abs=1e-12)
+
+
+def test_exact_log_rank_of_the_runs_in_place(experiment):
+    "Eight runs a side cannot give less than 2 of 12,870 ways, and the summary prints no smaller p; one pair is counted again by going through all ways."
+    plateau, intervals, whole = experiment("plateau"), experiment("intervals"), ROOT / "results/in_place"
+    arm = lambda recipe, divided: plateau.times(plateau.places(whole, recipe=recipe, divided=divided))
+    numbers = intervals.summary(whole / "summary.tsv")
+    p = {what: float(r["p"]) for what, r in numbers.items() if r["p"]}
+    assert len(p) == 7 and min(p.values()) == pytest.approx(2 / math.comb(16, 8), rel=1e-3)
+    counted = counted_log_rank((arm("source2012", False), arm("paper", False)))
+    assert p["source2012 less paper, raw: updates"] == pytest.approx(counted, rel=1e-3) and max(p.values()) == pytest.approx(counted, rel=1e-3)
+    corrected = [float(r["p_holm"]) for r in numbers.values() if r["p_holm"]]
+    assert (round(min(corrected), 4), round(max(corrected), 4)) == (0.0011, 0.0028)
+
+
+def test_an_end_that_a_stop_has_put_there_is_not_given(experiment):
+    "Of an interval only the end nearer to 0 is left where the group that stayed longer has stopped runs."
+    plateau, intervals = experiment("plateau"), experiment("intervals")
+    quick, slow, stopped = ([(0.1, n, left) for n in (a, a + 2, a + 4)] for a, left in ((10, True), (50, True), (90, False)))
+    assert not any(math.isnan(x) for x in plateau.updates_apart(slow, quick))
+    gap, low, high = plateau.updates_apart(stopped, quick)
+    assert gap == 80 and 0 < low < gap and math.isnan(high)
+    gap, low, high = plateau.updates_apart(quick, stopped)
+    assert gap == -80 and math.isnan(low) and gap < high < 0
+    r = dict(low="1.5", high="")
+    assert (intervals.range_said(r), intervals.range_said(r | dict(high="3")), intervals.range_said(dict(low="", high="-3"))) == ("2 or more", "2 to 3", "-3 or less")
+    for name, arms in (("in_place", [f"{r}, divided less raw: updates" for r in ("paper", "source2012")]), ("plateau", ["divided pixels less raw, rate 0.01: updates"])):
+        numbers = intervals.summary(ROOT / "results" / name / "summary.tsv")
+        assert all(numbers[arm]["low"] and not numbers[arm]["high"] for arm in arms)
 
 
 def test_check_signal_quotes_the_experiment(experiment):

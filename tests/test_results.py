@@ -15,7 +15,7 @@ RUNS = sorted(p.parent for p in (ROOT / "results").glob("*/result.json"))
 
 
 @pytest.mark.parametrize("folder", RUNS, ids=lambda p: p.name)
-def test_run_is_whole(folder):
+def test_recorded_run_is_whole(folder):
     config = Config(**json.loads((folder / "config.json").read_text()))
     result = json.loads((folder / "result.json").read_text())
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -27,7 +27,7 @@ def test_run_is_whole(folder):
     assert result["parameters"] == sum(l.parameters for l in plan(run_recipe(config), classes))
 
 
-def test_flowers_stay_under_thirty_percent():
+def test_recorded_flowers_stay_under_thirty_percent():
     result = json.loads((ROOT / "results/flowers5/result.json").read_text())
     assert (result["n"], result["views"]) == (450, 10)
     low, high = wilson(result["top1"], result["n"])
@@ -44,7 +44,7 @@ def test_table_is_made_from_its_numbers(name, monkeypatch):
         assert path.with_suffix(".md").read_text() == module.table(results.get("rounds", results)) + "\n"
 
 
-def test_drills_survived(monkeypatch):
+def test_recorded_drills_were_survived(monkeypatch):
     "The table of drills is made from its outcomes; all survived, and nothing stayed behind."
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     with open(ROOT / "results/drills/drills.tsv") as f: rows = list(csv.DictReader(f, delimiter="\t"))
@@ -52,7 +52,7 @@ def test_drills_survived(monkeypatch):
     assert len({r["pass"] for r in rows}) >= 5 and {r["outcome"] for r in rows} == {"survived"} and {r["left behind"] for r in rows} == {"0"}
 
 
-def test_response_normalisation_is_five_times_as_fast():
+def test_recorded_measurement_of_lrn_is_five_times_as_fast():
     "In the measurement that is shown, in both layouts, eager and compiled; and never slower than torch's."
     rounds = json.loads((ROOT / "results/benchmarks/lrn.json").read_text())["rounds"]
     seconds = {(tuple(r["shape"]), r["layout"], r["busy"]): {n: statistics.median(s) for n, s in r["seconds"].items()} for r in rounds}
@@ -63,7 +63,7 @@ def test_response_normalisation_is_five_times_as_fast():
     assert all(s["torch's"] > s["ours"] for s in seconds.values())
 
 
-def test_packing_and_batches_are_fast_enough():
+def test_recorded_measurement_of_packing_and_batches_is_fast_enough():
     "In the measurement that is shown: packing beside PIL, batches beside a copy and a memory-mapped Dataset."
     r = json.loads((ROOT / "results/benchmarks/data.json").read_text())
     ratio = lambda group, a, b: statistics.median(x / y for x, y in zip(r[group]["seconds"][a], r[group]["seconds"][b]))

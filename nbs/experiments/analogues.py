@@ -191,7 +191,10 @@ def summarise(results):
         rows.append(intervals.row(f"{arm}: difference by chance", float(np.mean(nets["chance"])), n=n(arm)))
     if whole >= {"dropout", "no_dropout"}:
         with_, without = until(results, "dropout"), until(results, "no_dropout")
-        rows.append(intervals.row("dropout over none: epochs to a loss of 0.5", *intervals.ratio(with_, without), n("dropout", "no_dropout"), intervals.permuted(np.log(with_), np.log(without))))
+        what, count = "dropout over none: epochs to a loss of 0.5", n("dropout", "no_dropout")
+        p = intervals.permuted(np.log(with_), np.log(without))
+        rows.append(intervals.row(what, *intervals.ratio(with_, without), count, p))
+        rows.append(intervals.row(f"{what}, bootstrap", *intervals.bootstrap_ratio(with_, without), count))
     return rows
 
 

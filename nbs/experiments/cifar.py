@@ -199,11 +199,16 @@ def epochs(results, activation, start, cap=60.0):
 
 
 def summarise(results):
-    "Geometric means of the arms, and the ratios between them."
+    "Geometric means of the arms, and the ratios between them: with Welch's interval, and with the bootstrap that the protocol names."
     arms = {(a, s): epochs(results, a, s) for a in ("relu", "tanh") for s in ("2012", "gain")}
     means = [intervals.row(f"{a}, {s}: epochs to 25 %", *map(math.exp, intervals.mean([math.log(e) for e in n])), str(len(n))) for (a, s), n in arms.items()]
     pairs = [(("tanh", s), ("relu", s)) for s in ("2012", "gain")] + [((a, "gain"), (a, "2012")) for a in ("relu", "tanh")]
-    return means + [intervals.row(f"{', '.join(a)} over {', '.join(b)}", *intervals.ratio(arms[a], arms[b]), f"{len(arms[a])}, {len(arms[b])}") for a, b in pairs]
+    ratios = []
+    for interval, words in ((intervals.ratio, ""), (intervals.bootstrap_ratio, ", bootstrap")):
+        for a, b in pairs:
+            what = f"{', '.join(a)} over {', '.join(b)}{words}"
+            ratios.append(intervals.row(what, *interval(arms[a], arms[b]), f"{len(arms[a])}, {len(arms[b])}"))
+    return means + ratios
 
 
 def figure1(folder, results, minutes):

@@ -88,11 +88,45 @@ def spells(results, **settings):
 def censored(runs): return stats.CensoredData([n for _, n, left in runs if left], right=[n for _, n, left in runs if not left])
 
 
-def compared(what, one, other):
-    "Difference of the mean updates of two groups of runs, and the p of their log-rank test; where no run left there is nothing to tell apart."
-    gap = intervals.difference([n for _, n, _ in one], [n for _, n, _ in other])
-    some = any(left for *_, left in one + other)
-    return intervals.row(what, *gap, f"{len(one)}, {len(other)}", stats.logrank(censored(one), censored(other)).pvalue if some else 1.0)
+def times(runs):
+    "Return the updates on the plateau and whether it was left, of every run."
+    return [(n, left) for _, n, left in runs]
+
+
+def updates_apart(one, other):
+    """Return the difference of the mean updates of two groups of runs, one less other, and its 95 % interval.
+
+    A stopped run counts as the updates after which it was stopped. Where the group that stayed longer has such
+    a run, the end of the interval that is further from 0 is NaN: only the stop has put it where it is.
+    """
+    gap, low, high = intervals.difference([n for _, n, _ in one], [n for _, n, _ in other])
+    stopped = any(not left for *_, left in (one if gap > 0 else other))
+    if stopped and gap > 0: high = math.nan
+    if stopped and gap < 0: low = math.nan
+    return gap, low, high
+
+
+def compared(what, one, other, exact):
+    "Return a line of a summary: the difference of the mean updates, and the p of the log-rank test, by counting or approximated."
+    if exact: p = intervals.permuted_log_rank((times(one), times(other)))
+    else: p = stats.logrank(censored(one), censored(other)).pvalue
+    return intervals.row(what, *updates_apart(one, other), f"{len(one)}, {len(other)}", p)
+
+
+def within_pixels_and_bias(results, lr):
+    """Return a line of a summary: the two deviations at one rate, compared among runs of the same pixels and biases.
+
+    The log-rank test counts all ways to deal the runs, four a side in each of six strata. The difference is that of
+    the means, without an interval: most strata have stopped runs.
+    """
+    strata = []
+    for divide, bias in product(FACTORS["divide"], FACTORS["bias"]):
+        strata.append([spells(results, lr=lr, divide=divide, bias=bias, deviation=deviation) for deviation in (0.01, 0.03)])
+    p = intervals.permuted_log_rank(*((times(one), times(other)) for one, other in strata))
+    smaller, larger = ([n for runs in arm for _, n, _ in runs] for arm in zip(*strata))
+    apart = float(np.mean(smaller) - np.mean(larger))
+    what = f"deviation 0.01 less 0.03 at the same pixels and biases, rate {lr:g}: updates"
+    return intervals.row(what, apart, n=f"{len(smaller)}, {len(larger)}", p=p)
 
 
 def rank_correlation(groups, draws=1000):
@@ -116,22 +150,29 @@ def prediction(runs):
 
 
 def summarise_small(results):
-    "Log-rank tests of deviations and of pixels at every rate, with the difference of mean updates; rank correlations by bias."
+    """Return the lines of the summary of the small net.
+
+    Log-rank tests of deviations and of pixels at every rate, with the difference of mean updates; the deviations
+    again among runs of the same pixels and biases; rank correlations by bias; the fit; what biases of 1 do.
+    """
     tests = []
     for factor, (a, b), name in [("deviation", (0.01, 0.03), "deviation 0.01 less 0.03"), ("divide", (58.0, 1.0), "divided pixels less raw")]:
         for lr in FACTORS["lr"]:
             one, other = (spells(results, lr=lr, **{factor: value}) for value in (a, b))
-            tests.append(compared(f"{name}, rate {lr:g}: updates", one, other))
+            tests.append(compared(f"{name}, rate {lr:g}: updates", one, other, exact=False))
+    alike = [within_pixels_and_bias(results, lr) for lr in FACTORS["lr"]]
     settings = [(f["bias"], spells(results, **f)) for f in jobs({k: v for k, v in FACTORS.items() if k != "seed"})]
     rhos = []
     for bias in (None, *FACTORS["bias"]):
         groups = [runs for b, runs in settings if bias in (None, b)]
         rhos.append(intervals.row("spread and plateau" + (f", bias {bias:g}" if bias is not None else ""), *rank_correlation(groups), str(sum(map(len, groups)))))
-    pair = [[n for _, n, _ in spells(results, bias=b, divide=1.0)] for b in (1.0, 0.0)]
+    with_biases, without = (spells(results, bias=b, divide=1.0) for b in (1.0, 0.0))
+    count = f"{len(with_biases)}, {len(without)}"
     level, power, std = prediction(spells(results, lr=0.01))
     lines = [intervals.row("spread of 0.001, rate 0.01: updates, 95 % of nets", level, level * math.exp(-1.96 * std), level * math.exp(1.96 * std), "48"),
              intervals.row("power of the spread, rate 0.01", power)]
-    return intervals.family(tests) + rhos + lines + [intervals.row("bias 1 less 0, raw pixels: updates", *intervals.difference(*pair), ", ".join(str(len(n)) for n in pair))]
+    lines.append(intervals.row("bias 1 less 0, raw pixels: updates", *updates_apart(with_biases, without), count))
+    return intervals.family(tests) + intervals.family(alike) + rhos + lines
 
 
 def small(folder, deviation, bias, divide, lr, seed):
@@ -176,9 +217,9 @@ def summarise_in_place(results):
         shares.append(intervals.row(f"{recipe}, {pixels[divided]}: share that left", left.statistic, *left.proportion_ci(), str(len(runs))))
         shares.append(intervals.row(f"{recipe}, {pixels[divided]}: median updates", float(np.median([n if left else np.inf for _, n, left in runs])), n=str(len(runs))))
     for recipe in PLACES["recipe"]:
-        tests.append(compared(f"{recipe}, divided less raw: updates", places(results, recipe=recipe, divided=True), places(results, recipe=recipe, divided=False)))
+        tests.append(compared(f"{recipe}, divided less raw: updates", places(results, recipe=recipe, divided=True), places(results, recipe=recipe, divided=False), exact=True))
     for recipe in PLACES["recipe"][1:]:
-        tests.append(compared(f"{recipe} less paper, raw: updates", places(results, recipe=recipe, divided=False), places(results, recipe="paper", divided=False)))
+        tests.append(compared(f"{recipe} less paper, raw: updates", places(results, recipe=recipe, divided=False), places(results, recipe="paper", divided=False), exact=True))
     return shares + intervals.family(tests)
 
 
