@@ -44,6 +44,19 @@ def test_table_is_made_from_its_numbers(name, monkeypatch):
         assert path.with_suffix(".md").read_text() == module.table(results.get("rounds", results)) + "\n"
 
 
+def test_recorded_gpu_runs_are_what_the_front_page_says(cells):
+    "All tests passed, and so many full-size runs of the plateau experiment are from a GPU; no other page lists it again."
+    record = json.loads((ROOT / "results/gpu/h100.json").read_text())
+    runs = [json.loads(line) for line in (ROOT / "results/in_place/metrics.jsonl").read_text().splitlines()]
+    whole = [r["device"] for r in runs if "precision" not in r["job"]]
+    said, = ("".join(c["source"]) for c in cells("index.ipynb") if "## What has been run where" in "".join(c["source"]))
+    assert record["tests"] == {"file": "tests/test_gpu.py", "passed": 10, "of": 10} and "all ten tests of `tests/test_gpu.py` passed" in said
+    assert f"{whole.count('cuda')} of the {len(whole)} full-size runs" in said
+    for page in ("10_training.ipynb", "cluster.ipynb", "howto.ipynb"):
+        prose = "".join("".join(c["source"]) for c in cells(page) if c["cell_type"] == "markdown")
+        assert "index.ipynb#what-has-been-run-where" in prose and "H100" not in prose
+
+
 def test_recorded_drills_were_survived(monkeypatch):
     "The table of drills is made from its outcomes; all survived, and nothing stayed behind."
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
