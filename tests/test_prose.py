@@ -48,3 +48,36 @@ def test_quotations_are_needed():
 def test_a_typed_result_is_found():
     cells = [dict(cell_type="markdown", source="It took 1,234 minutes and cost 12.3 % of the time, in `99 %` of runs."), dict(cell_type="code", source="", outputs=[dict(text="12.3 %")])]
     assert typed("page", cells) == ["1,234"]
+
+
+FREQUENCY = re.compile(r"commonest|most (?:common|frequent|people|of the time)|most often|everybody|widely (?:used|copied)")
+
+
+def test_no_frequency_without_a_source(cells):
+    "How often something happens to others is not known here: pages link to threads instead of saying it."
+    texts = {path.name: path.read_text() for path in (ROOT / "nbs").glob("*.tsv")}
+    for path in PAGES:
+        name = str(path.relative_to(ROOT / "nbs"))
+        texts[name] = "\n".join("".join(c["source"]) for c in cells(name) if c["cell_type"] == "markdown")
+    assert {name: FREQUENCY.findall(text) for name, text in texts.items() if FREQUENCY.search(text)} == {}
+
+
+def test_weights_that_a_page_promises_can_be_loaded(cells):
+    "A page that says whose weights are taken means a function of the package."
+    import alexnet_nb.model
+    for path in PAGES:
+        for cell in cells(str(path.relative_to(ROOT / "nbs"))):
+            if cell["cell_type"] != "markdown": continue
+            for sentence in re.split(r"(?<=[.:])\s", "".join(cell["source"])):
+                if not re.search(r"\btakes?\b.*\bweights\b", sentence): continue
+                for name in ("torchvision", "Caffe"):
+                    if f"{name}'s" in sentence: assert hasattr(alexnet_nb.model, f"from_{name.lower()}"), (path.stem, sentence)
+
+
+@pytest.mark.parametrize("page", ["07_augmentation"])
+def test_photographs_of_others_are_credited(page, cells):
+    "A page that shows scikit-learn's photographs names their authors, with links, and the license."
+    code, prose = ("\n".join("".join(c["source"]) for c in cells(f"{page}.ipynb") if c["cell_type"] == kind) for kind in ("code", "markdown"))
+    authors = {"flower.jpg": "https://www.flickr.com/photos/vultilion/", "china.jpg": "https://www.flickr.com/photos/danielbuechele/"}
+    for photograph, author in authors.items():
+        if photograph in code: assert author in prose and "https://creativecommons.org/licenses/by/2.0/" in prose, photograph
