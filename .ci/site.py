@@ -1,12 +1,17 @@
 """Build the documentation site, and README.md from nbs/index.ipynb.
 
-    python .ci/site.py            README.md, then the site under _docs/, then a check of its links
+    python .ci/site.py            README.md, then the site under _docs/, checked
+    python .ci/site.py --quarto   the same pages, rendered by Quarto
     python .ci/site.py readme     only README.md
 
-The notebooks are staged by nbdev, TeX becomes MathML, `04_lrn.ipynb` becomes `lrn.ipynb`, and Quarto renders the copy;
-where there is no Quarto, smalldocs renders it from the same `_quarto.yml`. `llms.txt` lists the pages of its sidebar.
+The notebooks are staged by nbdev: TeX becomes MathML, `04_lrn.ipynb` becomes
+`lrn.ipynb`. The staged copy is checked for what either renderer needs (staged.py).
+smalldocs renders it, or Quarto where that is asked for, from one `_quarto.yml`; then
+all links of the site are checked. `llms.txt` lists the pages of its sidebar.
 """
+import argparse
 import configparser
+import html
 import html.parser
 import json
 import re
@@ -17,11 +22,19 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.append(str(ROOT / ".ci"))  # also where this file is read by another name
+import staged
+
+REMEDIES = {"smalldocs": "pip install -e '.[dev]'",
+            "quarto": "install it (https://quarto.org), or leave --quarto out"}
 STAGED, SITE = ROOT / "_proc", ROOT / "_docs"
 SIGNATURES = (  # as nbdev writes them, and as a reader would
-    (r"```python\n\n", "```python\n"), (r"args:(?:VAR_POSITIONAL|Any), kwargs:(?:VAR_KEYWORD|Any)", "*args, **kwargs"),
+    (r"```python\n\n", "```python\n"),
+    (r"([:)])\n\s*\n```$", r"\1\n```"),
+    (r"args:(?:VAR_POSITIONAL|Any), kwargs:(?:VAR_KEYWORD|Any)", "*args, **kwargs"),
     (r":(?:NoneType|builtin_function_or_method)=", "="), (r"\b__main__\.", ""), (r"(\ndef \w+\()\n\s*\n\)", r"\1)"))
 NUMBER = re.compile(r"(?<![\w/])((?:\.\./)*)\d\d_(\w+\.ipynb)")
+FIG_ALT = re.compile(r"^#\| fig-alt: (\".*\")\n", re.M)
 
 
 def text(cell):
@@ -56,31 +69,134 @@ def address():
 
 
 def stage():
-    "nbdev's copy of the notebooks, with plain names, MathML and relative links."
+    "nbdev's copy of the notebooks, as both renderers need it (see staged.py)."
     from nbdev.serve import proc_nbs
     shutil.rmtree(STAGED, ignore_errors=True)
     proc_nbs(force=True)
     host = "".join(address())
     config = STAGED / "_quarto.yml"
-    config.write_text(config.read_text().replace("website:\n", f"website:\n  site-url: {host}\n"))
+    site_url = f"website:\n  site-url: {host}\n"
+    config.write_text(config.read_text().replace("website:\n", site_url))
+    notebooks = {}
     for path in list(STAGED.rglob("*.ipynb")):
-        nb = json.loads(path.read_text())
+        notebook = json.loads(path.read_text())
         top = "../" * (len(path.relative_to(STAGED).parts) - 1)
-        relative = lambda words: words.replace(host + "/", top).replace(host, top)
-        for cell in nb["cells"]:
-            source = text(cell)
-            if cell["cell_type"] == "raw": source = re.sub(r"^output-file:.*\n", "", source, flags=re.M)
-            if cell["cell_type"] == "markdown":
-                source = mathml(NUMBER.sub(r"\1\2", relative(source)))
-            cell["source"] = source
-            for output in cell.get("outputs", []):
-                for kind in ("text/markdown", "text/html"):
-                    if kind in output.get("data", {}):
-                        words = NUMBER.sub(r"\1\2", relative("".join(output["data"][kind])))
-                        for found, plain in SIGNATURES: words = re.sub(found, plain, words)
-                        output["data"][kind] = words
+        for number, cell in enumerate(notebook["cells"]):
+            stage_cell(cell, number, host, top)
         path.unlink()
-        path.with_name(re.sub(r"^\d\d_", "", path.name)).write_text(json.dumps(nb))
+        notebooks[path.with_name(re.sub(r"^\d\d_", "", path.name))] = notebook
+    separate_anchors(notebooks)
+    for path, notebook in notebooks.items():
+        path.write_text(json.dumps(notebook))
+
+
+def stage_cell(cell, number, host, top):
+    """Rewrite a cell: plain names, relative links, MathML, raw blocks, lists of lines.
+
+    Quarto makes an id of a cell's id, which is often that of the heading beside it.
+    """
+    def plain(words):
+        words = words.replace(host + "/", top).replace(host, top)
+        return code_in_tables(NUMBER.sub(r"\1\2", words))
+
+    source = text(cell)
+    if cell["cell_type"] == "raw":
+        source = re.sub(r"^output-file:.*\n", "", source, flags=re.M)
+    if cell["cell_type"] == "markdown":
+        source = mathml(plain(source))
+    for output in cell.get("outputs", []):
+        data = output.get("data", {})
+        for kind in ("text/markdown", "text/html"):
+            if kind in data:
+                words = plain("".join(data[kind]))
+                for found, replacement in SIGNATURES:
+                    words = re.sub(found, replacement, words)
+                data[kind] = words
+        if "text/html" in data:
+            data["text/markdown"] = raw_block(data.pop("text/html"))
+        if "image/svg+xml" in data:
+            drawing = "".join(data.pop("image/svg+xml")).strip()
+            data["text/markdown"] = raw_block(figure(drawing, FIG_ALT.search(source)))
+            source = FIG_ALT.sub("", source)
+    cell["source"] = source.splitlines(keepends=True)
+    cell["id"] = f"cell-{number}"
+
+
+def raw_block(markup):
+    "HTML as a raw block of Markdown, to which no renderer adds anything."
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", markup)), default=0))
+    return f"{fence}{{=html}}\n{markup.strip()}\n{fence}\n"
+
+
+def figure(drawing, alt):
+    "A drawing inside the page, so that its words take the page's color."
+    if alt:
+        label = html.escape(json.loads(alt[1]))
+        drawing = drawing.replace("<svg ", f'<svg aria-label="{label}" ', 1)
+    return f'<figure class="figure">{drawing}</figure>'
+
+
+def code_in_tables(words):
+    "Code with a pipe in a table's row: pandoc prints the backslash before the pipe."
+    def spelled(found):
+        code = found[1].replace("\\|", "|")
+        signs = re.sub(r"[^\w\s.]", lambda m: f"&#{ord(m[0])};", code)
+        return f"<code>{signs.replace('_', '&#95;')}</code>"
+
+    def row(line):
+        return re.sub(r"`([^`\n]*\\\|[^`\n]*)`", spelled, line[0])
+
+    return re.sub(r"^\|.*\|$", row, words, flags=re.M)
+
+
+def separate_anchors(notebooks):
+    """Give headings that differ in case only (`lrn`, `LRN`) ids that differ in more.
+
+    A function keeps the id that links to it have; a class and a section get another.
+    """
+    for path, notebook in notebooks.items():
+        cells = notebook["cells"]
+        documents = [output["data"] for cell in cells for output in cell.get("outputs", [])
+                     if "text/markdown" in output.get("data", {})]
+        prose = "\n".join(document["text/markdown"] for document in documents)
+        symbols = re.findall(r"^### (\w+)$", prose, flags=re.M)
+        functions = {name for name in symbols if name.islower()}
+
+        for document in documents:
+            document["text/markdown"] = separated(
+                document["text/markdown"], functions, "class")
+        for cell in cells:
+            if cell["cell_type"] == "markdown":
+                words = separated(text(cell), functions, "section")
+                cell["source"] = words.splitlines(keepends=True)
+        for name in symbols:
+            if name.lower() in functions and name not in functions:
+                link_to_class(notebooks.values(), path.stem, name)
+
+
+def separated(words, functions, kind):
+    "Give an id to each heading that is a function's name but for its case."
+    def own(found):
+        name = found[1].lower()
+        if name not in functions or found[1] in functions:
+            return found[0]
+        return f"{found[0]} {{#{name}-{kind}}}"
+
+    return re.sub(r"^##+ (\w+)$", own, words, flags=re.M)
+
+
+def link_to_class(notebooks, page, name):
+    "Let every link that shows a class's name lead to the class's own heading."
+    shown = rf"`{name}(?:\([^`]*\))?`"
+    link = re.compile(rf"(\[{shown}\]\([^)\s]*\b{page}\.html)#{name.lower()}\)")
+    own = rf"\1#{name.lower()}-class)"
+    for notebook in notebooks:
+        for cell in notebook["cells"]:
+            cell["source"] = link.sub(own, text(cell)).splitlines(keepends=True)
+            for output in cell.get("outputs", []):
+                data = output.get("data", {})
+                if "text/markdown" in data:
+                    data["text/markdown"] = link.sub(own, data["text/markdown"])
 
 
 def mathml(source):
@@ -100,10 +216,13 @@ def mathml(source):
     return "".join(out)
 
 
-def render():
-    "Quarto where there is one, else smalldocs."
-    tool = ["quarto", "render"] if shutil.which("quarto") else [str(Path(sys.executable).with_name("smalldocs")), "render"]
-    subprocess.run([*tool, str(STAGED)], check=True, cwd=ROOT)
+def render(tool):
+    "Let a renderer make the site from the staged copy."
+    program = Path(sys.executable).with_name(tool) if tool == "smalldocs" else tool
+    if not shutil.which(program):
+        sys.exit(f"{tool}: got no such program, expected it on this machine; "
+                 + REMEDIES[tool])
+    subprocess.run([program, "render", STAGED], check=True, cwd=ROOT)
     shutil.rmtree(SITE, ignore_errors=True)
     (STAGED / "_site").rename(SITE)
     # a server shows this page at the address that was not found, in whatever folder: its links start at the top
@@ -152,11 +271,25 @@ def broken():
             elif url.fragment and target in pages and unquote(url.fragment) not in pages[target].anchors: yield f"{path.name}: {link}: no such anchor"
 
 
+def arguments():
+    "What was asked for on the command line."
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("what", nargs="?", choices=["readme"], help="only README.md")
+    parser.add_argument("--quarto", action="store_true",
+                        help="render with Quarto, in place of smalldocs")
+    return parser.parse_args()
+
+
 def main():
+    asked = arguments()
     readme()
-    if sys.argv[1:] == ["readme"]: return
+    if asked.what == "readme": return
     stage()
-    render()
+    if wrong := staged.faults(STAGED):
+        print(*wrong, sep="\n")
+        sys.exit(f"{STAGED.name}: got {len(wrong)} faults, expected none; "
+                 "mend what is named above, nothing was rendered")
+    render("quarto" if asked.quarto else "smalldocs")
     faults = sorted(set(broken()))
     print(*faults, sep="\n")
     print(f"{len(list(SITE.rglob('*.html')))} pages under {SITE.name}/, {len(faults)} broken links")
