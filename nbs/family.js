@@ -5,7 +5,7 @@
   const cell = (row, i) => row.cells[i], id = a => a.getAttribute("href").slice(1);
   const marks = slug => family.querySelectorAll(`.run[href="#${CSS.escape(slug)}"]`);
   const add = (kind, words, parent) => Object.assign(parent.appendChild(document.createElement(kind)), { textContent: words });
-  const parentOf = row => (cell(row, 1).querySelector("a")?.getAttribute("href") || "").slice(1);
+  const parentOf = row => (cell(row, 1).querySelector("a")?.hash || "").slice(1);
 
   function show(slug) {
     const row = document.getElementById(slug);
