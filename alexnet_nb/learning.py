@@ -26,14 +26,17 @@ def error_rates(
 def sgd(
     model: AlexNet,
     recipe: Recipe,
-) -> torch.optim.SGD:  # three groups: conv1's weights, the other weights, the biases
-    "torch's SGD for the rule of §5; its rates are set by `set_rates`. Biases do not decay (`layer.cu`)."
-    named = list(model.named_parameters())
-    pick = lambda test: [p for name, p in named if test(name)]
-    groups = [dict(name="conv1", params=pick(lambda n: n == "conv1.weight")),
-              dict(name="weights", params=pick(lambda n: n.endswith("weight") and n != "conv1.weight")),
-              dict(name="biases", params=pick(lambda n: n.endswith("bias")), weight_decay=recipe.decay_bias)]
-    for group in groups: group["lr_inside"] = recipe.lr_inside
+) -> torch.optim.SGD:  # four groups: conv1's weights, the other weights, conv1's biases, the other biases
+    "torch's SGD for the rule of §5; its rates are set by `set_rates`. Biases have a decay of their own, 0 in the source (`layer.cu`)."
+    named = dict(model.named_parameters())
+    conv1, conv1_bias = named.pop("conv1.weight"), named.pop("conv1.bias")
+    weights = [p for name, p in named.items() if name.endswith("weight")]
+    biases = [p for name, p in named.items() if name.endswith("bias")]
+    groups = [dict(name="conv1", params=[conv1]), dict(name="weights", params=weights)]
+    for name, params in dict(conv1_bias=[conv1_bias], biases=biases).items():
+        groups.append(dict(name=name, params=params, weight_decay=recipe.decay_bias))
+    for group in groups:
+        group["lr_inside"] = recipe.lr_inside
     return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.decay, fused=True)
 
 # %% ../nbs/09_learning.ipynb #set_rates
@@ -56,16 +59,23 @@ def rates_at(
     progress: float,  # share of the run that is over
     lr: float | None = None,  # instead of the recipe's; the biases' rate follows
     drops: int = 0,  # of a plateau schedule, so far
-) -> dict:  # rates of 'conv1', 'weights' and 'biases'; 'colour': is the noise on
-    "Learning rates at a point of the run (§5; `layer-params-145.cfg`)."
+) -> dict:  # rates of 'conv1', 'conv1_bias', 'weights' and 'biases'; 'colour': is the noise on
+    """Learning rates at a point of the run (§5; `layer-params-145.cfg`).
+    conv1 has the rates of the other layers until the schedule names `conv1` and `conv1_bias`."""
     factor = dict(weights=1.0, biases=1.0, colour=1.0)
     if recipe.schedule == "plateau": factor.update(weights=0.1**drops, biases=0.1**drops)
     else:
         for share, what, f in recipe.schedule:
             if progress >= share: factor.update(dict(weights=f, biases=f) if what == "all" else {what: f})
     scale = 1.0 if lr is None else lr / recipe.lr
-    rate = {name: recipe.lr * scale * factor.get(name, factor["weights"]) for name in ("conv1", "weights")}
-    return rate | dict(biases=recipe.lr_bias * scale * factor["biases"], colour=factor["colour"] > 0)
+    weights, biases = recipe.lr * scale, recipe.lr_bias * scale
+    return dict(
+        conv1=weights * factor.get("conv1", factor["weights"]),
+        conv1_bias=biases * factor.get("conv1_bias", factor["biases"]),
+        weights=weights * factor["weights"],
+        biases=biases * factor["biases"],
+        colour=factor["colour"] > 0,
+    )
 
 # %% ../nbs/09_learning.ipynb #plateau_drops
 def plateau_drops(

@@ -145,12 +145,12 @@ class AlexNet(nn.Module):
         return nn.utils.skip_init(nn.Conv2d, inputs, outputs, layer.window, layer.stride, layer.pad, groups=groups)
 
     def behind(self, name):
-        r, steps = self.recipe, [self.act]
+        r, norms = self.recipe, []
         if name in r.lrn:
             columns = 1 if r.lrn_across or self.column is not None else r.columns
-            norm = LRN(r.lrn_n, r.lrn_k, r.lrn_alpha, r.lrn_beta, r.lrn_alpha_over, columns)
-            steps.insert(0 if name in r.lrn_first else 1, norm)
-        if name == "conv2" and r.spatial_norm: steps.append(SpatialNorm())
+            norms.append(LRN(r.lrn_n, r.lrn_k, r.lrn_alpha, r.lrn_beta, r.lrn_alpha_over, columns))
+        if name == "conv2" and r.spatial_norm: norms.append(SpatialNorm())
+        steps = [*norms, self.act] if name in r.lrn_first else [self.act, *norms]
         if name in POOLED: steps.append(nn.MaxPool2d(r.pool, r.pool_stride, ceil_mode=r.pool_ceil))
         return nn.Sequential(*steps)
 

@@ -158,7 +158,8 @@ def test_trap_10_rule_of_the_biases():
         for n, p in net.named_parameters():
             step = 0.02 if n.endswith("bias") else 0.01 * (1 + 0.0005 * before[n])
             torch.testing.assert_close(p.detach(), before[n] - step)
-    assert [rates_at(source2012, e / 90)["biases"] for e in (0, 30, 60, 89)] == [0.02] * 4
+    assert [rates_at(source2012, e / 90)["biases"] for e in (0, 30, 60, 89)] == [0.02] * 4  # but in conv1
+    assert [rates_at(source2012, e / 90)["conv1_bias"] for e in (0, 30, 60, 89)] == [0.02] * 3 + [0]
 
 
 def test_trap_11_conv1_is_frozen():
@@ -167,14 +168,15 @@ def test_trap_11_conv1_is_frozen():
     for epoch in (0, 65, 66, 71):
         rates = rates_at(source2012, epoch / 90)
         set_rates(optimizer, rates)
-        before = net.conv1.weight.detach().clone(), net.conv2.weight.detach().clone()
+        watched = net.conv1.weight, net.conv1.bias, net.conv3.weight, net.conv3.bias
+        before = [p.detach().clone() for p in watched]
         optimizer.zero_grad()
         net(torch.randn(2, 3, 72, 72) * 60).square().sum().backward()
         optimizer.step()
-        moved[epoch] = not torch.equal(before[0], net.conv1.weight), not torch.equal(before[1], net.conv2.weight), rates["conv1"]
-    assert {e: m[:2] for e, m in moved.items()} == {0: (True, True), 65: (True, True), 66: (True, True), 71: (False, True)}
-    assert moved[66][2] == pytest.approx(moved[65][2] / 10)
-    assert rates_at(paper, 0.99, drops=3)["conv1"] > 0
+        moved[epoch] = [not torch.equal(*pair) for pair in zip(before, watched)], rates["conv1"], rates["conv1_bias"]
+    assert {e: m[0] for e, m in moved.items()} == {0: [True] * 4, 65: [True] * 4, 66: [True] * 4, 71: [False, False, True, True]}
+    assert moved[66][1:] == pytest.approx((moved[65][1] / 10, moved[65][2] / 10))
+    assert rates_at(paper, 0.99, drops=3)["conv1"] > 0 and rates_at(paper, 0.99, drops=3)["conv1_bias"] > 0
 
 
 def noisy(recipe, n=4000, cov=np.diag([400.0, 1600.0, 14400.0])):
@@ -323,7 +325,7 @@ def test_trap_28_rate_inside_the_velocity():
         optimizer, w = sgd(net, net.recipe), net.fc7.weight
         v, by_hand = torch.zeros_like(w), w.detach().clone()
         for step, rate in enumerate([0.01] * 10 + [0.001] * 10 + [0.0001] * 10):
-            set_rates(optimizer, dict(conv1=rate, weights=rate, biases=2 * rate))
+            set_rates(optimizer, dict(conv1=rate, conv1_bias=2 * rate, weights=rate, biases=2 * rate))
             for p in net.parameters(): p.grad = torch.randn_like(p)
             v = 0.9 * v - 0.0005 * rate * by_hand - rate * w.grad
             by_hand = by_hand + v
@@ -352,7 +354,7 @@ def test_trap_29_short_last_batch(tmp_path):
 def test_trap_35_end_of_the_run():
     start, end = (rates_at(source2012, p) for p in (0, 1))
     assert (start["weights"], start["conv1"], start["biases"]) == (0.01, 0.01, 0.02)
-    assert (end["weights"], end["conv1"]) == (pytest.approx(1e-5), 0)
+    assert (end["weights"], end["conv1"], end["conv1_bias"]) == (pytest.approx(1e-5), 0, 0)
 
 
 def test_trap_37_warping():
