@@ -2,16 +2,20 @@
 import os
 import re
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from scipy.stats import chisquare
+from PIL import Image
+from scipy.stats import chisquare, ks_2samp
+from torchvision.transforms import RandomResizedCrop
+from torchvision.transforms import functional as theirs
 
-from alexnet_nb.augmentation import Input, crop, draw_epoch
+from alexnet_nb.augmentation import Input, crop, draw_epoch, draw_rectangles, generator, resized_crop
 from alexnet_nb.preprocessing import Split, prepare
-from alexnet_nb.recipes import RECIPES, paper, source2012
-from alexnet_nb.training import Config, Worker, ahead, pictures, run_recipe
+from alexnet_nb.recipes import RECIPES, paper, source2012, torchvision
+from alexnet_nb.training import Config, Worker, ahead, pictures, run_epochs, run_recipe
 
 
 def test_offsets_are_uniform_over_33_by_33():
@@ -47,7 +51,7 @@ def worker(tmp_path_factory):
     return lambda **settings: Worker(tmp_path_factory.mktemp("run"), Config(**settings), prepare("digits", 72), None)
 
 
-@pytest.mark.parametrize("recipe", ["paper", "source2012"])
+@pytest.mark.parametrize("recipe", ["paper", "source2012", "torchvision"])
 def test_batch_size_prefetch_and_resuming_change_nothing(worker, recipe):
     def epoch(size, first=0, prefetch=True):
         w = worker(recipe=recipe, batch_size=size)
@@ -103,6 +107,15 @@ def test_chunks_of_32_share_a_crop():
         assert all(keys[i] == keys[i // share * share] for i in range(320))
 
 
+def seen_square(image, recipe, draws, i):
+    "What a recipe cuts out of a picture: a square of the crop's side, or torchvision's resized crop."
+    top, left = draws.offsets[i].tolist()
+    if recipe.crop_rule == "shift":
+        return image[:, top:top + recipe.crop, left:left + recipe.crop]
+    size = [recipe.crop, recipe.crop]
+    return theirs.resized_crop(torch.from_numpy(image).float(), top, left, *draws.shapes[i].tolist(), size, antialias=True).round().numpy()
+
+
 def test_every_recipe_sees_its_kind_of_picture():
     rng = np.random.default_rng()
     images = rng.integers(0, 256, (4, 3, 256, 256), np.uint8)
@@ -114,7 +127,7 @@ def test_every_recipe_sees_its_kind_of_picture():
         noise = draws.colour.double() @ see.axes.T if recipe.colour_std else torch.zeros(4, 3)
         for i, ((top, left), flip) in enumerate(zip(draws.offsets.tolist(), draws.flips.tolist())):
             turn = (lambda a: a[..., ::-1]) if flip else (lambda a: a)
-            square = turn(images[i, :, top:top + recipe.crop, left:left + recipe.crop]).astype(float)
+            square = turn(seen_square(images[i], recipe, draws, i)).astype(float)
             at = {"image": (see.border // 2,) * 2, "aligned": (top, left)}.get(recipe.mean)
             away = mean.mean((1, 2))[:, None, None] if at is None else mean[:, at[0]:at[0] + recipe.crop, at[1]:at[1] + recipe.crop]
             if recipe.mean == "aligned": away = turn(away)
@@ -127,3 +140,58 @@ def test_crop_takes_any_layout():
     for kind in (images, images.contiguous(memory_format=torch.channels_last), images[:, :, :, :18], images.double(), images[:1].expand(5, -1, -1, -1)):
         expected = torch.stack([im[:, top:top + 14, left:left + 14] for im, (top, left) in zip(kind, offsets.tolist())])
         assert torch.equal(crop(kind, offsets, 14), expected)
+
+
+def test_rectangles_have_torchvisions_distribution():
+    "Top, left, height, width and area, of the same number of torchvision's draws; also where hardly a rectangle fits."
+    seed, n = int.from_bytes(os.urandom(3), "big"), 8_000
+    rule = RandomResizedCrop(224)
+    for size in (256, 17):
+        image = torch.empty(3, size, size)
+        expected = np.array([rule.get_params(image, rule.scale, rule.ratio) for _ in range(n)])
+        offsets, shapes = draw_rectangles(n, size, generator(seed))
+        found = torch.cat((offsets, shapes), 1).numpy()
+        assert (found[:, :2] >= 0).all() and (found[:, 2:] >= 1).all() and (found[:, :2] + found[:, 2:] <= size).all()
+        pairs = [(found[:, i], expected[:, i]) for i in range(4)] + [(f[:, 2] * f[:, 3] for f in (found, expected))]
+        pairs += [(f[:, 3] / f[:, 2] for f in (found, expected)), (f[:, 0] / np.maximum(size - f[:, 2], 1) for f in (found, expected))]
+        assert min(ks_2samp(*pair).pvalue for pair in pairs) > 1e-6, seed
+
+
+def test_resized_crop_equals_torchvisions():
+    "Exactly that of a float tensor, and within a gray level that of a PIL image, which pytorch/examples resizes."
+    seed = int.from_bytes(os.urandom(3), "big")
+    image = np.random.default_rng(seed).integers(0, 256, (3, 256, 256), np.uint8)
+    offsets, shapes = draw_rectangles(12, 256, generator(seed))
+    found = resized_crop(torch.from_numpy(image).expand(12, -1, -1, -1), offsets, shapes, 224)
+    pil = Image.fromarray(image.transpose(1, 2, 0))
+    for ours, offset, shape in zip(found, offsets.tolist(), shapes.tolist()):
+        expected = theirs.resized_crop(torch.from_numpy(image).float(), *offset, *shape, [224, 224], antialias=True).round().clamp(0, 255)
+        assert torch.equal(ours.float(), expected), seed
+        of_pil = np.asarray(theirs.resized_crop(pil, *offset, *shape, [224, 224])).transpose(2, 0, 1)
+        assert np.abs(ours.numpy().astype(int) - of_pil).max() <= 1, seed
+
+
+def test_draws_of_the_other_recipes_are_what_they_were():
+    "A recipe whose crops are shifted draws the same numbers as before there was another rule."
+    draws = draw_epoch(4, 32, paper, 3, 5)
+    g = generator(3, 5)
+    assert torch.equal(draws.offsets, torch.randint(0, 33, (4, 2), generator=g)) and draws.shapes is None
+    assert torch.equal(draws.flips, torch.rand(4, generator=g) < 0.5)
+    assert torch.equal(draws.colour, torch.randn(4, 3, generator=g) * 0.1)
+
+
+def test_an_aligned_mean_and_resized_crops_are_refused():
+    see = Input(replace(RECIPES["caffe"], crop_rule="resized"), np.zeros((3, 256, 256)), np.eye(3))
+    with pytest.raises(ValueError, match="mean: got 'aligned'"):
+        see.cut(torch.zeros(2, 3, 256, 256, dtype=torch.uint8), draw_epoch(2, see.border, see.recipe, 0, 0))
+
+
+def test_torchvision_trains(worker):
+    "Three steps on digits: every weight moves, and the crops are of many sizes."
+    w = worker(recipe="torchvision", batch_size=256, epochs=2)
+    before = {name: p.detach().clone() for name, p in w.model.named_parameters()}
+    w.folder.joinpath("checkpoints").mkdir(exist_ok=True)
+    run_epochs(w, 3)
+    assert w.step == 3 and all(not torch.equal(before[name], p) for name, p in w.model.named_parameters())
+    draws = draw_epoch(len(w.data.train), w.see.border, w.recipe, 0, 0)
+    assert w.recipe.crop_rule == torchvision.crop_rule and len({tuple(s) for s in draws.shapes.tolist()}) > 100
