@@ -12,6 +12,7 @@ from scipy.stats import chisquare, ks_2samp
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms import functional as theirs
 
+from alexnet_nb import augmentation
 from alexnet_nb.augmentation import Input, crop, draw_epoch, draw_rectangles, generator, resized_crop
 from alexnet_nb.preprocessing import Split, prepare
 from alexnet_nb.recipes import RECIPES, paper, source2012, torchvision
@@ -155,6 +156,18 @@ def test_rectangles_have_torchvisions_distribution():
         pairs = [(found[:, i], expected[:, i]) for i in range(4)] + [(f[:, 2] * f[:, 3] for f in (found, expected))]
         pairs += [(f[:, 3] / f[:, 2] for f in (found, expected)), (f[:, 0] / np.maximum(size - f[:, 2], 1) for f in (found, expected))]
         assert min(ks_2samp(*pair).pvalue for pair in pairs) > 1e-6, seed
+
+
+def test_rectangles_have_torchvisions_limits(monkeypatch):
+    "8 to 100 % of the area, 3:4 to 4:3; and the whole picture where none of the tries fits."
+    size = 4096  # so that rounding to whole pixels hardly counts
+    _, shapes = draw_rectangles(50_000, size, generator(int.from_bytes(os.urandom(3), "big")))
+    share, ratio = shapes.double().prod(1) / size**2, shapes[:, 1] / shapes[:, 0]
+    assert share.min().item() == pytest.approx(0.08, abs=1e-3) and 0.98 < share.max().item() <= 1
+    assert (ratio.min().item(), ratio.max().item()) == pytest.approx((3 / 4, 4 / 3), abs=2e-3)
+    monkeypatch.setattr(augmentation, "CROP_TRIES", 0)
+    offsets, shapes = draw_rectangles(5, 256, generator(0))
+    assert (offsets == 0).all() and (shapes == 256).all()
 
 
 def test_resized_crop_equals_torchvisions():
