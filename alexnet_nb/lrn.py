@@ -19,24 +19,39 @@ def window_sum(
     columns: int = 1,
 ) -> torch.Tensor:  # of the shape of `t`
     "Sum over the window of n adjacent kernel maps, within each column (§3.3)."
-    size = t.shape[1] // columns
-    padded = F.pad(t.reshape(t.shape[0], columns, size, *t.shape[2:]), (0, 0) * (t.dim() - 2) + (n // 2, n // 2))
-    return sum(padded.narrow(2, i, size) for i in range(n)).reshape(t.shape)
+    shape = list(t.shape)
+    size = shape[1] // columns
+    by_column = t.reshape(shape[:1] + [columns, size] + shape[2:])
+    padded = F.pad(by_column, [0, 0] * (t.dim() - 2) + [n // 2, n // 2])
+    total = padded.narrow(2, 0, size)
+    for i in range(1, n):
+        total = total + padded.narrow(2, i, size)
+    return total.reshape(shape)
 
 # %% ../nbs/04_lrn.ipynb #wide
-def wide(t):
+@torch.fx.wrap
+def wide(t: torch.Tensor) -> torch.Tensor:
     "Half precision as float32, anything else as it is."
-    return t.float() if t.dtype in (torch.float16, torch.bfloat16) else t
+    if t.dtype == torch.float16 or t.dtype == torch.bfloat16:
+        return t.float()
+    return t
 
 # %% ../nbs/04_lrn.ipynb #power
-def power(d, beta):
+def power(d: torch.Tensor, beta: float) -> torch.Tensor:
     "d to the power of -beta."
     if beta != 0.75: return d**-beta
     root = d.rsqrt()
     return root * root.sqrt()
 
 # %% ../nbs/04_lrn.ipynb #formula
-def formula(x, n, k, scale, beta, columns):
+def formula(
+    x: torch.Tensor,
+    n: int,
+    k: float,
+    scale: float,
+    beta: float,
+    columns: int,
+) -> torch.Tensor:
     "Response normalisation of `x`, N × C × … (§3.3)."
     w = wide(x)
     return (w * power(k + scale * window_sum(w.square(), n, columns), beta)).to(x.dtype)
@@ -61,24 +76,38 @@ def lrn(
 ) -> torch.Tensor:  # of the shape and type of `x`
     "Response normalisation across kernel maps (§3.3). Half precision is computed in float32. Raises `ValueError` on settings that cannot be meant."
     if n < 1 or n % 2 == 0: raise ValueError(f"n: found {n}, expected an odd number of kernel maps")
-    if alpha_over not in ("sum", "mean"): raise ValueError(f"alpha_over: found {alpha_over!r}, expected 'sum' or 'mean'")
-    if x.shape[1] % columns: raise ValueError(f"columns: {x.shape[1]} channels cannot be cut into {columns} equal groups")
+    if alpha_over not in ["sum", "mean"]: raise ValueError(f"alpha_over: found '{alpha_over}', expected 'sum' or 'mean'")
     scale = alpha if alpha_over == "sum" else alpha / n
-    function = Normalise if torch.compiler.is_compiling() else Transformable
-    return function.apply(x, n, k, scale, beta, columns)
+    return _normalize(x, n, k, scale, beta, columns)
 
 # %% ../nbs/04_lrn.ipynb #LRN
 class LRN(nn.Module):
     "Local response normalisation; without arguments the printed formula (§3.3). It has no parameters."
 
-    def __init__(self, n=5, k=2.0, alpha=1e-4, beta=0.75, alpha_over="sum", columns=1):
+    def __init__(
+        self,
+        n: int = 5,
+        k: float = 2.0,
+        alpha: float = 1e-4,
+        beta: float = 0.75,
+        alpha_over: str = "sum",
+        columns: int = 1,
+    ):
         super().__init__()
-        self.settings = dict(n=n, k=k, alpha=alpha, beta=beta, alpha_over=alpha_over, columns=columns)
+        self.n = n
+        self.k = float(k)  # TorchScript takes no whole number for a float
+        self.alpha = float(alpha)
+        self.beta = float(beta)
+        self.alpha_over = alpha_over
+        self.columns = columns
         self(torch.zeros(1, columns))  # refuses settings that cannot be meant
 
-    def forward(self, x): return lrn(x, **self.settings)  # N × C × …
+    def forward(self, x):  # N × C × …
+        return lrn(x, self.n, self.k, self.alpha, self.beta, self.alpha_over, self.columns)
 
-    def extra_repr(self): return ", ".join(f"{k}={v}" for k, v in self.settings.items())
+    def extra_repr(self):
+        names = ("n", "k", "alpha", "beta", "alpha_over", "columns")
+        return ", ".join(f"{name}={getattr(self, name)}" for name in names)
 
 # %% ../nbs/04_lrn.ipynb #by_rows
 def by_rows(x, columns):
@@ -129,6 +158,7 @@ def blocked(x, grad, n, k, scale, beta, columns):
 def in_blocks(x, grad=None):
     "Can `blocked` take these tensors?"
     if torch.compiler.is_compiling() or x.device.type != "cpu": return False
+    if torch._C._len_torch_dispatch_stack(): return False  # a recorder, such as make_fx
     if any(is_batchedtensor(t) or is_legacy_batchedtensor(t) for t in (x, grad) if t is not None): return False
     return x.numel() > 0 and (x.is_contiguous() or x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last))
 
@@ -173,6 +203,28 @@ class Transformable(Normalise):
     def vmap(info, in_dims, x, *settings):
         x = x.movedim(in_dims[0], 0)
         return Transformable.apply(x.reshape(-1, *x.shape[2:]), *settings).reshape(x.shape), 0
+
+# %% ../nbs/04_lrn.ipynb #_normalize
+@torch.fx.wrap
+def _normalize(
+    x: torch.Tensor,
+    n: int,
+    k: float,
+    scale: float,
+    beta: float,
+    columns: int,
+) -> torch.Tensor:
+    "Apply `Normalise`, or the plain formula where `torch.jit` records operations."
+    if torch.jit.is_scripting() or torch.jit.is_tracing():
+        return formula(x, n, k, scale, beta, columns)
+    else:  # torch.jit.script does not compile this branch
+        if x.shape[1] % columns:
+            raise ValueError(
+                f"columns: got {columns} for {x.shape[1]} channels, expected a divisor;"
+                " choose columns that cut the channels into equal groups"
+            )
+        function = Normalise if torch.compiler.is_compiling() else Transformable
+        return function.apply(x, n, k, scale, beta, columns)
 
 # %% ../nbs/04_lrn.ipynb #SpatialNorm
 class SpatialNorm(nn.Module):

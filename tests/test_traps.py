@@ -106,7 +106,7 @@ def test_trap_05_alpha_over_sum_or_mean():
     x = torch.rand(2, 10, 3, 3, dtype=torch.float64) * 100
     theirs = lambda alpha: F.local_response_norm(x, 5, alpha=alpha, beta=0.75, k=2.0)
     ours = {r.name: AlexNet(small(r)).after["conv2"][1] for r in (paper, source2012)}
-    for norm in ours.values(): norm.settings["columns"] = 1
+    for norm in ours.values(): norm.columns = 1
     torch.testing.assert_close(ours["paper"](x), theirs(5e-4))
     torch.testing.assert_close(ours["source2012"](x), theirs(1e-4))
     assert (theirs(5e-4) / theirs(1e-4)).min() < 0.8
