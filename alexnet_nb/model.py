@@ -117,7 +117,10 @@ class GroupedLinear(nn.Linear):
         super().__init__(inputs // 2, outputs, device=device)
 
     def forward(self, x):
-        return torch.cat([F.linear(*part) for part in zip(x.chunk(2, 1), self.weight.chunk(2), self.bias.chunk(2))], 1)
+        x0, x1 = x.chunk(2, 1)  # one name a column: torch.fx cannot loop over a tensor
+        weight0, weight1 = self.weight.chunk(2)
+        bias0, bias1 = self.bias.chunk(2)
+        return torch.cat([F.linear(x0, weight0, bias0), F.linear(x1, weight1, bias1)], 1)
 
 # %% ../nbs/06_model.ipynb #AlexNet
 class AlexNet(nn.Module):
@@ -160,13 +163,13 @@ class AlexNet(nn.Module):
     def drop(self, name, x, masks):
         keep = 1 - self.recipe.dropout
         if not self.training: return x if self.recipe.dropout_inverted else x * keep
-        mask = masks[name] if masks else torch.empty_like(x).bernoulli_(keep)
+        mask = _dropout_mask(x, keep, masks, name)
         return x * mask / keep if self.recipe.dropout_inverted else x * mask
 
     def hidden(self, x, masks=None):  # N × 3 × crop × crop -> N × 4096, or this column's 2048
         "The last hidden layer: fc7 after its non-linearity and dropout."
-        side = self.recipe.crop
-        if x.shape[1:] != (3, side, side): raise ValueError(f"input: found shape {tuple(x.shape)}, expected N × 3 × {side} × {side}")
+        if self.column is not None: _refuse_tracing(x)
+        x = _check_input(x, self.recipe.crop)
         x = F.pad(x, (0, self.margin, 0, self.margin))  # the source's 224 with a last window over the edge
         for name in LAYERS[:5]: x = self.after[name](getattr(self, name)(self.join(name, x)))
         for name in ("fc6", "fc7"):
@@ -176,11 +179,47 @@ class AlexNet(nn.Module):
             if self.recipe.dropout_of == "outputs": x = self.drop(name, x, masks)
         return x
 
-    def forward(self, x, masks=None):  # -> N × classes; N × 0 in column 1
+    def forward(
+        self,
+        x: torch.Tensor,  # N × 3 × crop × crop
+        masks: dict[str, torch.Tensor] | None = None,
+    ) -> torch.Tensor:  # N × classes; N × 0 in column 1
         "Logits. `masks` holds what dropout keeps, by layer; without it a training pass draws its own."
         x = self.hidden(x, masks)
         if self.column is not None: x = to_first(x, self.column)
         return x if self.column == 1 else self.fc8(x)
+
+# %% ../nbs/06_model.ipynb #recorded
+@torch.fx.wrap
+@torch.jit.script_if_tracing
+def _check_input(x: torch.Tensor, crop: int) -> torch.Tensor:
+    "Return `x`. Raise `ValueError` unless it is a batch of square color images."
+    if list(x.shape[1:]) != [3, crop, crop]:
+        raise ValueError(
+            f"input: got shape {list(x.shape)}, expected N × 3 × {crop} × {crop};"
+            f" crop or scale the images to {crop} pixels and stack them"
+        )
+    return x
+
+@torch.fx.wrap
+def _dropout_mask(
+    x: torch.Tensor,
+    keep: float,
+    masks: dict[str, torch.Tensor] | None,
+    name: str,
+) -> torch.Tensor:
+    "Return the caller's mask of a layer, or draw one of the shape of `x`."
+    if masks is None or len(masks) == 0:
+        return torch.empty_like(x).bernoulli_(keep)
+    return masks[name]
+
+def _refuse_tracing(x):
+    "Raise `RuntimeError` where a tracer would miss the exchange with the other process."
+    if torch.jit.is_tracing() or isinstance(x, torch.fx.Proxy):
+        raise RuntimeError(
+            "column: got one of two columns, expected both for tracing;"
+            " load the joined weights into AlexNet(recipe)"
+        )
 
 # %% ../nbs/06_model.ipynb #from_torchvision
 def from_torchvision(
