@@ -4,27 +4,34 @@
 
 # %% auto #0
 __all__ = ['EXTENSIONS', 'ILSVRC2012', 'ARCHIVES', 'CHUNK', 'HEADER', 'NAMES', 'to_square', 'scaled', 'to_rgb', 'Split', 'Jpegs',
-           'Packed', 'open_packed', 'open_split', 'check', 'in_processes', 'end_with_parent', 'Sums',
-           'pixel_statistics', 'read_square', 'jpeg_square', 'decode', 'Source', 'shuffled', 'list_images',
-           'list_imagenet', 'list_cifar10', 'list_imagenette', 'Chunks', 'npy_header', 'write_split', 'written_lines',
-           'alone', 'pack', 'fill', 'Pace', 'sha256', 'list_digits', 'open_source', 'prepare', 'enough', 'cache_folder']
+           'Packed', 'open_packed', 'open_split', 'check', 'in_processes', 'ItemProcess', 'send_items', 'ByPath',
+           'pickled_by_path', 'end_with_parent', 'Sums', 'pixel_statistics', 'read_square', 'jpeg_square', 'decode',
+           'Source', 'shuffled', 'list_images', 'list_imagenet', 'list_cifar10', 'list_imagenette', 'Chunks',
+           'npy_header', 'write_split', 'written_lines', 'alone', 'pack', 'fill', 'Pace', 'sha256', 'list_digits',
+           'open_source', 'prepare', 'enough', 'cache_folder']
 
 # %% ../nbs/01_preprocessing.ipynb #imports
 import hashlib
 import io
 import json
+import mmap
+import multiprocessing
 import os
+import pickle
 import shutil
+import signal
 import threading
 import time
-from contextlib import contextmanager
+import traceback
+from collections import deque
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
+from multiprocessing import connection
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset
 
 # %% ../nbs/01_preprocessing.ipynb #to_square
 def to_square(
@@ -141,9 +148,125 @@ def check(
     return packed
 
 # %% ../nbs/01_preprocessing.ipynb #in_processes
-def in_processes(dataset, processes, first=0):
-    "The items of a dataset from number `first` on, in order, made by so many processes beside this one."
-    return DataLoader(dataset, batch_size=None, num_workers=processes, sampler=range(first, len(dataset)), worker_init_fn=end_with_parent)
+def in_processes(
+    dataset,  # has a length, items by number, and `describe(number)`, what an item is made of
+    processes,  # beside this one; 0: this one makes the items
+    first=0,
+):
+    """Yield the items of a dataset from number `first` on, in order.
+
+    Every process sends its items as plain bytes through a pipe of its own, so that
+    neither open files nor memory grow with the number of items. A process that dies
+    closes its pipe, and nobody waits for it. Raises `RuntimeError` for a process that
+    died or whose item could not be made.
+    """
+    numbers = range(first, len(dataset))
+    count = min(processes, len(numbers))
+    if count == 0:
+        for number in numbers:
+            yield dataset[number]
+        return
+    workers = []
+    try:
+        for start in range(count):
+            workers.append(ItemProcess(dataset, numbers[start::count]))
+        for turn, number in enumerate(numbers):
+            worker = workers[turn % count]
+            while not worker.ready:
+                pipes = {w.pipe: w for w in workers if w.wants_to_receive()}
+                for pipe in connection.wait(pipes):
+                    pipes[pipe].receive()
+            item, failure, trace = worker.ready.popleft()
+            if failure:
+                error = RuntimeError(
+                    f"processes: got {failure} in a process that worked on"
+                    f" {dataset.describe(number)}, expected an item; free memory or use"
+                    " fewer processes, or remove what cannot be read"
+                )
+                error.add_note(trace)
+                raise error
+            yield item
+    finally:
+        for worker in workers:
+            worker.stop()
+
+# %% ../nbs/01_preprocessing.ipynb #ItemProcess
+class ItemProcess:
+    "A process that makes items of a dataset, and those of its items that have come."
+
+    def __init__(self, dataset, numbers):
+        context = multiprocessing.get_context()
+        if context.get_start_method() != "fork":  # a forked process has the dataset
+            dataset = pickled_by_path(dataset)
+        self.pipe, sender = context.Pipe(duplex=False)
+        self.process = context.Process(
+            target=send_items, args=(dataset, numbers, sender), daemon=True
+        )
+        self.process.start()
+        sender.close()  # the process alone holds it now: it is closed when that dies
+        self.expected = len(numbers)  # items that have not come
+        self.ready = deque()  # (item, why it could not be made, traceback)
+
+    def wants_to_receive(self):
+        return self.expected > 0 and len(self.ready) < 2
+
+    def receive(self):
+        "Receive the next item, or learn that the process has died."
+        try:
+            message = self.pipe.recv_bytes()
+        except (EOFError, OSError):
+            self.process.join()
+            self.ready.append((None, self.cause_of_death(), ""))
+            self.expected = 0
+            return
+        self.ready.append(pickle.loads(message))
+        self.expected -= 1
+
+    def cause_of_death(self):
+        code = self.process.exitcode
+        if code < 0:
+            return f"signal {-code} ({signal.strsignal(-code)})"
+        return f"exit code {code}"
+
+    def stop(self):
+        self.pipe.close()
+        self.process.kill()
+        self.process.join()
+
+# %% ../nbs/01_preprocessing.ipynb #send_items
+def send_items(dataset, numbers, pipe):
+    "Make the numbered items of a dataset and send each, or why it could not be made."
+    end_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    torch.set_num_threads(1)
+    if isinstance(dataset, bytes):
+        dataset = pickle.loads(dataset)
+    for number in numbers:
+        try:
+            message = pickle.dumps((dataset[number], None, None), protocol=5)
+        except BaseException as error:
+            failure = f"{type(error).__name__}: {error}".removesuffix(": ")
+            message = pickle.dumps((None, failure, traceback.format_exc()))
+        try:
+            pipe.send_bytes(message)
+        except BrokenPipeError:  # the parent has gone
+            return
+
+# %% ../nbs/01_preprocessing.ipynb #ByPath
+class ByPath(pickle.Pickler):
+    "Pickle a memory-mapped file as its path, so that its bytes are not sent."
+
+    def reducer_override(self, value):
+        if isinstance(value, np.memmap) and isinstance(value.base, mmap.mmap):
+            place = (value.filename, value.dtype, "r", value.offset, value.shape)
+            return np.memmap, place
+        return NotImplemented
+
+
+def pickled_by_path(value):
+    "Pickle a value whose memory-mapped files the receiver opens by itself."
+    ByPath(file := io.BytesIO(), protocol=5).dump(value)
+    return file.getvalue()
 
 # %% ../nbs/01_preprocessing.ipynb #end_with_parent
 def end_with_parent(worker=None):
@@ -156,7 +279,7 @@ def end_with_parent(worker=None):
 
 # %% ../nbs/01_preprocessing.ipynb #Sums
 @dataclass
-class Sums(Dataset):
+class Sums:
     "Sums over 256 pictures at a time: of the pictures, and of the products of their channels."
     images: np.ndarray
 
@@ -170,13 +293,20 @@ class Sums(Dataset):
             outer += x.reshape(3, -1) @ x.reshape(3, -1).T
         return total, outer
 
+    def describe(self, i):
+        return f"images {i * 256:,} to {min((i + 1) * 256, len(self.images)) - 1:,}"
+
 # %% ../nbs/01_preprocessing.ipynb #pixel_statistics
 def pixel_statistics(
     images: np.ndarray,  # uint8, N × 3 × size × size
     processes: int = 0,  # beside this one
 ) -> tuple[np.ndarray, np.ndarray]:  # mean image (3 × size × size), covariance of the pixels' RGB values (3 × 3)
     "Mean image and RGB covariance in one pass, float64, scale 0–255 (§2, §4.1)."
-    total, outer = (sum(map(np.asarray, parts)) for parts in zip(*in_processes(Sums(images), processes)))
+    total, outer = np.zeros(images.shape[1:]), np.zeros((3, 3))
+    with closing(in_processes(Sums(images), processes)) as sums:
+        for part_total, part_outer in sums:  # added as they come: nothing is kept
+            total += part_total
+            outer += part_outer
     mean, n = total / len(images), len(images) * images.shape[2] * images.shape[3]
     channel = mean.mean((1, 2))
     return mean, outer / n - np.outer(channel, channel)
@@ -315,7 +445,7 @@ def list_imagenette(
 CHUNK = 32  # files in a chunk
 
 @dataclass
-class Chunks(Dataset):
+class Chunks:
     "Reads CHUNK files at a time: what is stored of each, its label, and which could not be read."
     items: list  # (file or array, label)
     size: int
@@ -330,6 +460,12 @@ class Chunks(Dataset):
             except Exception as e: unread.append([str(source), f"{type(e).__name__}: {e}".replace(" <_io.BytesIO object", "").partition(" at 0x")[0]])
             else: labels.append(label)
         return stored, labels, unread
+
+    def describe(self, i):
+        sources = [source for source, _ in self.items[i * CHUNK:(i + 1) * CHUNK]]
+        if isinstance(sources[0], np.ndarray):
+            return f"images {i * CHUNK:,} to {i * CHUNK + len(sources) - 1:,}"
+        return f"one of the files {', '.join(map(str, sources))}"
 
     def encode(self, pixels):
         from PIL import Image
@@ -357,8 +493,11 @@ def write_split(
     journal, path = folder / "journal.jsonl", folder / ("images.npy" if chunks.quality is None else "jpegs.npy")
     done = [json.loads(line) for line in journal.read_text().splitlines(True) if line.endswith("\n")] if journal.exists() else []
     end = done[-1]["end"] if done else HEADER
-    loader = in_processes(chunks, processes, len(done))
-    with open(path, "r+b" if path.exists() else "w+b") as data, written_lines(journal, done) as log:
+    with (
+        open(path, "r+b" if path.exists() else "w+b") as data,
+        written_lines(journal, done) as log,
+        closing(in_processes(chunks, processes, len(done))) as loader,
+    ):
         data.truncate(end)
         data.seek(end)
         for i, (stored, labels, unread) in enumerate(loader, len(done) + 1):
