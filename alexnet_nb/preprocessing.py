@@ -12,8 +12,8 @@ __all__ = ['FORMATS', 'LARGEST_FILE', 'UNPRINTABLE', 'EXTENSIONS', 'NOT_CLASSES'
            'find_images', 'list_images', 'list_classes', 'instead', 'list_imagenet', 'list_cifar10', 'list_imagenette',
            'Chunks', 'synced_file', 'flush_to_disk', 'sync_folder', 'npy_header', 'Journal', 'journal_line',
            'read_journal', 'write_split', 'alone', 'locked_file', 'names_file', 'pack', 'open_finished', 'read_plan',
-           'fill', 'left_out_rows', 'tell_left_out', 'Pace', 'sha256', 'list_digits', 'open_source', 'prepare',
-           'enough', 'cache_folder']
+           'fill', 'left_out_rows', 'tell_left_out', 'expect_every_class', 'Pace', 'sha256', 'list_digits',
+           'open_source', 'prepare', 'enough', 'cache_folder']
 
 # %% ../nbs/01_preprocessing.ipynb #imports
 import errno
@@ -186,10 +186,11 @@ def open_packed(
     meta = json.loads((path / "meta.json").read_text(encoding="utf-8"))
     text = (path / "names.txt").read_text(encoding="utf-8")
     names = tuple(text.removesuffix("\n").split("\n"))
-    if len(names) != meta["classes"]:
+    classes = meta.get("classes") if isinstance(meta, dict) else None
+    if len(names) != classes:
         raise ValueError(
-            f"{path}/names.txt: got {len(names)} names, expected {meta['classes']}, the"
-            " number of classes in meta.json; pack the data set again"
+            f"{path}/names.txt: got {len(names)} names, expected {classes}, the number of"
+            " classes in meta.json; pack the data set again"
         )
     train, val = open_split(path / "train"), open_split(path / "val")
     return Packed(path, train, val, names, stats["mean"], stats["cov"], meta)
@@ -972,6 +973,7 @@ def fill(folder, source, plan, processes, unreadable, progress):
     if len(unread) > max(10, unreadable * total):
         raise ValueError(f"{len(unread):,} of {total:,} files could not be read, the first: {unread[0][0]}: {unread[0][1]}; allow more with unreadable=")
     if unread: tell_left_out(f"{len(unread)} files that could not be read", unread, progress)
+    expect_every_class(source, np.load(folder / "train/labels.npy"))
     passed_over = left_out_rows(source.left_out, source.origin)
     if passed_over:
         tell_left_out("what is not an image", passed_over, progress)
@@ -999,6 +1001,17 @@ def left_out_rows(left_out, origin):
 def tell_left_out(what, rows, progress):
     shown = [f"{path}: {reason}" for path, reason in rows[:10]]
     progress("\n  ".join([f"left out {what}, all listed in meta.json:", *shown]))
+
+# %% ../nbs/01_preprocessing.ipynb #expect_every_class
+def expect_every_class(source, labels):
+    "Refuse to go on where none of the training files of a class could be read."
+    lost = {label for _, label in source.splits["train"]} - set(labels.tolist())
+    if lost:
+        names = printable(", ".join(source.names[label] for label in sorted(lost)))
+        raise ValueError(
+            f"data: got no training picture that can be read of the classes {names},"
+            " expected one or more; mend the files, or remove the folders of the classes"
+        )
 
 # %% ../nbs/01_preprocessing.ipynb #Pace
 class Pace:

@@ -477,6 +477,17 @@ def test_a_class_folder_that_is_not_utf8_is_refused_by_name(tmp_path):
         list_images(tmp_path)
 
 
+@pytest.mark.parametrize("meta", ["[1]", "{}"])
+def test_a_damaged_meta_json_is_named(tmp_path, meta):
+    noise_images(tmp_path / "in")
+    packed = pack(tmp_path / "in", tmp_path / "out", 16, **QUIET)
+    (packed.path / "meta.json").write_text(meta)
+    with pytest.raises(
+        ValueError, match="expected None, the number of classes in meta"
+    ):
+        open_packed(packed.path)
+
+
 @pytest.mark.parametrize("text", ["a\n", "a\nb\nc\n", "a\n\nb\n", ""])
 def test_as_many_names_as_classes(tmp_path, text):
     noise_images(tmp_path / "in")
@@ -608,6 +619,16 @@ def test_hidden_and_system_folders_are_passed_over_by_name(tmp_path):
     assert unread["@eaDir"] == unread["a/lost+found"] == "made by the system"
     assert unread["b/*.ppm"] == "other endings than an image's: 1"
     assert any("left out what is not an image" in line for line in said)
+
+
+def test_a_class_that_loses_all_its_images_is_refused_by_name(tmp_path):
+    "Few as they are, they would pass as ten unreadable files."
+    noise_images(tmp_path / "in", 12, classes=("a", "b"))
+    noise_images(tmp_path / "in", 4, classes=("lost",))
+    for path in (tmp_path / "in/lost").iterdir():
+        path.write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"data: got no training .* the classes lost"):
+        pack(tmp_path / "in", tmp_path / "out", 16, **QUIET)
 
 
 def test_where_there_is_no_image_what_was_found_is_named(tmp_path):
