@@ -42,6 +42,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import timedelta
 from functools import partial
+from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple, TextIO, get_args
 
@@ -933,9 +934,9 @@ def worker_environment(
         ALEXNET_NB_WATCH="1",
         ALEXNET_NB_EVERY="1" if live else "60",
     )
-    package = Path(__file__).resolve().parent.parent
-    if str(package) not in sysconfig.get_paths().values():  # run from a clone that may not be installed
-        env["PYTHONPATH"] = os.pathsep.join([str(package), *filter(None, [env.get("PYTHONPATH")])])
+    home = str(Path(str(files("alexnet_nb"))).resolve().parent)
+    if home not in sysconfig.get_paths().values():  # a clone, which may not be installed
+        env["PYTHONPATH"] = os.pathsep.join([home, *filter(None, [env.get("PYTHONPATH")])])
     return env
 
 # %% ../nbs/10_training.ipynb #allocator
