@@ -74,7 +74,7 @@ def test_weights_that_a_page_promises_can_be_loaded(cells):
                     if f"{name}'s" in sentence: assert hasattr(alexnet_nb.model, f"from_{name.lower()}"), (path.stem, sentence)
 
 
-@pytest.mark.parametrize("page", ["07_augmentation"])
+@pytest.mark.parametrize("page", ["01_preprocessing", "07_augmentation"])
 def test_photographs_of_others_are_credited(page, cells):
     "A page that shows scikit-learn's photographs names their authors, with links, and the license."
     code, prose = ("\n".join("".join(c["source"]) for c in cells(f"{page}.ipynb") if c["cell_type"] == kind) for kind in ("code", "markdown"))
