@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['WORDS', 'DTYPES', 'SAVE_SECONDS', 'TOLERANCE', 'GRADIENT_TOLERANCE', 'LAUNCHER_VARIABLES', 'ALLOCATOR', 'EXAMPLES',
            'PLACE', 'Config', 'read_parameters', 'typed', 'check', 'expect', 'check_values', 'check_folder', 'same_run',
-           'read_json', 'begun_with', 'complete', 'run_recipe', 'Layout', 'layout', 'written', 'sync', 'sync_entry',
+           'read_json', 'begun_with', 'complete', 'run_recipe', 'Layout', 'layout', 'written', 'sync',
            'refuse_linked_folders', 'unlink_planted', 'open_append', 'start_run', 'new_folder', 'hold', 'Share', 'take',
            'Worker', 'pictures', 'ahead', 'run_epochs', 'StepMetrics', 'mean_metrics', 'Record', 'save_checkpoint',
            'refuse_non_finite', 'write_tensors', 'identity', 'checkpoints', 'last_checkpoint', 'read_checkpoint',
@@ -58,7 +58,7 @@ from .dropout import dropout_masks
 from .learning import error_rates, plateau_drops, rates_at, reduced, set_rates, sgd
 from .model import AlexNet, initial_weights, plan
 from .multigpu import gather_whole, meet, split_state
-from .preprocessing import NAMES, Packed, Split, end_with_parent, open_packed, prepare, sha256
+from .preprocessing import NAMES, Packed, Split, end_with_parent, open_packed, prepare, sha256, sync_folder
 from .recipes import LAB, RECIPES, Recipe, named
 
 # %% ../nbs/10_training.ipynb #Config
@@ -254,24 +254,19 @@ def written(
         yield temp
         sync(temp)
         temp.replace(path)
-        sync_entry(path.parent)
+        sync_folder(path.parent)
     finally:
         if temp.is_dir(): shutil.rmtree(temp)
         else: temp.unlink(missing_ok=True)
 
 # %% ../nbs/10_training.ipynb #sync
 def sync(path: Path):
-    "Bring a file, or every file in a folder, to the disk, so that it survives a power cut."
+    "Bring a file, or every file in a folder and their names, to the disk, so that they survive a power cut."
     if path.is_dir():
         for part in path.iterdir(): sync(part)
-    sync_entry(path)
-
-
-def sync_entry(path: Path):
-    "Bring one file, or the list of names in one folder, to the disk."
-    handle = os.open(path, os.O_RDONLY)
-    try: os.fsync(handle)
-    finally: os.close(handle)
+        sync_folder(path)
+        return
+    with open(path, "rb") as file: os.fsync(file.fileno())
 
 # %% ../nbs/10_training.ipynb #no-links
 def refuse_linked_folders(run: Path):
@@ -604,7 +599,7 @@ def save_checkpoint(
     if not w.first or path.exists(): return
     refuse_linked_folders(w.folder)
     refuse_non_finite({"weights": weights, "velocity": velocity}, w)
-    if (w.folder / "metrics.jsonl").exists(): sync_entry(w.folder / "metrics.jsonl")  # no checkpoint is ahead of its metrics
+    if (w.folder / "metrics.jsonl").exists(): sync(w.folder / "metrics.jsonl")  # no checkpoint is ahead of its metrics
     with written(path) as temp:
         temp.mkdir()
         for name, tensors in (("weights", weights), ("velocity", velocity)):
