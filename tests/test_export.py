@@ -94,12 +94,11 @@ def by_onnx_from_trace(module, example):
 
 
 def by_onnx_from_export(module, example):
-    file = io.BytesIO()
     shapes = ({0: torch.export.Dim("batch")},)
-    torch.onnx.export(
-        module, (example,), file, dynamo=True, dynamic_shapes=shapes, verbose=False
+    program = torch.onnx.export(
+        module, (example,), dynamo=True, dynamic_shapes=shapes, verbose=False
     )
-    return in_onnxruntime(file.getvalue())
+    return in_onnxruntime(program.model_proto.SerializeToString())
 
 
 def by_feature_extractor(module, example):
