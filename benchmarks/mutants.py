@@ -46,9 +46,13 @@ def patches():
 
 
 def patched(source, patch):
-    "A module's source with its patch. Raises `ValueError` where the patch does not fit exactly once."
-    if source.count(patch["find"]) != 1: raise ValueError(f"trap {patch['trap']}: {patch['find']!r} stands {source.count(patch['find'])} times in {patch['module']}")
-    return source.replace(patch["find"], patch["put"] or "")
+    """A module's source with its patch. The patch is written against the source as `ast.unparse` writes it, so that it
+    does not depend on how lines are broken. Raises `ValueError` where it does not fit exactly once."""
+    plain = ast.unparse(ast.parse(source))
+    count = plain.count(patch["find"])
+    if count != 1:
+        raise ValueError(f"trap {patch['trap']}: got {patch['find']!r} {count} times in {patch['module']}, expected it once")
+    return plain.replace(patch["find"], patch["put"] or "")
 
 
 SWAPS = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult, ast.Lt: ast.LtE, ast.LtE: ast.Lt,
