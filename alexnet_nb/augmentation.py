@@ -30,7 +30,7 @@ class Draws:
     offsets: torch.Tensor  # int64, N × 2: top and left, pixels
     flips: torch.Tensor  # bool, N
     colour: torch.Tensor  # float32, N × 3: factors of the principal axes, in units of their deviations
-    shapes: torch.Tensor | None = None  # int64, N × 2: height and width of a crop to be resized, pixels; None: squares of the recipe's crop
+    shapes: torch.Tensor | None = None  # int64, N × 2: height, width; None: squares
 
     def __getitem__(self, rows):
         shapes = None if self.shapes is None else self.shapes[rows]

@@ -32,14 +32,14 @@ class Recipe:
     mirror: bool = True  # horizontal reflections in training and among the test views
     crop_rule: str = "shift"  # in training "shift": a square of this side at a random place; "resized": a random rectangle, resized to this side
     crop_chunk: int = 1  # this many consecutive pictures share a crop and a reflection; the paper implies 1
-    colour_std: float = 0.1  # standard deviation of the factors of the colour noise; 0: no noise
+    colour_std: float = 0.1  # std of the factors of the color noise; 0: no noise
     colour_lengths: str = "deviations"  # of the colour axes, or "eigenvalues"
     colour_divide: float = 1.0  # divide training pictures by this after the noise
-    reshuffle: bool = False  # a new order every epoch, or the order in which the pictures were packed
+    reshuffle: bool = False  # a new order every epoch, or the packed order
     views: int = 10  # of a test picture, over which probabilities are averaged
     # network, §3
     pads: tuple = (0, 2, 1, 1, 1)  # zeros on all four sides, before conv1 to conv5
-    conv1_ceil: bool = True  # the last window may hang over the right and bottom edge, over zeros
+    conv1_ceil: bool = True  # a last window may hang over the right and bottom edge
     kernels: tuple = (96, 256, 384, 384, 256)  # of conv1 to conv5
     hidden: tuple = (4096, 4096)  # units of fc6 and fc7
     columns: int = 2  # halves of the net, one on each GPU
@@ -49,11 +49,11 @@ class Recipe:
     lrn_n: int = 5  # kernel maps in the window
     lrn_k: float = 2.0
     lrn_alpha: float = 1e-4
-    lrn_alpha_over: str = "sum"  # alpha multiplies the "sum" over the window, or its "mean"
+    lrn_alpha_over: str = "sum"  # alpha multiplies the "sum" or the "mean" of a window
     lrn_beta: float = 0.75
     lrn_first: tuple = ()  # layers whose normalisations all come before the non-linearity
     lrn_across: bool = False  # windows cross from one column to the other
-    spatial_norm: bool = False  # the source's second, 5x5 normalisation after the one of conv2
+    spatial_norm: bool = False  # the source's 5x5 normalisation after that of conv2
     pool: int = 3  # side of a pooling window
     pool_stride: int = 2
     pool_ceil: bool = True  # windows may hang over the edge
@@ -67,10 +67,10 @@ class Recipe:
     lr: float | None = 0.01  # of the weights
     lr_bias: float | None = 0.02
     momentum: float | None = 0.9
-    lr_inside: bool = True  # the rate stands inside the velocity, as printed, or outside, as in torch
+    lr_inside: bool = True  # the rate is inside the velocity (paper) or outside (torch)
     decay: float | None = 5e-4  # of the weights
     decay_bias: float | None = 0.0
-    schedule: tuple | str | None = "plateau"  # (share of the run, what, factor) …, or divide by ten on a "plateau"
+    schedule: tuple | str | None = "plateau"  # or (share of the run, what, factor) …
 
     def __repr__(self): return self.name
 

@@ -65,19 +65,19 @@ from .recipes import LAB, RECIPES, Recipe, named
 @dataclass(frozen=True)
 class Config:
     "The parameters of a run."
-    gpus: int = 1  # 2: one column on each, where there are two; 4, 6, …: pairs of columns, which share the batch
-    together: bool = False  # both columns on every GPU; the GPUs share the batch (data parallel)
-    data: str = "digits"  # cifar10, imagenette, a folder of pictures (train/CLASS/… and val/CLASS/…, or CLASS/…) or one with ILSVRC-2012
-    recipe: str = "source2012"  # or paper, caffe, another of RECIPES, lab-150 and others of LAB
-    width: float | None = None  # share of the kernels and units; None: 1, digits 0.25
-    size: int | None = None  # side of the stored pictures, pixels; None: 256, digits 72
-    crop: int | None = None  # side of what the net sees, pixels; None: the recipe's, in proportion to size; digits at 72: 64
+    gpus: int = 1  # 2: one column on each; 4, 6, …: pairs of columns share the batch
+    together: bool = False  # both columns on every GPU; the GPUs share the batch
+    data: str = "digits"  # or cifar10, imagenette, a folder of images, ILSVRC-2012
+    recipe: str = "source2012"  # or paper, caffe, another of RECIPES, lab-150 …
+    width: float | None = None  # share of kernels and units; None: 1, digits 0.25
+    size: int | None = None  # side of stored images, pixels; None: 256, digits 72
+    crop: int | None = None  # side of the input, pixels; None: in proportion to size
     epochs: int | None = None  # None: 90, digits 40
-    batch_size: int = 128  # pictures in a step, of all GPUs together
+    batch_size: int = 128  # images in a step, of all GPUs together
     lr: float | None = None  # of the weights at the start; None: the recipe's
-    seed: int = 0  # of weights, crops, colours and dropout
+    seed: int = 0  # of weights, crops, colors and dropout
     out_dir: str = ""  # folder of the run; empty: a new one, runs/DATA-RECIPE-NNN
-    resume: bool = False  # go on with the run in out_dir
+    resume: bool = False  # resume the run in out_dir
     dry_run: bool = False  # three steps of everything, then stop
     precision: str = "float32"  # or bfloat16 (autocast), float64
 
