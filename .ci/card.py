@@ -1,7 +1,8 @@
 """Draw nbs/card.png, which other sites show beside a link to this one, and nbs/favicon.svg, from nbs/columns.svg. Needs playwright and Chromium.
 
-    python .ci/card.py
+python .ci/card.py
 """
+
 import configparser
 import hashlib
 import io
@@ -20,9 +21,16 @@ svg { width: 1000px; } svg text { fill: #5a626a; }
 
 def favicon():
     "Two layers in two columns, each read by both."
-    corners = [(x, y, colour) for x, colour in ((1, "#d1495b"), (19, "#2e86ab")) for y in (1, 19)]
+    corners = [
+        (x, y, colour)
+        for x, colour in ((1, "#d1495b"), (19, "#2e86ab"))
+        for y in (1, 19)
+    ]
     assert all(colour in DRAWING for _, _, colour in corners)
-    boxes = "".join(f'<rect x="{x}" y="{y}" width="12" height="12" rx="2" fill="{colour}"/>' for x, y, colour in corners)
+    boxes = "".join(
+        f'<rect x="{x}" y="{y}" width="12" height="12" rx="2" fill="{colour}"/>'
+        for x, y, colour in corners
+    )
     lines = '<path d="M7 12V20M25 12V20M8 12L24 20M24 12L8 20" stroke="#808890" stroke-width="2"/>'
     return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32">{lines}{boxes}</svg>\n'
 
@@ -31,16 +39,32 @@ def card():
     "The drawing under name and description, as a small PNG that remembers which drawing it shows."
     from PIL import Image, PngImagePlugin
     from playwright.sync_api import sync_playwright
+
     settings = configparser.ConfigParser(delimiters=["="])
     settings.read(ROOT / "settings.ini")
-    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))))
+    browser = next(
+        filter(
+            None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))
+        )
+    )
     with sync_playwright() as p:
-        page = p.chromium.launch(executable_path=browser, args=["--no-sandbox"]).new_page(viewport=dict(width=1200, height=630))
-        page.set_content(CARD % (settings["DEFAULT"]["title"], settings["DEFAULT"]["description"], DRAWING))
+        page = p.chromium.launch(
+            executable_path=browser, args=["--no-sandbox"]
+        ).new_page(viewport=dict(width=1200, height=630))
+        page.set_content(
+            CARD
+            % (
+                settings["DEFAULT"]["title"],
+                settings["DEFAULT"]["description"],
+                DRAWING,
+            )
+        )
         shown = Image.open(io.BytesIO(page.screenshot()))
     note = PngImagePlugin.PngInfo()
     note.add_text("drawing", hashlib.sha256(DRAWING.encode()).hexdigest())
-    shown.convert("RGB").quantize(64).save(ROOT / "nbs/card.png", optimize=True, pnginfo=note)
+    shown.convert("RGB").quantize(64).save(
+        ROOT / "nbs/card.png", optimize=True, pnginfo=note
+    )
 
 
 if __name__ == "__main__":

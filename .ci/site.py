@@ -9,6 +9,7 @@ The notebooks are staged by nbdev: TeX becomes MathML, `04_lrn.ipynb` becomes
 smalldocs renders it, or Quarto where that is asked for, from one `_quarto.yml`; then
 all links of the site are checked. `llms.txt` lists the pages of its sidebar.
 """
+
 import argparse
 import configparser
 import html
@@ -25,14 +26,19 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT / ".ci"))  # also where this file is read by another name
 import staged
 
-REMEDIES = {"smalldocs": "pip install -e '.[dev]'",
-            "quarto": "install it (https://quarto.org), or leave --quarto out"}
+REMEDIES = {
+    "smalldocs": "pip install -e '.[dev]'",
+    "quarto": "install it (https://quarto.org), or leave --quarto out",
+}
 STAGED, SITE = ROOT / "_proc", ROOT / "_docs"
 SIGNATURES = (  # as nbdev writes them, and as a reader would
     (r"```python\n\n", "```python\n"),
     (r"([:)])\n\s*\n```$", r"\1\n```"),
     (r"args:(?:VAR_POSITIONAL|Any), kwargs:(?:VAR_KEYWORD|Any)", "*args, **kwargs"),
-    (r":(?:NoneType|builtin_function_or_method)=", "="), (r"\b__main__\.", ""), (r"(\ndef \w+\()\n\s*\n\)", r"\1)"))
+    (r":(?:NoneType|builtin_function_or_method)=", "="),
+    (r"\b__main__\.", ""),
+    (r"(\ndef \w+\()\n\s*\n\)", r"\1)"),
+)
 NUMBER = re.compile(r"(?<![\w/])((?:\.\./)*)\d\d_(\w+\.ipynb)")
 FIG_ALT = re.compile(r"^#\| fig-alt: (\".*\")\n", re.M)
 
@@ -49,16 +55,25 @@ def readme(folder=ROOT):
         if cell["cell_type"] == "markdown":
             parts.append(re.sub(r"\((\w+\.ipynb)\)", r"(nbs/\1)", source))
             continue
-        if "#| hide" in source: continue
-        if "echo: false" not in source: parts.append(f"```python\n{source}\n```")
+        if "#| hide" in source:
+            continue
+        if "echo: false" not in source:
+            parts.append(f"```python\n{source}\n```")
         for output in cell["outputs"]:
             data = output.get("data", {})
             if "image/svg+xml" in data:
                 drawing = "".join(data["image/svg+xml"])
                 (folder / "nbs/columns.svg").write_text(drawing + "\n")
-                parts.append("![The two columns of AlexNet, and which layers read both](nbs/columns.svg)")
-            elif "text/plain" in data: parts.append("```\n" + "".join(data["text/plain"]) + "\n```")
-    (folder / "README.md").write_text("<!-- made from nbs/index.ipynb by .ci/site.py -->\n\n" + "\n\n".join(parts).replace("```\n\n```python\n", "") + "\n")
+                parts.append(
+                    "![The two columns of AlexNet, and which layers read both](nbs/columns.svg)"
+                )
+            elif "text/plain" in data:
+                parts.append("```\n" + "".join(data["text/plain"]) + "\n```")
+    (folder / "README.md").write_text(
+        "<!-- made from nbs/index.ipynb by .ci/site.py -->\n\n"
+        + "\n\n".join(parts).replace("```\n\n```python\n", "")
+        + "\n"
+    )
 
 
 def address():
@@ -71,6 +86,7 @@ def address():
 def stage():
     "nbdev's copy of the notebooks, as both renderers need it (see staged.py)."
     from nbdev.serve import proc_nbs
+
     shutil.rmtree(STAGED, ignore_errors=True)
     proc_nbs(force=True)
     host = "".join(address())
@@ -95,6 +111,7 @@ def stage_cell(cell, number, host, top):
 
     Quarto makes an id of a cell's id, which is often that of the heading beside it.
     """
+
     def plain(words):
         words = words.replace(host + "/", top).replace(host, top)
         return code_in_tables(NUMBER.sub(r"\1\2", words))
@@ -138,6 +155,7 @@ def figure(drawing, alt):
 
 def code_in_tables(words):
     "Code with a pipe in a table's row: pandoc prints the backslash before the pipe."
+
     def spelled(found):
         code = found[1].replace("\\|", "|")
         signs = re.sub(r"[^\w\s.]", lambda m: f"&#{ord(m[0])};", code)
@@ -156,15 +174,20 @@ def separate_anchors(notebooks):
     """
     for path, notebook in notebooks.items():
         cells = notebook["cells"]
-        documents = [output["data"] for cell in cells for output in cell.get("outputs", [])
-                     if "text/markdown" in output.get("data", {})]
+        documents = [
+            output["data"]
+            for cell in cells
+            for output in cell.get("outputs", [])
+            if "text/markdown" in output.get("data", {})
+        ]
         prose = "\n".join(document["text/markdown"] for document in documents)
         symbols = re.findall(r"^### (\w+)$", prose, flags=re.M)
         functions = {name for name in symbols if name.islower()}
 
         for document in documents:
             document["text/markdown"] = separated(
-                document["text/markdown"], functions, "class")
+                document["text/markdown"], functions, "class"
+            )
         for cell in cells:
             if cell["cell_type"] == "markdown":
                 words = separated(text(cell), functions, "section")
@@ -176,6 +199,7 @@ def separate_anchors(notebooks):
 
 def separated(words, functions, kind):
     "Give an id to each heading that is a function's name but for its case."
+
     def own(found):
         name = found[1].lower()
         if name not in functions or found[1] in functions:
@@ -202,16 +226,28 @@ def link_to_class(notebooks, page, name):
 def mathml(source):
     "TeX between dollars, outside of code, becomes MathML."
     from latex2mathml.converter import convert
+
     def math(tex, display):
         "With the gap of TeX after ln, which is missing, and without those around max, which are too many."
-        words = re.sub(r"(<mi>(?:ln|log)</mi>)(?=<m[in]>)", r'\1<mspace width="0.17em" />', convert(tex, display=display))
+        words = re.sub(
+            r"(<mi>(?:ln|log)</mi>)(?=<m[in]>)",
+            r'\1<mspace width="0.17em" />',
+            convert(tex, display=display),
+        )
         return re.sub(r"<mo>(max|min)</mo>", r"<mi>\1</mi>", words)
+
     block = lambda m: "\n```{=html}\n" + math(m, "block") + "\n```\n"
     out = []
     for i, part in enumerate(re.split(r"(```.*?```|`[^`\n]*`)", source, flags=re.S)):
         if i % 2 == 0:
-            part = re.sub(r"\$\$(.+?)\$\$", lambda m: block(m[1].strip()), part, flags=re.S)
-            part = re.sub(r"(?<![\\$\w])\$(?! )([^$\n]+?)(?<! )\$(?![\w$])", lambda m: math(m[1], "inline"), part)
+            part = re.sub(
+                r"\$\$(.+?)\$\$", lambda m: block(m[1].strip()), part, flags=re.S
+            )
+            part = re.sub(
+                r"(?<![\\$\w])\$(?! )([^$\n]+?)(?<! )\$(?![\w$])",
+                lambda m: math(m[1], "inline"),
+                part,
+            )
         out.append(part)
     return "".join(out)
 
@@ -220,32 +256,57 @@ def render(tool):
     "Let a renderer make the site from the staged copy."
     program = Path(sys.executable).with_name(tool) if tool == "smalldocs" else tool
     if not shutil.which(program):
-        sys.exit(f"{tool}: got no such program, expected it on this machine; "
-                 + REMEDIES[tool])
+        sys.exit(
+            f"{tool}: got no such program, expected it on this machine; "
+            + REMEDIES[tool]
+        )
     subprocess.run([program, "render", STAGED], check=True, cwd=ROOT)
     shutil.rmtree(SITE, ignore_errors=True)
     (STAGED / "_site").rename(SITE)
     # a server shows this page at the address that was not found, in whatever folder: its links start at the top
     lost, base = SITE / "404.html", address()[1]
-    lost.write_text(re.sub(r'((?:href|src)="|name="smalldocs:offset" content=")(?![a-z]+:|[/#"])', rf"\1{base}/", lost.read_text()))
+    lost.write_text(
+        re.sub(
+            r'((?:href|src)="|name="smalldocs:offset" content=")(?![a-z]+:|[/#"])',
+            rf"\1{base}/",
+            lost.read_text(),
+        )
+    )
     (SITE / "llms.txt").write_text(llms())
 
 
 def llms():
     "Every page of the sidebar with its title, its line and its address, for those who read with a program (llmstxt.org)."
     import yaml
-    website, (host, base) = yaml.safe_load((ROOT / "_quarto.yml").read_text())["website"], address()
+
+    website, (host, base) = (
+        yaml.safe_load((ROOT / "_quarto.yml").read_text())["website"],
+        address(),
+    )
+
     def line(href):
-        front = yaml.safe_load(text(json.loads((STAGED / href).read_text())["cells"][0]).strip("-\n"))
+        front = yaml.safe_load(
+            text(json.loads((STAGED / href).read_text())["cells"][0]).strip("-\n")
+        )
         return f"- [{front['title']}]({host}{base}/{href.removesuffix('.ipynb')}.html): {front['description']}"
+
     contents = website["sidebar"]["contents"]
-    parts = {"Pages": [c for c in contents if "href" in c]} | {c["section"]: c["contents"] for c in contents if "section" in c}
-    lists = ["\n".join([f"## {name}", "", *(line(c["href"]) for c in part)]) for name, part in parts.items()]
-    return "\n\n".join([f"# {website['title']}", f"> {website['description']}", *lists]) + "\n"
+    parts = {"Pages": [c for c in contents if "href" in c]} | {
+        c["section"]: c["contents"] for c in contents if "section" in c
+    }
+    lists = [
+        "\n".join([f"## {name}", "", *(line(c["href"]) for c in part)])
+        for name, part in parts.items()
+    ]
+    return (
+        "\n\n".join([f"# {website['title']}", f"> {website['description']}", *lists])
+        + "\n"
+    )
 
 
 class Page(html.parser.HTMLParser):
     "Collects what a page links to, and what can be linked to."
+
     def __init__(self, path):
         super().__init__()
         self.links, self.anchors = [], {""}
@@ -263,37 +324,58 @@ def broken():
     for path, page in pages.items():
         for link in page.links:
             url = urlsplit(link)
-            if url.scheme or url.netloc: continue
-            file = unquote(url.path).replace(address()[1], str(SITE), 1) if url.path.startswith("/") else unquote(url.path)
+            if url.scheme or url.netloc:
+                continue
+            file = (
+                unquote(url.path).replace(address()[1], str(SITE), 1)
+                if url.path.startswith("/")
+                else unquote(url.path)
+            )
             target = (path.parent / file).resolve() if file else path
-            if target.is_dir(): target /= "index.html"
-            if not target.exists(): yield f"{path.name}: {link}: no such file"
-            elif url.fragment and target in pages and unquote(url.fragment) not in pages[target].anchors: yield f"{path.name}: {link}: no such anchor"
+            if target.is_dir():
+                target /= "index.html"
+            if not target.exists():
+                yield f"{path.name}: {link}: no such file"
+            elif (
+                url.fragment
+                and target in pages
+                and unquote(url.fragment) not in pages[target].anchors
+            ):
+                yield f"{path.name}: {link}: no such anchor"
 
 
 def arguments():
     "What was asked for on the command line."
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("what", nargs="?", choices=["readme"], help="only README.md")
-    parser.add_argument("--quarto", action="store_true",
-                        help="render with Quarto, in place of smalldocs")
+    parser.add_argument(
+        "--quarto",
+        action="store_true",
+        help="render with Quarto, in place of smalldocs",
+    )
     return parser.parse_args()
 
 
 def main():
     asked = arguments()
     readme()
-    if asked.what == "readme": return
+    if asked.what == "readme":
+        return
     stage()
     if wrong := staged.faults(STAGED):
         print(*wrong, sep="\n")
-        sys.exit(f"{STAGED.name}: got {len(wrong)} faults, expected none; "
-                 "mend what is named above, nothing was rendered")
+        sys.exit(
+            f"{STAGED.name}: got {len(wrong)} faults, expected none; "
+            "mend what is named above, nothing was rendered"
+        )
     render("quarto" if asked.quarto else "smalldocs")
     faults = sorted(set(broken()))
     print(*faults, sep="\n")
-    print(f"{len(list(SITE.rglob('*.html')))} pages under {SITE.name}/, {len(faults)} broken links")
+    print(
+        f"{len(list(SITE.rglob('*.html')))} pages under {SITE.name}/, {len(faults)} broken links"
+    )
     sys.exit(bool(faults))
 
 
-if __name__ == "__main__": main()
+if __name__ == "__main__":
+    main()

@@ -21,15 +21,20 @@ def generator(
     *key: int,  # such as seed, epoch
 ) -> torch.Generator:
     "A generator whose numbers depend on the key alone; zeros at the end of a key do not count."
-    return torch.Generator().manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]) >> 1)
+    return torch.Generator().manual_seed(
+        int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]) >> 1
+    )
 
 # %% ../nbs/07_augmentation.ipynb #Draws
 @dataclass(frozen=True)
 class Draws:
     "What is random about an epoch, by position in it."
+
     offsets: torch.Tensor  # int64, N × 2: top and left, pixels
     flips: torch.Tensor  # bool, N
-    colour: torch.Tensor  # float32, N × 3: factors of the principal axes, in units of their deviations
+    colour: (
+        torch.Tensor
+    )  # float32, N × 3: factors of the principal axes, in units of their deviations
     shapes: torch.Tensor | None = None  # int64, N × 2: height, width; None: squares
 
     def __getitem__(self, rows):
@@ -49,11 +54,15 @@ def draw_epoch(
     chunk = torch.arange(n) // recipe.crop_chunk
     shapes = None
     if recipe.crop_rule == "resized":
-        offsets, shapes = (drawn[chunk] for drawn in draw_rectangles(chunks, border + recipe.crop, g))
+        offsets, shapes = (
+            drawn[chunk] for drawn in draw_rectangles(chunks, border + recipe.crop, g)
+        )
     else:
         offsets = torch.randint(0, border + 1, (chunks, 2), generator=g)[chunk]
     flips = (torch.rand(chunks, generator=g) < 0.5)[chunk] & recipe.mirror
-    return Draws(offsets, flips, torch.randn(n, 3, generator=g) * recipe.colour_std, shapes)
+    return Draws(
+        offsets, flips, torch.randn(n, 3, generator=g) * recipe.colour_std, shapes
+    )
 
 # %% ../nbs/07_augmentation.ipynb #crop-1
 def crop(
@@ -62,13 +71,20 @@ def crop(
     side: int,  # of the result, pixels
 ) -> torch.Tensor:  # N × 3 × side × side, of the type of `images`
     "Cut a square from each picture."
-    out, places = images.new_empty(len(images), 3, side, side), list(enumerate(offsets.tolist()))
-    if images.device.type == "cpu" and images.stride(-1) == 1:  # numpy copies whole rows of pixels
+    out, places = (
+        images.new_empty(len(images), 3, side, side),
+        list(enumerate(offsets.tolist())),
+    )
+    if (
+        images.device.type == "cpu" and images.stride(-1) == 1
+    ):  # numpy copies whole rows of pixels
         row, whole = f"V{side * images.element_size()}", images.numpy()
         squares = out.numpy().view(row)
-        for i, (top, left) in places: squares[i] = whole[i, :, top:top + side, left:left + side].view(row)
+        for i, (top, left) in places:
+            squares[i] = whole[i, :, top : top + side, left : left + side].view(row)
     else:
-        for i, (top, left) in places: out[i] = images[i, :, top:top + side, left:left + side]
+        for i, (top, left) in places:
+            out[i] = images[i, :, top : top + side, left : left + side]
     return out
 
 # %% ../nbs/07_augmentation.ipynb #mirror
@@ -80,16 +96,26 @@ def mirror(
     return torch.where(flips.to(x.device)[:, None, None, None], x.flip(-1), x)
 
 # %% ../nbs/07_augmentation.ipynb #draw_rectangles
-CROP_AREA, CROP_RATIO, CROP_TRIES = (0.08, 1.0), (3 / 4, 4 / 3), 10  # of torchvision's RandomResizedCrop
+CROP_AREA, CROP_RATIO, CROP_TRIES = (
+    (0.08, 1.0),
+    (3 / 4, 4 / 3),
+    10,
+)  # of torchvision's RandomResizedCrop
+
 
 def draw_rectangles(
     n: int,
     size: int,  # side of the stored picture, pixels
     generator: torch.Generator,
-) -> tuple[torch.Tensor, torch.Tensor]:  # int64, n × 2 each: top and left; height and width
+) -> tuple[
+    torch.Tensor, torch.Tensor
+]:  # int64, n × 2 each: top and left; height and width
     "Random rectangles of a square, distributed as in torchvision's `RandomResizedCrop`."
+
     def uniform(low, high, *shape):
-        return low + (high - low) * torch.rand(n, *shape, generator=generator, dtype=torch.float64)
+        return low + (high - low) * torch.rand(
+            n, *shape, generator=generator, dtype=torch.float64
+        )
 
     shapes = torch.full((n, 2), size)
     missing = torch.ones(n, dtype=torch.bool)
@@ -111,9 +137,15 @@ def resized_crop(
 ) -> torch.Tensor:  # uint8, N × 3 × side × side
     "Cut a rectangle from each picture and resize it to a square."
     out = images.new_empty(len(images), 3, side, side)
-    for i, ((top, left), (height, width)) in enumerate(zip(offsets.tolist(), shapes.tolist())):
-        part = images[i:i + 1, :, top:top + height, left:left + width].float()
-        out[i] = F.interpolate(part, (side, side), mode="bilinear", antialias=True)[0].round().clamp(0, 255)
+    for i, ((top, left), (height, width)) in enumerate(
+        zip(offsets.tolist(), shapes.tolist())
+    ):
+        part = images[i : i + 1, :, top : top + height, left : left + width].float()
+        out[i] = (
+            F.interpolate(part, (side, side), mode="bilinear", antialias=True)[0]
+            .round()
+            .clamp(0, 255)
+        )
     return out
 
 # %% ../nbs/07_augmentation.ipynb #colour_axes
@@ -123,50 +155,92 @@ def colour_axes(
 ) -> torch.Tensor:  # float64, 3 × 3: a column an axis
     "Principal axes of the colours, as long as the deviation along them (§4.1)."
     values, vectors = np.linalg.eigh(cov)
-    return torch.from_numpy(vectors * (np.sqrt(values.clip(0)) if lengths == "deviations" else values))
+    return torch.from_numpy(
+        vectors * (np.sqrt(values.clip(0)) if lengths == "deviations" else values)
+    )
 
 # %% ../nbs/07_augmentation.ipynb #constants
 IMAGENET_MEANS = (127.30, 119.72, 104.91)  # of red, green, blue
 IMAGENET_DEVIATIONS = (19.721, 37.094, 121.780)  # along the axes below
-IMAGENET_AXES = ((0.418, -0.817, 0.397), (-0.713, -0.024, 0.701), (-0.564, -0.576, -0.592))  # a row an axis: red, green, blue
+IMAGENET_AXES = (
+    (0.418, -0.817, 0.397),
+    (-0.713, -0.024, 0.701),
+    (-0.564, -0.576, -0.592),
+)  # a row an axis: red, green, blue
 
 # %% ../nbs/07_augmentation.ipynb #Input
 class Input:
     "Turns stored pictures into what a recipe's net sees."
 
-    def __init__(self, recipe: Recipe, mean: np.ndarray, cov: np.ndarray, device="cpu", dtype=torch.float32):
-        self.recipe, self.border, to = recipe, mean.shape[-1] - recipe.crop, dict(device=device, dtype=dtype)
-        if self.border < 0: raise ValueError(f"crop: {recipe.crop} pixels cannot be cut from pictures of {mean.shape[-1]}")
+    def __init__(
+        self,
+        recipe: Recipe,
+        mean: np.ndarray,
+        cov: np.ndarray,
+        device="cpu",
+        dtype=torch.float32,
+    ):
+        self.recipe, self.border, to = (
+            recipe,
+            mean.shape[-1] - recipe.crop,
+            dict(device=device, dtype=dtype),
+        )
+        if self.border < 0:
+            raise ValueError(
+                f"crop: {recipe.crop} pixels cannot be cut from pictures of {mean.shape[-1]}"
+            )
         centre, self.mean = self.border // 2, torch.from_numpy(mean).to(**to)
-        self.centre_mean = self.mean[:, centre:centre + recipe.crop, centre:centre + recipe.crop]
-        if recipe.mean == "channels": self.centre_mean = self.mean.mean((1, 2), keepdim=True)
+        self.centre_mean = self.mean[
+            :, centre : centre + recipe.crop, centre : centre + recipe.crop
+        ]
+        if recipe.mean == "channels":
+            self.centre_mean = self.mean.mean((1, 2), keepdim=True)
         self.axes = colour_axes(cov, recipe.colour_lengths).to(**to)
         self.scale = torch.tensor(recipe.scale, **to)[:, None, None]
 
-    def cut(self, images: torch.Tensor, draws: Draws):  # uint8, N × 3 × size × size -> uint8, N × 3 × crop × crop
+    def cut(
+        self, images: torch.Tensor, draws: Draws
+    ):  # uint8, N × 3 × size × size -> uint8, N × 3 × crop × crop
         "The squares of a batch, where the pictures are."
         self.check_size(images)
-        if draws.shapes is None: return crop(images, draws.offsets, self.recipe.crop)
+        if draws.shapes is None:
+            return crop(images, draws.offsets, self.recipe.crop)
         if self.recipe.mean == "aligned":
-            raise ValueError("mean: got 'aligned', expected image or channels; a mean image is not cut and resized with crop_rule='resized'")
+            raise ValueError(
+                "mean: got 'aligned', expected image or channels; a mean image is not cut and resized with crop_rule='resized'"
+            )
         return resized_crop(images, draws.offsets, draws.shapes, self.recipe.crop)
 
     def subtract(self, squares, offsets, flips):
         "Squares, mirrored where asked, as numbers on the model's device, minus the mean."
         x = mirror(squares.to(self.mean.device), flips).to(self.mean.dtype)
         aligned = self.recipe.mean == "aligned"
-        x -= mirror(crop(self.mean.expand(len(x), -1, -1, -1), offsets, self.recipe.crop), flips) if aligned else self.centre_mean
+        x -= (
+            mirror(
+                crop(self.mean.expand(len(x), -1, -1, -1), offsets, self.recipe.crop),
+                flips,
+            )
+            if aligned
+            else self.centre_mean
+        )
         return x if self.recipe.scale == (1, 1, 1) else x.div_(self.scale)
 
-    def finish(self, squares: torch.Tensor, draws: Draws, colour: bool = True):  # uint8 -> N × 3 × crop × crop, as the net sees it
+    def finish(
+        self, squares: torch.Tensor, draws: Draws, colour: bool = True
+    ):  # uint8 -> N × 3 × crop × crop, as the net sees it
         "Subtract the mean, move the colours."
         x = self.subtract(squares, draws.offsets, draws.flips)
-        if not colour or not self.recipe.colour_std: return x
+        if not colour or not self.recipe.colour_std:
+            return x
         noise = draws.colour.to(x) @ self.axes.T  # N × 3
         x += noise[:, :, None, None] / self.scale
-        return x if self.recipe.colour_divide == 1 else x.div_(self.recipe.colour_divide)
+        return (
+            x if self.recipe.colour_divide == 1 else x.div_(self.recipe.colour_divide)
+        )
 
-    def train(self, images: torch.Tensor, draws: Draws, colour: bool = True):  # uint8 N × 3 × size × size -> N × 3 × crop × crop
+    def train(
+        self, images: torch.Tensor, draws: Draws, colour: bool = True
+    ):  # uint8 N × 3 × size × size -> N × 3 × crop × crop
         "A training batch: random crops, reflections and colours."
         return self.finish(self.cut(images, draws), draws, colour)
 
@@ -179,23 +253,31 @@ class Input:
                 f"resize them with to_square(image, {size})"
             )
 
-    def view_places(self, n: int = 10) -> list[tuple[int, int, bool]]:  # top, left, mirrored
+    def view_places(
+        self, n: int = 10
+    ) -> list[tuple[int, int, bool]]:  # top, left, mirrored
         """Where test views are cut (§4.1): the center (n = 1); the four corners and the center (5); these and their mirror images (10).
         Places that coincide are named once: a stored picture no larger than the crop has one view and its mirror image, not ten."""
         if n not in (1, 5, 10) or n == 10 and not self.recipe.mirror:
-            raise ValueError(f"views: found {n}, expected 1, 5 or, where pictures are mirrored, 10")
+            raise ValueError(
+                f"views: found {n}, expected 1, 5 or, where pictures are mirrored, 10"
+            )
         end, middle = self.border, self.border // 2
         corners = [(0, 0), (0, end), (end, 0), (end, end)] if n > 1 else []
         places = dict.fromkeys([*corners, (middle, middle)])
         flips = (False, True) if n == 10 else (False,)
         return [(top, left, flip) for flip in flips for top, left in places]
 
-    def views(self, images: torch.Tensor, n: int = 10):  # uint8 N × 3 × size × size -> len(view_places(n)) × N × 3 × crop × crop
+    def views(
+        self, images: torch.Tensor, n: int = 10
+    ):  # uint8 N × 3 × size × size -> len(view_places(n)) × N × 3 × crop × crop
         "Cut the test views of `view_places` from stored pictures and subtract the mean (§4.1)."
         self.check_size(images)
         views = []
         for top, left, flip in self.view_places(n):
             offsets = torch.tensor([[top, left]] * len(images)).reshape(-1, 2)
             flips = torch.full((len(images),), flip)
-            views.append(self.subtract(crop(images, offsets, self.recipe.crop), offsets, flips))
+            views.append(
+                self.subtract(crop(images, offsets, self.recipe.crop), offsets, flips)
+            )
         return torch.stack(views)

@@ -16,6 +16,7 @@ from .recipes import Recipe
 # %% ../nbs/08_dropout.ipynb #dropout_masks
 BLOCK = 128  # rows that are drawn together
 
+
 def dropout_masks(
     recipe: Recipe,
     n: int,  # pictures in the batch
@@ -29,9 +30,21 @@ def dropout_masks(
     masks, (first, last, _) = {}, rows.indices(n)
     blocks = range(first // BLOCK, -(-last // BLOCK))
     for i, layer in enumerate(plan(recipe)):
-        if layer.name not in ("fc6", "fc7"): continue
+        if layer.name not in ("fc6", "fc7"):
+            continue
         units = layer.outputs if recipe.dropout_of == "outputs" else layer.inputs
-        drawn = torch.cat([torch.rand(min(BLOCK, n - b * BLOCK), units, generator=generator(seed, step, i, b)) for b in blocks])
-        mask = drawn[first - blocks.start * BLOCK:][:last - first] >= recipe.dropout
-        masks[layer.name] = (mask if column is None else mask[:, rows_of(layer.name, units, column)]).to(device)
+        drawn = torch.cat(
+            [
+                torch.rand(
+                    min(BLOCK, n - b * BLOCK),
+                    units,
+                    generator=generator(seed, step, i, b),
+                )
+                for b in blocks
+            ]
+        )
+        mask = drawn[first - blocks.start * BLOCK :][: last - first] >= recipe.dropout
+        masks[layer.name] = (
+            mask if column is None else mask[:, rows_of(layer.name, units, column)]
+        ).to(device)
     return masks

@@ -33,7 +33,9 @@ def probabilities(
     model.eval()
     out = []
     for start in range(0, len(images), batch):
-        x = see.views(torch.tensor(images[start:start + batch]).to(see.mean.device), views)  # views × N × 3 × crop × crop
+        x = see.views(
+            torch.tensor(images[start : start + batch]).to(see.mean.device), views
+        )  # views × N × 3 × crop × crop
         out.append(torch.stack([model(view).softmax(1) for view in x]).mean(0))
     return torch.cat(out)
 
@@ -44,6 +46,7 @@ def wilson(
 ) -> tuple[float, float]:  # 95 % interval
     "The Wilson interval of an error rate."
     from scipy.stats import binomtest
+
     interval = binomtest(round(rate * n), n).proportion_ci(method="wilson")
     return float(interval.low), float(interval.high)
 
@@ -54,8 +57,14 @@ def load_model(
 ) -> AlexNet:
     "The trained net of a run, both columns, in test mode."
     from safetensors.torch import load_file
-    config, weights = Config(**json.loads((Path(folder) / "config.json").read_text())), load_file(Path(folder) / "model.safetensors")
-    model = AlexNet(run_recipe(config), len(weights["fc8.bias"])).to(device, weights["fc8.bias"].dtype)
+
+    config, weights = (
+        Config(**json.loads((Path(folder) / "config.json").read_text())),
+        load_file(Path(folder) / "model.safetensors"),
+    )
+    model = AlexNet(run_recipe(config), len(weights["fc8.bias"])).to(
+        device, weights["fc8.bias"].dtype
+    )
     model.load_state_dict(weights)
     return model.eval()
 
@@ -68,7 +77,9 @@ def load_input(
     "The input transform that belongs to a run's weights: the mean image and the color axes of its training images."
     read_run_data(folder)
     stats = np.load(Path(folder) / "stats.npz")
-    return Input(model.recipe, stats["mean"], stats["cov"], device, model.fc8.bias.dtype)
+    return Input(
+        model.recipe, stats["mean"], stats["cov"], device, model.fc8.bias.dtype
+    )
 
 # %% ../nbs/11_evaluation.ipynb #read_run_data
 def read_run_data(folder) -> dict:
@@ -76,13 +87,17 @@ def read_run_data(folder) -> dict:
     folder = Path(folder)
     for name in ("data.json", "stats.npz"):
         if not (folder / name).exists():
-            raise ValueError(f"{folder}: got no {name}, expected what a run keeps of its data; resume the run once with its data, which writes it")
+            raise ValueError(
+                f"{folder}: got no {name}, expected what a run keeps of its data; resume the run once with its data, which writes it"
+            )
     return read_json(folder / "data.json")
 
 
 def describe_names(names) -> str:
     "The first of several class names."
-    return ", ".join(list(names)[:5]) + (f", … ({len(names)} in all)" if len(names) > 5 else "")
+    return ", ".join(list(names)[:5]) + (
+        f", … ({len(names)} in all)" if len(names) > 5 else ""
+    )
 
 
 def parts_of(data: Packed, split: str) -> list[Split]:
@@ -109,16 +124,25 @@ def evaluate(
     trained_on = read_run_data(folder)
     config = json.loads((folder / "config.json").read_text())
     if data.size != config["size"]:
-        raise ValueError(f"data: got images of {data.size}×{data.size} pixels, expected {config['size']}, as {folder} was trained; pack them at that size")
+        raise ValueError(
+            f"data: got images of {data.size}×{data.size} pixels, expected {config['size']}, as {folder} was trained; pack them at that size"
+        )
     if list(data.names) != trained_on["names"]:
-        raise ValueError(f"data: got the classes {describe_names(data.names)}, expected those of {folder}, {describe_names(trained_on['names'])}")
+        raise ValueError(
+            f"data: got the classes {describe_names(data.names)}, expected those of {folder}, {describe_names(trained_on['names'])}"
+        )
     transform = load_input(folder, model, device)
     parts = parts_of(data, split)
     labels = torch.tensor(np.concatenate([part.labels for part in parts]))
     errors = {}
     for asked in sorted({1, model.recipe.views}):
         views = len(transform.view_places(asked))
-        found = torch.cat([probabilities(model, transform, part.images, asked).cpu() for part in parts])
+        found = torch.cat(
+            [
+                probabilities(model, transform, part.images, asked).cpu()
+                for part in parts
+            ]
+        )
         errors[views] = error_rates(found, labels)
     views, (top1, top5) = list(errors.items())[-1]
     result = dict(
@@ -134,17 +158,35 @@ def evaluate(
     )
     sums = data.meta.get("sha256", {})
     name = "result.json"
-    if split != "val" or any(trained_on.get(file) != digest for file, digest in sums.items()):
+    if split != "val" or any(
+        trained_on.get(file) != digest for file, digest in sums.items()
+    ):
         name = f"result-{data.path.name}-{split}.json"
         result |= dict(data=str(data.path), split=split, sha256=sums)
-    with written(folder / name) as temp: temp.write_text(json.dumps(result, indent=1))
-    return error_table({f"{v} view{'s' * (v > 1)}": rates for v, rates in errors.items()}, len(labels))
+    with written(folder / name) as temp:
+        temp.write_text(json.dumps(result, indent=1))
+    return error_table(
+        {f"{v} view{'s' * (v > 1)}": rates for v, rates in errors.items()}, len(labels)
+    )
 
 # %% ../nbs/11_evaluation.ipynb #error_table
 def error_table(rates: dict, n: int) -> Table:
     "Named error rates with their intervals; without a column for top-5 errors where there are none."
-    rows = [(name, f"{a:.1%}", "{:.1%} to {:.1%}".format(*wilson(a, n)), *([] if b is None else [f"{b:.1%}"])) for name, (a, b) in rates.items()]
-    return Table([f"of {n:,} pictures", "top-1 error", "95 % interval", "top-5 error"][:len(rows[0])], rows)
+    rows = [
+        (
+            name,
+            f"{a:.1%}",
+            "{:.1%} to {:.1%}".format(*wilson(a, n)),
+            *([] if b is None else [f"{b:.1%}"]),
+        )
+        for name, (a, b) in rates.items()
+    ]
+    return Table(
+        [f"of {n:,} pictures", "top-1 error", "95 % interval", "top-5 error"][
+            : len(rows[0])
+        ],
+        rows,
+    )
 
 # %% ../nbs/11_evaluation.ipynb #baselines-1
 def baselines(
@@ -155,8 +197,22 @@ def baselines(
     "Nearest neighbour and logistic regression on the raw pixels, shrunk."
     from sklearn.linear_model import LogisticRegression
     from sklearn.neighbors import KNeighborsClassifier
-    shrink = lambda im: torch.nn.functional.adaptive_avg_pool2d(torch.tensor(im).float(), side)
-    pixels = lambda s: torch.stack([shrink(im) for im in s.images[:most]]).flatten(1).numpy() / 255
+
+    shrink = lambda im: torch.nn.functional.adaptive_avg_pool2d(
+        torch.tensor(im).float(), side
+    )
+    pixels = lambda s: (
+        torch.stack([shrink(im) for im in s.images[:most]]).flatten(1).numpy() / 255
+    )
     (x, y), (u, v) = ((pixels(s), s.labels[:most]) for s in (data.train, data.val))
-    models = {"nearest neighbour": KNeighborsClassifier(1), "logistic regression": LogisticRegression(max_iter=1000)}
-    return error_table({name: (float((m.fit(x, y).predict(u) != v).mean()), None) for name, m in models.items()}, len(v))
+    models = {
+        "nearest neighbour": KNeighborsClassifier(1),
+        "logistic regression": LogisticRegression(max_iter=1000),
+    }
+    return error_table(
+        {
+            name: (float((m.fit(x, y).predict(u) != v).mean()), None)
+            for name, m in models.items()
+        },
+        len(v),
+    )

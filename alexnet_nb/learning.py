@@ -19,14 +19,18 @@ def error_rates(
     labels: torch.Tensor,  # N
 ) -> tuple[float, float]:  # top-1 and top-5 error, as fractions
     "Share of the pictures whose class is not the best, or not among the five best (abstract, §6)."
-    rank = (~(scores < scores.gather(1, labels[:, None]))).sum(1) - 1  # ties and NaN count against the net
+    rank = (~(scores < scores.gather(1, labels[:, None]))).sum(
+        1
+    ) - 1  # ties and NaN count against the net
     return (rank >= 1).double().mean().item(), (rank >= 5).double().mean().item()
 
 # %% ../nbs/09_learning.ipynb #sgd
 def sgd(
     model: AlexNet,
     recipe: Recipe,
-) -> torch.optim.SGD:  # four groups: conv1's weights, the other weights, conv1's biases, the other biases
+) -> (
+    torch.optim.SGD
+):  # four groups: conv1's weights, the other weights, conv1's biases, the other biases
     "torch's SGD for the rule of §5; its rates are set by `set_rates`. Biases have a decay of their own, 0 in the source (`layer.cu`)."
     named = dict(model.named_parameters())
     conv1, conv1_bias = named.pop("conv1.weight"), named.pop("conv1.bias")
@@ -37,7 +41,13 @@ def sgd(
         groups.append(dict(name=name, params=params, weight_decay=recipe.decay_bias))
     for group in groups:
         group["lr_inside"] = recipe.lr_inside
-    return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.decay, fused=True)
+    return torch.optim.SGD(
+        groups,
+        lr=recipe.lr,
+        momentum=recipe.momentum,
+        weight_decay=recipe.decay,
+        fused=True,
+    )
 
 # %% ../nbs/09_learning.ipynb #set_rates
 def set_rates(
@@ -49,9 +59,12 @@ def set_rates(
         old, new = group["lr"], rates[group["name"]]
         for p in group["params"]:
             p.requires_grad_(new > 0)
-            if not new: p.grad = None
-            elif group["lr_inside"] and "momentum_buffer" in optimizer.state[p]: optimizer.state[p]["momentum_buffer"].mul_(old / new)
-        if new: group["lr"] = new
+            if not new:
+                p.grad = None
+            elif group["lr_inside"] and "momentum_buffer" in optimizer.state[p]:
+                optimizer.state[p]["momentum_buffer"].mul_(old / new)
+        if new:
+            group["lr"] = new
 
 # %% ../nbs/09_learning.ipynb #rates_at
 def rates_at(
@@ -59,14 +72,18 @@ def rates_at(
     progress: float,  # share of the run that is over
     lr: float | None = None,  # instead of the recipe's; the biases' rate follows
     drops: int = 0,  # of a plateau schedule, so far
-) -> dict:  # rates of 'conv1', 'conv1_bias', 'weights' and 'biases'; 'colour': is the noise on
+) -> (
+    dict
+):  # rates of 'conv1', 'conv1_bias', 'weights' and 'biases'; 'colour': is the noise on
     """Learning rates at a point of the run (§5; `layer-params-145.cfg`).
     conv1 has the rates of the other layers until the schedule names `conv1` and `conv1_bias`."""
     factor = dict(weights=1.0, biases=1.0, colour=1.0)
-    if recipe.schedule == "plateau": factor.update(weights=0.1**drops, biases=0.1**drops)
+    if recipe.schedule == "plateau":
+        factor.update(weights=0.1**drops, biases=0.1**drops)
     else:
         for share, what, f in recipe.schedule:
-            if progress >= share: factor.update(dict(weights=f, biases=f) if what == "all" else {what: f})
+            if progress >= share:
+                factor.update(dict(weights=f, biases=f) if what == "all" else {what: f})
     scale = 1.0 if lr is None else lr / recipe.lr
     weights, biases = recipe.lr * scale, recipe.lr_bias * scale
     return dict(
@@ -87,7 +104,8 @@ def plateau_drops(
     best, since, drops = float("inf"), 0, 0
     for e in errors:
         best, since = (e, 0) if e < best else (best, since + 1)
-        if since >= patience: drops, since = drops + 1, 0
+        if since >= patience:
+            drops, since = drops + 1, 0
     return min(drops, limit)
 
 # %% ../nbs/09_learning.ipynb #reduced-1
@@ -97,10 +115,21 @@ def reduced(
     crop: int | None = None,  # pixels; None: the recipe's
 ) -> Recipe:
     "The recipe at another width and crop, with deviation·√fan-in of every layer kept."
-    even = lambda sizes: tuple(round(n * width / recipe.columns) * recipe.columns for n in sizes)
-    small = replace(recipe, crop=crop or recipe.crop, kernels=even(recipe.kernels), hidden=even(recipe.hidden))
-    if not min(small.kernels): raise ValueError(f"width: {width} leaves a layer of {recipe.name} without kernels")
-    if recipe.init_std is None: return small
+    even = lambda sizes: tuple(
+        round(n * width / recipe.columns) * recipe.columns for n in sizes
+    )
+    small = replace(
+        recipe,
+        crop=crop or recipe.crop,
+        kernels=even(recipe.kernels),
+        hidden=even(recipe.hidden),
+    )
+    if not min(small.kernels):
+        raise ValueError(
+            f"width: {width} leaves a layer of {recipe.name} without kernels"
+        )
+    if recipe.init_std is None:
+        return small
     gains = [(a.fan_in / b.fan_in) ** 0.5 for a, b in zip(plan(recipe), plan(small))]
     return replace(small, init_std=tuple(s * g for s, g in zip(recipe.init_std, gains)))
 
@@ -112,20 +141,52 @@ def check_signal(
 ) -> Table:
     "Deviation of every layer's output from picture to picture, and what to expect of it."
     seen, training = {}, model.training
-    hooks = [getattr(model, n).register_forward_hook(lambda m, i, o, n=n: seen.update({n: o.double()})) for n in LAYERS]
+    hooks = [
+        getattr(model, n).register_forward_hook(
+            lambda m, i, o, n=n: seen.update({n: o.double()})
+        )
+        for n in LAYERS
+    ]
     model.eval()(x)
     model.train(training)
-    for hook in hooks: hook.remove()
+    for hook in hooks:
+        hook.remove()
     spread = {name: o.std(0).mean().item() for name, o in seen.items()}
-    rows = [(n, spread[n], seen[n].abs().mean().item(), f"{(seen[n] > 0).double().mean().item():.0%}") for n in LAYERS]
-    return Table(["layer", "differs from picture to picture by", "size", "above 0"], rows, expect(spread["fc8"], x))
+    rows = [
+        (
+            n,
+            spread[n],
+            seen[n].abs().mean().item(),
+            f"{(seen[n] > 0).double().mean().item():.0%}",
+        )
+        for n in LAYERS
+    ]
+    return Table(
+        ["layer", "differs from picture to picture by", "size", "above 0"],
+        rows,
+        expect(spread["fc8"], x),
+    )
 
 # %% ../nbs/09_learning.ipynb #expect
-PLATEAU = dict(updates=365, power=-0.38, factor=1.58)  # at a spread of 0.001; 95 %: from 48 small nets at a rate of 0.01, results/plateau
+PLATEAU = dict(
+    updates=365, power=-0.38, factor=1.58
+)  # at a spread of 0.001; 95 %: from 48 small nets at a rate of 0.01, results/plateau
+
 
 def expect(spread, x):
     "What the spread of the logits at the start lets one expect, by the small nets of the experiment on the plateau."
     after = PLATEAU["updates"] * (max(spread, 1e-12) / 0.001) ** PLATEAU["power"]
-    words = f"about {after:.0f} updates ({after / PLATEAU['factor']:.0f} to {after * PLATEAU['factor']:.0f})" if after < 500 else "more than 500 updates"
-    cause = f"pixels with a deviation of only {x.std():.2g}" if x.std() < 20 else "small initial deviations"
-    return f"The logits differ by {spread:.2g}. Small nets on CIFAR-10 with that spread stayed on the first plateau for {words}, at a rate of 0.01." + (spread < 0.01) * f" Likely cause: {cause}."
+    words = (
+        f"about {after:.0f} updates ({after / PLATEAU['factor']:.0f} to {after * PLATEAU['factor']:.0f})"
+        if after < 500
+        else "more than 500 updates"
+    )
+    cause = (
+        f"pixels with a deviation of only {x.std():.2g}"
+        if x.std() < 20
+        else "small initial deviations"
+    )
+    return (
+        f"The logits differ by {spread:.2g}. Small nets on CIFAR-10 with that spread stayed on the first plateau for {words}, at a rate of 0.01."
+        + (spread < 0.01) * f" Likely cause: {cause}."
+    )

@@ -9,7 +9,10 @@ __all__ = ['BLOCK', 'window_sum', 'wide', 'power', 'formula', 'gradient', 'lrn',
 # %% ../nbs/04_lrn.ipynb #imports
 import torch
 from torch import nn
-from torch._C._functorch import is_batchedtensor, is_legacy_batchedtensor  # torch has no public way to ask
+from torch._C._functorch import (
+    is_batchedtensor,
+    is_legacy_batchedtensor,
+)  # torch has no public way to ask
 from torch.nn import functional as F
 
 # %% ../nbs/04_lrn.ipynb #window_sum
@@ -39,7 +42,8 @@ def wide(t: torch.Tensor) -> torch.Tensor:
 # %% ../nbs/04_lrn.ipynb #power
 def power(d: torch.Tensor, beta: float) -> torch.Tensor:
     "d to the power of -beta."
-    if beta != 0.75: return d**-beta
+    if beta != 0.75:
+        return d**-beta
     root = d.rsqrt()
     return root * root.sqrt()
 
@@ -75,8 +79,10 @@ def lrn(
     columns: int = 1,  # windows stay within each of this many equal groups of channels
 ) -> torch.Tensor:  # of the shape and type of `x`
     "Response normalisation across kernel maps (§3.3). Half precision is computed in float32. Raises `ValueError` on settings that cannot be meant."
-    if n < 1 or n % 2 == 0: raise ValueError(f"n: found {n}, expected an odd number of kernel maps")
-    if alpha_over not in ["sum", "mean"]: raise ValueError(f"alpha_over: found '{alpha_over}', expected 'sum' or 'mean'")
+    if n < 1 or n % 2 == 0:
+        raise ValueError(f"n: found {n}, expected an odd number of kernel maps")
+    if alpha_over not in ["sum", "mean"]:
+        raise ValueError(f"alpha_over: found '{alpha_over}', expected 'sum' or 'mean'")
     scale = alpha if alpha_over == "sum" else alpha / n
     return _normalize(x, n, k, scale, beta, columns)
 
@@ -103,7 +109,9 @@ class LRN(nn.Module):
         self(torch.zeros(1, columns))  # refuses settings that cannot be meant
 
     def forward(self, x):  # N × C × …
-        return lrn(x, self.n, self.k, self.alpha, self.beta, self.alpha_over, self.columns)
+        return lrn(
+            x, self.n, self.k, self.alpha, self.beta, self.alpha_over, self.columns
+        )
 
     def extra_repr(self):
         names = ("n", "k", "alpha", "beta", "alpha_over", "columns")
@@ -118,49 +126,83 @@ def by_rows(x, columns):
 # %% ../nbs/04_lrn.ipynb #add_window
 def add_window(padded, n, pairs, out):
     "`out[:, :, i]` becomes the sum of `padded[:, :, i:i + n]`; behind a column's last channel it means nothing."
-    step, flat, pairs, out = padded[0, 0, 0].numel(), padded.view(-1), pairs.view(-1), out.view(-1)
-    if n == 1: return out.copy_(flat)
+    step, flat, pairs, out = (
+        padded[0, 0, 0].numel(),
+        padded.view(-1),
+        pairs.view(-1),
+        out.view(-1),
+    )
+    if n == 1:
+        return out.copy_(flat)
     torch.add(flat[:-step], flat[step:], out=pairs[:-step])
-    at = lambda t, i: t[i * step:len(flat) - (n - 1 - i) * step]
-    first, second, *others = *(at(pairs, i) for i in range(0, n - 1, 2)), at(flat, n - 1)
-    torch.add(first, second, out=out[:len(first)])
-    for part in others: out[:len(first)] += part
+    at = lambda t, i: t[i * step : len(flat) - (n - 1 - i) * step]
+    first, second, *others = (
+        *(at(pairs, i) for i in range(0, n - 1, 2)),
+        at(flat, n - 1),
+    )
+    torch.add(first, second, out=out[: len(first)])
+    for part in others:
+        out[: len(first)] += part
 
 # %% ../nbs/04_lrn.ipynb #blocked
 BLOCK = 600_000  # numbers in a block: two pictures at conv1
+
 
 @torch.autocast("cpu", enabled=False)
 def blocked(x, grad, n, k, scale, beta, columns):
     "`formula` (where `grad` is None) or `gradient`, block by block."
     result = torch.empty_like(x)
-    xs, gs, out = (None if t is None else by_rows(t, columns) for t in (x, grad, result))
+    xs, gs, out = (
+        None if t is None else by_rows(t, columns) for t in (x, grad, result)
+    )
     (count, _, size, rest), rows = xs.shape, max(1, BLOCK // xs[0].numel())
-    scratch = torch.zeros(5, min(rows, count), columns, size + n - 1, rest, dtype=wide(x[:0]).dtype)
+    scratch = torch.zeros(
+        5, min(rows, count), columns, size + n - 1, rest, dtype=wide(x[:0]).dtype
+    )
     share = torch.full_like(scratch[0, 0, 0, 0, 0], k / n)
     scratch[0] = share
     for block in (slice(i, i + rows) for i in range(0, count, rows)):
         x = wide(xs[block])
-        squares, products, d, root, p = scratch[:, :len(x)]
-        centre, front = (lambda t: t[:, :, n // 2:n // 2 + size]), (lambda t: t[:, :, :size])
+        squares, products, d, root, p = scratch[:, : len(x)]
+        centre, front = (
+            (lambda t: t[:, :, n // 2 : n // 2 + size]),
+            (lambda t: t[:, :, :size]),
+        )
         torch.addcmul(share, x, x, value=scale, out=centre(squares))
         add_window(squares, n, p, d)
-        if beta == 0.75: torch.sqrt(torch.rsqrt(d, out=root), out=p).mul_(root)
-        else: torch.pow(d, -beta, out=p)
+        if beta == 0.75:
+            torch.sqrt(torch.rsqrt(d, out=root), out=p).mul_(root)
+        else:
+            torch.pow(d, -beta, out=p)
         if grad is not None:
             front(p).mul_(wide(gs[block]))
             torch.mul(front(p), x, out=centre(products)).div_(front(d))
             add_window(products, n, root, d)
-            torch.addcmul(front(p), x, front(d), value=-2 * beta * scale, out=out[block])
-        else: torch.mul(front(p), x, out=out[block])
+            torch.addcmul(
+                front(p), x, front(d), value=-2 * beta * scale, out=out[block]
+            )
+        else:
+            torch.mul(front(p), x, out=out[block])
     return result
 
 # %% ../nbs/04_lrn.ipynb #in_blocks
 def in_blocks(x, grad=None):
     "Can `blocked` take these tensors?"
-    if torch.compiler.is_compiling() or x.device.type != "cpu": return False
-    if torch._C._len_torch_dispatch_stack(): return False  # a recorder, such as make_fx
-    if any(is_batchedtensor(t) or is_legacy_batchedtensor(t) for t in (x, grad) if t is not None): return False
-    return x.numel() > 0 and (x.is_contiguous() or x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last))
+    if torch.compiler.is_compiling() or x.device.type != "cpu":
+        return False
+    if torch._C._len_torch_dispatch_stack():
+        return False  # a recorder, such as make_fx
+    if any(
+        is_batchedtensor(t) or is_legacy_batchedtensor(t)
+        for t in (x, grad)
+        if t is not None
+    ):
+        return False
+    return x.numel() > 0 and (
+        x.is_contiguous()
+        or x.dim() == 4
+        and x.is_contiguous(memory_format=torch.channels_last)
+    )
 
 # %% ../nbs/04_lrn.ipynb #Normalise
 class Normalise(torch.autograd.Function):
@@ -178,10 +220,13 @@ class Normalise(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):
-        x, = ctx.saved_tensors
-        if torch.is_grad_enabled() or not in_blocks(x, grad): return gradient(grad, x, *ctx.settings), *[None] * 5
+        (x,) = ctx.saved_tensors
+        if torch.is_grad_enabled() or not in_blocks(x, grad):
+            return gradient(grad, x, *ctx.settings), *[None] * 5
         layout = torch.contiguous_format if x.is_contiguous() else torch.channels_last
-        return blocked(x, grad.contiguous(memory_format=layout), *ctx.settings), *[None] * 5
+        return blocked(x, grad.contiguous(memory_format=layout), *ctx.settings), *[
+            None
+        ] * 5
 
 # %% ../nbs/04_lrn.ipynb #Transformable
 class Transformable(Normalise):
@@ -197,12 +242,17 @@ class Transformable(Normalise):
         (x,), (n, k, scale, beta, columns) = ctx.saved_tensors, ctx.settings
         w, u = wide(x), wide(tangent)
         d = k + scale * window_sum(w.square(), n, columns)
-        return (power(d, beta) * (u - 2 * beta * scale * w / d * window_sum(w * u, n, columns))).to(x.dtype)
+        return (
+            power(d, beta)
+            * (u - 2 * beta * scale * w / d * window_sum(w * u, n, columns))
+        ).to(x.dtype)
 
     @staticmethod
     def vmap(info, in_dims, x, *settings):
         x = x.movedim(in_dims[0], 0)
-        return Transformable.apply(x.reshape(-1, *x.shape[2:]), *settings).reshape(x.shape), 0
+        return Transformable.apply(x.reshape(-1, *x.shape[2:]), *settings).reshape(
+            x.shape
+        ), 0
 
 # %% ../nbs/04_lrn.ipynb #_normalize
 @torch.fx.wrap
@@ -232,5 +282,7 @@ class SpatialNorm(nn.Module):
 
     def forward(self, x):  # N × C × H × W
         w = wide(x)
-        mean = F.avg_pool2d(w.square(), 5, stride=1, padding=2)  # zeros beyond the edge, divided by 25 everywhere
+        mean = F.avg_pool2d(
+            w.square(), 5, stride=1, padding=2
+        )  # zeros beyond the edge, divided by 25 everywhere
         return (w * power(1 + 0.001 * mean, 0.75)).to(x.dtype)

@@ -23,6 +23,7 @@ from .relu import activation
 @dataclass(frozen=True)
 class Layer:
     "One layer of the whole net, both columns together (§3.5)."
+
     name: str
     inputs: int  # channels, or units
     outputs: int  # kernels, or units
@@ -33,59 +34,133 @@ class Layer:
     groups: int = 1  # 2 where each column reads its own half only
 
     @property
-    def fan_in(self): return self.inputs // self.groups * self.window**2
+    def fan_in(self):
+        return self.inputs // self.groups * self.window**2
+
     @property
-    def parameters(self): return self.outputs * (self.fan_in + 1)
+    def parameters(self):
+        return self.outputs * (self.fan_in + 1)
+
     @property
-    def multiply_adds(self): return self.outputs * self.fan_in * self.size**2
+    def multiply_adds(self):
+        return self.outputs * self.fan_in * self.size**2
+
     @property
-    def neurons(self): return self.outputs * self.size**2
+    def neurons(self):
+        return self.outputs * self.size**2
 
 # %% ../nbs/06_model.ipynb #pooled
 POOLED = ("conv1", "conv2", "conv5")
-WINDOWS = {"conv1": (11, 4), "conv2": (5, 1), "conv3": (3, 1), "conv4": (3, 1), "conv5": (3, 1)}  # side and stride
+WINDOWS = {
+    "conv1": (11, 4),
+    "conv2": (5, 1),
+    "conv3": (3, 1),
+    "conv4": (3, 1),
+    "conv5": (3, 1),
+}  # side and stride
 
 # %% ../nbs/06_model.ipynb #map_sizes
 def map_sizes(
     recipe: Recipe,
-) -> list[tuple[int, int]]:  # of conv1 to conv5: side of the output, and of what the next layer reads, pixels
+) -> list[
+    tuple[int, int]
+]:  # of conv1 to conv5: side of the output, and of what the next layer reads, pixels
     "Sides of the maps, before and after pooling. Below 1 where the picture is too small."
     sizes, size = [], recipe.crop
     for name, pad in zip(LAYERS, recipe.pads):
-        before = windows(size, *WINDOWS[name], pad, ceil=name == "conv1" and recipe.conv1_ceil)
-        size = windows(before, recipe.pool, recipe.pool_stride, ceil=recipe.pool_ceil) if name in POOLED else before
+        before = windows(
+            size, *WINDOWS[name], pad, ceil=name == "conv1" and recipe.conv1_ceil
+        )
+        size = (
+            windows(before, recipe.pool, recipe.pool_stride, ceil=recipe.pool_ceil)
+            if name in POOLED
+            else before
+        )
         sizes.append((before, size))
     return sizes
 
 # %% ../nbs/06_model.ipynb #smallest_crop
 def smallest_crop(recipe: Recipe) -> int:
     "The smallest picture that leaves a pixel after every pooling, pixels."
-    return next(crop for crop in range(1, 1024) if min(min(map_sizes(replace(recipe, crop=crop)))) > 0)
+    return next(
+        crop
+        for crop in range(1, 1024)
+        if min(min(map_sizes(replace(recipe, crop=crop)))) > 0
+    )
 
 # %% ../nbs/06_model.ipynb #plan-1
 def plan(recipe: Recipe = paper, classes: int = 1000) -> tuple[Layer, ...]:
     "The eight layers of a recipe. Raises `ValueError` where the picture is too small or the columns do not come out even."
-    if not isinstance(recipe, Recipe): raise TypeError(f"recipe: found {recipe!r}, expected a Recipe such as alexnet_nb.recipes.paper")
+    if not isinstance(recipe, Recipe):
+        raise TypeError(
+            f"recipe: found {recipe!r}, expected a Recipe such as alexnet_nb.recipes.paper"
+        )
     if any(n % recipe.columns for n in (*recipe.kernels, *recipe.hidden)):
-        raise ValueError(f"kernels {recipe.kernels} and hidden {recipe.hidden} cannot be cut into {recipe.columns} columns")
-    apart = lambda name: 1 if name in ("conv1", "fc8", *recipe.joined) else recipe.columns
+        raise ValueError(
+            f"kernels {recipe.kernels} and hidden {recipe.hidden} cannot be cut into {recipe.columns} columns"
+        )
+    apart = lambda name: (
+        1 if name in ("conv1", "fc8", *recipe.joined) else recipe.columns
+    )
     layers, channels = [], 3
-    for name, kernels, pad, (size, left) in zip(LAYERS, recipe.kernels, recipe.pads, map_sizes(recipe)):
-        if left < 1: raise ValueError(f"crop: {recipe.crop} pixels leave nothing after {name}; the smallest crop is {smallest_crop(recipe)}")
-        layers.append(Layer(name, channels, kernels, size, *WINDOWS[name], pad, apart(name)))
+    for name, kernels, pad, (size, left) in zip(
+        LAYERS, recipe.kernels, recipe.pads, map_sizes(recipe)
+    ):
+        if left < 1:
+            raise ValueError(
+                f"crop: {recipe.crop} pixels leave nothing after {name}; the smallest crop is {smallest_crop(recipe)}"
+            )
+        layers.append(
+            Layer(name, channels, kernels, size, *WINDOWS[name], pad, apart(name))
+        )
         channels = kernels
     units = [channels * left**2, *recipe.hidden, classes]
-    return (*layers, *(Layer(name, i, o, groups=apart(name)) for name, i, o in zip(LAYERS[5:], units, units[1:])))
+    return (
+        *layers,
+        *(
+            Layer(name, i, o, groups=apart(name))
+            for name, i, o in zip(LAYERS[5:], units, units[1:])
+        ),
+    )
 
 # %% ../nbs/06_model.ipynb #summary
 def summary(recipe: Recipe = paper, classes: int = 1000) -> Table:
     "Every layer: output, what it reads, parameters, multiply-adds, neurons."
     layers = plan(recipe, classes)
-    reads = lambda l: "the picture" if l.name == "conv1" else "both columns" if l.groups < recipe.columns else "its column" if recipe.columns > 1 else "all"
-    rows = [(l.name, f"{l.outputs}×{l.size}×{l.size}" if l.name[0] == "c" else l.outputs, f"{l.inputs // l.groups}×{l.window}×{l.window}",
-             reads(l), l.parameters, l.multiply_adds, l.neurons) for l in layers]
+    reads = lambda l: (
+        "the picture"
+        if l.name == "conv1"
+        else "both columns"
+        if l.groups < recipe.columns
+        else "its column"
+        if recipe.columns > 1
+        else "all"
+    )
+    rows = [
+        (
+            l.name,
+            f"{l.outputs}×{l.size}×{l.size}" if l.name[0] == "c" else l.outputs,
+            f"{l.inputs // l.groups}×{l.window}×{l.window}",
+            reads(l),
+            l.parameters,
+            l.multiply_adds,
+            l.neurons,
+        )
+        for l in layers
+    ]
     total = ("total", "", "", "", *(sum(r[i] for r in rows) for i in (4, 5, 6)))
-    return Table(["layer", "output", "kernel", "reads", "parameters", "multiply-adds", "neurons"], [*rows, total])
+    return Table(
+        [
+            "layer",
+            "output",
+            "kernel",
+            "reads",
+            "parameters",
+            "multiply-adds",
+            "neurons",
+        ],
+        [*rows, total],
+    )
 
 # %% ../nbs/06_model.ipynb #initial_weights
 def initial_weights(
@@ -98,15 +173,27 @@ def initial_weights(
     generator = None if seed is None else torch.Generator().manual_seed(seed)
     state = {}
     for i, layer in enumerate(plan(recipe, classes)):
-        shape = (layer.outputs, layer.inputs // layer.groups) + (layer.window, layer.window) * (layer.name[0] == "c")
-        weight, bias, bound = torch.empty(shape), torch.empty(layer.outputs), layer.fan_in**-0.5
+        shape = (layer.outputs, layer.inputs // layer.groups) + (
+            layer.window,
+            layer.window,
+        ) * (layer.name[0] == "c")
+        weight, bias, bound = (
+            torch.empty(shape),
+            torch.empty(layer.outputs),
+            layer.fan_in**-0.5,
+        )
         if recipe.init_std is None:  # torch's own
-            for t in (weight, bias): t.uniform_(-bound, bound, generator=generator)
+            for t in (weight, bias):
+                t.uniform_(-bound, bound, generator=generator)
         else:
             weight.normal_(0, recipe.init_std[i], generator=generator)
             bias.fill_(recipe.init_bias[i])
-        cut = split_state({f"{layer.name}.weight": weight, f"{layer.name}.bias": bias}, column)
-        state |= cut if column is None else {name: t.clone() for name, t in cut.items()}  # without the rest in memory
+        cut = split_state(
+            {f"{layer.name}.weight": weight, f"{layer.name}.bias": bias}, column
+        )
+        state |= (
+            cut if column is None else {name: t.clone() for name, t in cut.items()}
+        )  # without the rest in memory
     return state
 
 # %% ../nbs/06_model.ipynb #GroupedLinear
@@ -120,63 +207,109 @@ class GroupedLinear(nn.Linear):
         x0, x1 = x.chunk(2, 1)  # one name a column: torch.fx cannot loop over a tensor
         weight0, weight1 = self.weight.chunk(2)
         bias0, bias1 = self.bias.chunk(2)
-        return torch.cat([F.linear(x0, weight0, bias0), F.linear(x1, weight1, bias1)], 1)
+        return torch.cat(
+            [F.linear(x0, weight0, bias0), F.linear(x1, weight1, bias1)], 1
+        )
 
 # %% ../nbs/06_model.ipynb #AlexNet
 class AlexNet(nn.Module):
     "Both columns (`column=None`), or one of them with the other in another process (§3.5)."
 
-    def __init__(self, recipe: Recipe = paper, classes: int = 1000, column: int | None = None):
+    def __init__(
+        self, recipe: Recipe = paper, classes: int = 1000, column: int | None = None
+    ):
         super().__init__()
         if column is not None and (recipe.columns != 2 or recipe.lrn_across):
-            raise ValueError(f"column: recipe {recipe.name} cannot be split over two processes, use gpus=1")
-        self.recipe, self.classes, self.column, self.plan = recipe, classes, column, plan(recipe, classes)
-        self.margin = -(recipe.crop + 2 * recipe.pads[0] - 11) % 4 if recipe.conv1_ceil else 0
+            raise ValueError(
+                f"column: recipe {recipe.name} cannot be split over two processes, use gpus=1"
+            )
+        self.recipe, self.classes, self.column, self.plan = (
+            recipe,
+            classes,
+            column,
+            plan(recipe, classes),
+        )
+        self.margin = (
+            -(recipe.crop + 2 * recipe.pads[0] - 11) % 4 if recipe.conv1_ceil else 0
+        )
         for layer in self.plan:
-            if not (column == 1 and layer.name == "fc8"): setattr(self, layer.name, self.build(layer))
+            if not (column == 1 and layer.name == "fc8"):
+                setattr(self, layer.name, self.build(layer))
         self.act = activation(recipe.activation)
         self.after = nn.ModuleDict({name: self.behind(name) for name in LAYERS[:5]})
         self.load_state_dict(initial_weights(recipe, classes, column=column))
-        self.to(memory_format=torch.channels_last)  # as in torchvision's best form in benchmarks/step.py
+        self.to(
+            memory_format=torch.channels_last
+        )  # as in torchvision's best form in benchmarks/step.py
 
     def build(self, layer):
         alone = self.column is not None
-        inputs, groups = (layer.inputs // layer.groups, 1) if alone else (layer.inputs, layer.groups)
+        inputs, groups = (
+            (layer.inputs // layer.groups, 1) if alone else (layer.inputs, layer.groups)
+        )
         outputs = layer.outputs // 2 if alone and layer.name != "fc8" else layer.outputs
         linear = nn.Linear if groups == 1 else GroupedLinear
-        if layer.name[0] == "f": return nn.utils.skip_init(linear, inputs, outputs)
-        return nn.utils.skip_init(nn.Conv2d, inputs, outputs, layer.window, layer.stride, layer.pad, groups=groups)
+        if layer.name[0] == "f":
+            return nn.utils.skip_init(linear, inputs, outputs)
+        return nn.utils.skip_init(
+            nn.Conv2d,
+            inputs,
+            outputs,
+            layer.window,
+            layer.stride,
+            layer.pad,
+            groups=groups,
+        )
 
     def behind(self, name):
         r, norms = self.recipe, []
         if name in r.lrn:
             columns = 1 if r.lrn_across or self.column is not None else r.columns
-            norms.append(LRN(r.lrn_n, r.lrn_k, r.lrn_alpha, r.lrn_beta, r.lrn_alpha_over, columns))
-        if name == "conv2" and r.spatial_norm: norms.append(SpatialNorm())
+            norms.append(
+                LRN(
+                    r.lrn_n, r.lrn_k, r.lrn_alpha, r.lrn_beta, r.lrn_alpha_over, columns
+                )
+            )
+        if name == "conv2" and r.spatial_norm:
+            norms.append(SpatialNorm())
         steps = [*norms, self.act] if name in r.lrn_first else [self.act, *norms]
-        if name in POOLED: steps.append(nn.MaxPool2d(r.pool, r.pool_stride, ceil_mode=r.pool_ceil))
+        if name in POOLED:
+            steps.append(nn.MaxPool2d(r.pool, r.pool_stride, ceil_mode=r.pool_ceil))
         return nn.Sequential(*steps)
 
     def join(self, name, x):
-        return exchange(x, self.column) if self.column is not None and name in self.recipe.joined else x
+        return (
+            exchange(x, self.column)
+            if self.column is not None and name in self.recipe.joined
+            else x
+        )
 
     def drop(self, name, x, masks):
         keep = 1 - self.recipe.dropout
-        if not self.training: return x if self.recipe.dropout_inverted else x * keep
+        if not self.training:
+            return x if self.recipe.dropout_inverted else x * keep
         mask = _dropout_mask(x, keep, masks, name)
         return x * mask / keep if self.recipe.dropout_inverted else x * mask
 
-    def hidden(self, x, masks=None):  # N × 3 × crop × crop -> N × 4096, or this column's 2048
+    def hidden(
+        self, x, masks=None
+    ):  # N × 3 × crop × crop -> N × 4096, or this column's 2048
         "The last hidden layer: fc7 after its non-linearity and dropout."
-        if self.column is not None: _refuse_tracing(x)
+        if self.column is not None:
+            _refuse_tracing(x)
         x = _check_input(x, self.recipe.crop)
-        x = F.pad(x, (0, self.margin, 0, self.margin))  # the source's 224 with a last window over the edge
-        for name in LAYERS[:5]: x = self.after[name](getattr(self, name)(self.join(name, x)))
+        x = F.pad(
+            x, (0, self.margin, 0, self.margin)
+        )  # the source's 224 with a last window over the edge
+        for name in LAYERS[:5]:
+            x = self.after[name](getattr(self, name)(self.join(name, x)))
         for name in ("fc6", "fc7"):
             x = self.join(name, x).flatten(1)
-            if self.recipe.dropout_of == "inputs": x = self.drop(name, x, masks)
+            if self.recipe.dropout_of == "inputs":
+                x = self.drop(name, x, masks)
             x = self.act(getattr(self, name)(x))
-            if self.recipe.dropout_of == "outputs": x = self.drop(name, x, masks)
+            if self.recipe.dropout_of == "outputs":
+                x = self.drop(name, x, masks)
         return x
 
     def forward(
@@ -186,7 +319,8 @@ class AlexNet(nn.Module):
     ) -> torch.Tensor:  # N × classes; N × 0 in column 1
         "Logits. `masks` holds what dropout keeps, by layer; without it a training pass draws its own."
         x = self.hidden(x, masks)
-        if self.column is not None: x = to_first(x, self.column)
+        if self.column is not None:
+            x = to_first(x, self.column)
         return x if self.column == 1 else self.fc8(x)
 
 # %% ../nbs/06_model.ipynb #recorded
@@ -201,6 +335,7 @@ def _check_input(x: torch.Tensor, crop: int) -> torch.Tensor:
         )
     return x
 
+
 @torch.fx.wrap
 def _dropout_mask(
     x: torch.Tensor,
@@ -212,6 +347,7 @@ def _dropout_mask(
     if masks is None or len(masks) == 0:
         return torch.empty_like(x).bernoulli_(keep)
     return masks[name]
+
 
 def _refuse_tracing(x):
     "Raise `RuntimeError` where a tracer would miss the exchange with the other process."
@@ -226,16 +362,40 @@ def from_torchvision(
     state_dict: dict,  # of torchvision.models.alexnet
 ) -> AlexNet:  # recipe torchvision, in test mode; for pixels from 0 to 255 minus the mean, divided by the recipe's `scale`
     "The net with torchvision's weights. Raises `KeyError` or `RuntimeError` where they are another net's."
-    numbers = dict(zip(LAYERS, ("features.0", "features.3", "features.6", "features.8", "features.10", "classifier.1", "classifier.4", "classifier.6")))
+    numbers = dict(
+        zip(
+            LAYERS,
+            (
+                "features.0",
+                "features.3",
+                "features.6",
+                "features.8",
+                "features.10",
+                "classifier.1",
+                "classifier.4",
+                "classifier.6",
+            ),
+        )
+    )
     model = AlexNet(torchvision, len(state_dict["classifier.6.bias"]))
-    model.load_state_dict({f"{ours}.{part}": state_dict[f"{theirs}.{part}"] for ours, theirs in numbers.items() for part in ("weight", "bias")})
+    model.load_state_dict(
+        {
+            f"{ours}.{part}": state_dict[f"{theirs}.{part}"]
+            for ours, theirs in numbers.items()
+            for part in ("weight", "bias")
+        }
+    )
     return model.eval()
 
 # %% ../nbs/06_model.ipynb #Picture
 class Picture(str):
     "An SVG drawing."
-    def _repr_svg_(self): return str(self)
-    def __repr__(self): return f"Picture({len(self):,} characters of SVG)"
+
+    def _repr_svg_(self):
+        return str(self)
+
+    def __repr__(self):
+        return f"Picture({len(self):,} characters of SVG)"
 
 # %% ../nbs/06_model.ipynb #draw
 def draw(recipe: Recipe = paper, classes: int = 1000) -> Picture:
@@ -244,19 +404,35 @@ def draw(recipe: Recipe = paper, classes: int = 1000) -> Picture:
     for i, l in enumerate(layers):
         alone = l.name == "fc8" or recipe.columns == 1
         height = 16 + 1.4 * l.size if l.name[0] == "c" else 64
-        boxes.append([(40 + 104 * i, y - height / 2, height) for y in ((70, 220) if not alone else (145,) if recipe.columns == 1 else (70,))])
+        boxes.append(
+            [
+                (40 + 104 * i, y - height / 2, height)
+                for y in (
+                    (70, 220) if not alone else (145,) if recipe.columns == 1 else (70,)
+                )
+            ]
+        )
         for c, (x, y, h) in enumerate(boxes[-1]):
             share = l.outputs // len(boxes[-1])
             fill = ("#d1495b", "#2e86ab")[c]
-            out.append(f'<rect x="{x}" y="{y:.0f}" width="58" height="{h:.0f}" rx="4" fill="{fill}" fill-opacity=".25" stroke="{fill}"/>'
-                       f'<text x="{x + 29}" y="{y + h / 2 + 5:.0f}">{share}</text>')
+            out.append(
+                f'<rect x="{x}" y="{y:.0f}" width="58" height="{h:.0f}" rx="4" fill="{fill}" fill-opacity=".25" stroke="{fill}"/>'
+                f'<text x="{x + 29}" y="{y + h / 2 + 5:.0f}">{share}</text>'
+            )
         what = f"{l.size}×{l.size}" if l.name[0] == "c" else "units"
-        out.append(f'<text x="{69 + 104 * i}" y="292" class="b">{l.name}</text><text x="{69 + 104 * i}" y="310">{what}</text>')
+        out.append(
+            f'<text x="{69 + 104 * i}" y="292" class="b">{l.name}</text><text x="{69 + 104 * i}" y="310">{what}</text>'
+        )
     for i, (here, there) in enumerate(zip(boxes, boxes[1:]), 1):
         both = layers[i].groups < len(here)
         for a, (x, y, h) in enumerate(here):
             for b, (u, v, g) in enumerate(there):
-                if a == b or both: out.append(f'<path d="M{x + 60} {y + h / 2:.0f}L{u - 3} {v + g / 2:.0f}" stroke="#808890" stroke-width="1.5"/>')
+                if a == b or both:
+                    out.append(
+                        f'<path d="M{x + 60} {y + h / 2:.0f}L{u - 3} {v + g / 2:.0f}" stroke="#808890" stroke-width="1.5"/>'
+                    )
     style = "text{font:14px system-ui,sans-serif;fill:#808890;text-anchor:middle}.b{font-weight:600}"
-    return Picture(f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 880 322" role="img"><title>{recipe.name}: the layers and '
-                   f'who reads whom</title><style>{style}</style>{"".join(out)}</svg>')
+    return Picture(
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 880 322" role="img"><title>{recipe.name}: the layers and '
+        f"who reads whom</title><style>{style}</style>{''.join(out)}</svg>"
+    )

@@ -16,13 +16,16 @@ import torch.distributed as dist
 sent = Counter()  # bytes that this process has sent, by what they were for
 pair = None  # process group of both columns; None: of all processes, which are two
 
+
 def swap(
     x: torch.Tensor,  # of the same shape in both processes
     what: str = "weights",  # under which the bytes are counted
 ) -> torch.Tensor:
     "Send `x` to the other column's process and return what that one sent."
     sent[what] += x.nbytes
-    both = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(2)]
+    both = [
+        torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(2)
+    ]
     dist.all_gather(both, x.contiguous(), group=pair)
     return both[1 - dist.get_rank(pair)]
 
@@ -61,7 +64,10 @@ class ToFirst(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, column):
-        ctx.column, ctx.like = column, torch.empty_like(x, memory_format=torch.contiguous_format)
+        ctx.column, ctx.like = (
+            column,
+            torch.empty_like(x, memory_format=torch.contiguous_format),
+        )
         theirs = x.contiguous() if column == 1 else ctx.like.clone()
         dist.broadcast(theirs, group=pair, group_src=1)
         sent["forward"] += column * x.nbytes
@@ -99,7 +105,8 @@ def split_state(
     column: int | None,  # None: keep everything
 ) -> dict:
     "A column's share of the weights (or velocities) of the whole net."
-    if column is None: return whole
+    if column is None:
+        return whole
     parts = {name: t[rows_of(name, len(t), column)] for name, t in whole.items()}
     return {name: t for name, t in parts.items() if len(t)}
 
@@ -109,7 +116,10 @@ def join_states(
     second: dict,  # column 1's
 ) -> dict:
     "The whole net's weights from its columns', bit for bit."
-    return {name: torch.cat([t, second[name]]) if name in second else t for name, t in first.items()}
+    return {
+        name: torch.cat([t, second[name]]) if name in second else t
+        for name, t in first.items()
+    }
 
 # %% ../nbs/03_multigpu.ipynb #gather_whole
 def gather_whole(
@@ -117,6 +127,14 @@ def gather_whole(
     column: int | None,
 ) -> dict:  # the whole net's in column 0; in column 1 the same without fc8
     "Join the columns' tensors across the two processes."
-    if column is None: return part
-    halves = {name: (t, swap(t)) for name, t in part.items() if not name.startswith("fc8")}
-    return {name: torch.cat(halves[name] if column == 0 else halves[name][::-1]) if name in halves else t for name, t in part.items()}
+    if column is None:
+        return part
+    halves = {
+        name: (t, swap(t)) for name, t in part.items() if not name.startswith("fc8")
+    }
+    return {
+        name: torch.cat(halves[name] if column == 0 else halves[name][::-1])
+        if name in halves
+        else t
+        for name, t in part.items()
+    }

@@ -48,6 +48,7 @@ def to_square(
 ):  # PIL image, RGB, size × size
     "Rescale the shorter side to `size` and cut out the centre (§2)."
     from PIL import Image
+
     image = to_rgb(image)
     width, height = scaled(*image.size, size)
     image = image.resize((width, height), Image.Resampling.BILINEAR)
@@ -57,7 +58,9 @@ def to_square(
 # %% ../nbs/01_preprocessing.ipynb #scaled
 def scaled(width, height, size):
     "Both sides after the shorter one has become `size`."
-    return tuple(max(size, round(side * size / min(width, height))) for side in (width, height))
+    return tuple(
+        max(size, round(side * size / min(width, height))) for side in (width, height)
+    )
 
 # %% ../nbs/01_preprocessing.ipynb #to_rgb
 def to_rgb(image):
@@ -66,6 +69,7 @@ def to_rgb(image):
     Raises `ValueError` where the range of its pixels is not known.
     """
     from PIL import Image, ImageOps
+
     limits = declared_range(image)  # which a copy has lost
     image = ImageOps.exif_transpose(image)
     middle = [min(side, 8 * min(image.size)) for side in image.size]
@@ -97,6 +101,7 @@ def declared_range(image):
 def to_8_bits(image, limits):
     "Scale pixels of one channel from their declared range to 0 to 255."
     from PIL import Image
+
     values = np.asarray(image)
     least, greatest = values.min(), values.max()
     if limits is None:
@@ -128,33 +133,48 @@ def refuse_12_bits(greatest):
 @dataclass(frozen=True)
 class Split:
     "One half of a data set."
-    images: np.ndarray  # uint8, N × 3 × size × size; or Jpegs, which are indexed in the same way
+
+    images: (
+        np.ndarray
+    )  # uint8, N × 3 × size × size; or Jpegs, which are indexed in the same way
     labels: np.ndarray  # int64, N
 
-    def __len__(self): return len(self.labels)
+    def __len__(self):
+        return len(self.labels)
 
 # %% ../nbs/01_preprocessing.ipynb #Jpegs
 @dataclass(frozen=True)
 class Jpegs:
     "Pictures that are stored as JPEG and decoded when they are asked for."
+
     data: np.ndarray  # uint8, all strings one after the other
     offsets: np.ndarray  # int64, N + 1
     size: int  # side, pixels
 
-    def __len__(self): return len(self.offsets) - 1
+    def __len__(self):
+        return len(self.offsets) - 1
 
     @property
-    def shape(self): return len(self), 3, self.size, self.size
+    def shape(self):
+        return len(self), 3, self.size, self.size
 
-    def __getitem__(self, rows):  # a number, a slice or an array of numbers -> uint8, (N ×) 3 × size × size
-        read = lambda i: decode(self.data[self.offsets[i]:self.offsets[i + 1]].tobytes()).numpy()
-        if isinstance(rows, (int, np.integer)): return read(range(len(self))[rows])
-        return np.ascontiguousarray(np.stack([read(i) for i in np.arange(len(self))[rows]]))
+    def __getitem__(
+        self, rows
+    ):  # a number, a slice or an array of numbers -> uint8, (N ×) 3 × size × size
+        read = lambda i: decode(
+            self.data[self.offsets[i] : self.offsets[i + 1]].tobytes()
+        ).numpy()
+        if isinstance(rows, (int, np.integer)):
+            return read(range(len(self))[rows])
+        return np.ascontiguousarray(
+            np.stack([read(i) for i in np.arange(len(self))[rows]])
+        )
 
 # %% ../nbs/01_preprocessing.ipynb #Packed
 @dataclass(frozen=True)
 class Packed:
     "A packed data set, opened: its pictures stay on disk until they are used."
+
     path: Path
     train: Split
     val: Split
@@ -164,11 +184,14 @@ class Packed:
     meta: dict
 
     @property
-    def size(self): return self.mean.shape[-1]
+    def size(self):
+        return self.mean.shape[-1]
 
     def __repr__(self):
-        return (f"{len(self.train):,} training and {len(self.val):,} validation pictures of {self.size}×{self.size} pixels, "
-                f"{len(self.names)} classes: {', '.join(map(printable, self.names[:10]))}{' …' * (len(self.names) > 10)}")
+        return (
+            f"{len(self.train):,} training and {len(self.val):,} validation pictures of {self.size}×{self.size} pixels, "
+            f"{len(self.names)} classes: {', '.join(map(printable, self.names[:10]))}{' …' * (len(self.names) > 10)}"
+        )
 
 # %% ../nbs/01_preprocessing.ipynb #open_packed
 def open_packed(
@@ -181,7 +204,10 @@ def open_packed(
     """
     path = Path(path)
     for name in ("meta.json", "names.txt", "stats.npz"):
-        if not (path / name).exists(): raise FileNotFoundError(f"{path} is not a packed data set: it has no {name}")
+        if not (path / name).exists():
+            raise FileNotFoundError(
+                f"{path} is not a packed data set: it has no {name}"
+            )
     stats = np.load(path / "stats.npz")
     meta = json.loads((path / "meta.json").read_text(encoding="utf-8"))
     text = (path / "names.txt").read_text(encoding="utf-8")
@@ -199,9 +225,26 @@ def open_packed(
 def open_split(folder):
     "A split of a packed data set, memory-mapped."
     load = lambda name: np.load(folder / f"{name}.npy", mmap_mode="r")
-    if (folder / "images.npy").exists(): return Split(load("images"), load("labels"))
+    if (folder / "images.npy").exists():
+        return Split(load("images"), load("labels"))
     data, offsets = load("jpegs"), load("offsets")
-    return Split(Jpegs(data, offsets, json.loads((folder.parent / ("meta.json" if (folder.parent / "meta.json").exists() else "plan.json")).read_text())["size"]), load("labels"))
+    return Split(
+        Jpegs(
+            data,
+            offsets,
+            json.loads(
+                (
+                    folder.parent
+                    / (
+                        "meta.json"
+                        if (folder.parent / "meta.json").exists()
+                        else "plan.json"
+                    )
+                ).read_text()
+            )["size"],
+        ),
+        load("labels"),
+    )
 
 # %% ../nbs/01_preprocessing.ipynb #check
 def check(
@@ -209,13 +252,28 @@ def check(
 ) -> Packed:
     "Verify a packed data set: checksums, shapes, labels and a decoded sample. Raises `ValueError` saying what is wrong."
     packed = open_packed(path)
-    wrong = [f"{name} is not what was written" for name, digest in packed.meta["sha256"].items() if not (packed.path / name).exists() or sha256(packed.path / name) != digest]
+    wrong = [
+        f"{name} is not what was written"
+        for name, digest in packed.meta["sha256"].items()
+        if not (packed.path / name).exists() or sha256(packed.path / name) != digest
+    ]
     for name, split in (("train", packed.train), ("val", packed.val)):
-        if split.images.shape != (len(split), 3, packed.size, packed.size): wrong.append(f"{name}: {split.images.shape[0]} pictures of {split.images.shape[2:]}, {len(split)} labels")
-        if len(split) and not 0 <= split.labels.min() <= split.labels.max() < len(packed.names): wrong.append(f"{name}: labels from {split.labels.min()} to {split.labels.max()}, {len(packed.names)} classes")
-        try: split.images[::max(1, len(split) // 10)]
-        except Exception as e: wrong.append(f"{name}: a picture cannot be read: {e}")
-    if wrong: raise ValueError(f"{path}: " + "; ".join(wrong))
+        if split.images.shape != (len(split), 3, packed.size, packed.size):
+            wrong.append(
+                f"{name}: {split.images.shape[0]} pictures of {split.images.shape[2:]}, {len(split)} labels"
+            )
+        if len(split) and not 0 <= split.labels.min() <= split.labels.max() < len(
+            packed.names
+        ):
+            wrong.append(
+                f"{name}: labels from {split.labels.min()} to {split.labels.max()}, {len(packed.names)} classes"
+            )
+        try:
+            split.images[:: max(1, len(split) // 10)]
+        except Exception as e:
+            wrong.append(f"{name}: a picture cannot be read: {e}")
+    if wrong:
+        raise ValueError(f"{path}: " + "; ".join(wrong))
     return packed
 
 # %% ../nbs/01_preprocessing.ipynb #in_processes
@@ -343,22 +401,27 @@ def pickled_by_path(value):
 def end_with_parent(worker=None):
     "End this process when the one that started it is gone; it might work, or wait, for nobody."
     parent = os.getppid()
+
     def watch():
-        while os.getppid() == parent: time.sleep(1)
+        while os.getppid() == parent:
+            time.sleep(1)
         os._exit(1)
+
     threading.Thread(target=watch, daemon=True).start()
 
 # %% ../nbs/01_preprocessing.ipynb #Sums
 @dataclass
 class Sums:
     "Sums over 256 pictures at a time: of the pictures, and of the products of their channels."
+
     images: np.ndarray
 
-    def __len__(self): return -(-len(self.images) // 256)
+    def __len__(self):
+        return -(-len(self.images) // 256)
 
     def __getitem__(self, i):
         total, outer = np.zeros(self.images.shape[1:]), np.zeros((3, 3))
-        for x in self.images[i * 256:(i + 1) * 256]:
+        for x in self.images[i * 256 : (i + 1) * 256]:
             x = x.astype(np.float64)
             total += x
             outer += x.reshape(3, -1) @ x.reshape(3, -1).T
@@ -371,7 +434,9 @@ class Sums:
 def pixel_statistics(
     images: np.ndarray,  # uint8, N × 3 × size × size
     processes: int = 0,  # beside this one
-) -> tuple[np.ndarray, np.ndarray]:  # mean image (3 × size × size), covariance of the pixels' RGB values (3 × 3)
+) -> tuple[
+    np.ndarray, np.ndarray
+]:  # mean image (3 × size × size), covariance of the pixels' RGB values (3 × 3)
     "Mean image and RGB covariance in one pass, float64, scale 0–255 (§2, §4.1)."
     total, outer = np.zeros(images.shape[1:]), np.zeros((3, 3))
     with closing(in_processes(Sums(images), processes)) as sums:
@@ -392,14 +457,23 @@ def read_square(
 ) -> np.ndarray:  # uint8, 3 × size × size
     "The square of a picture (§2). Raises what PIL raises where there is no picture."
     from PIL import Image
-    if isinstance(source, np.ndarray): return np.asarray(to_square(Image.fromarray(source), size)).transpose(2, 0, 1)
+
+    if isinstance(source, np.ndarray):
+        return np.asarray(to_square(Image.fromarray(source), size)).transpose(2, 0, 1)
     raw = read_file(source)
-    if not raw: raise ValueError("the file is empty")
+    if not raw:
+        raise ValueError("the file is empty")
     with Image.open(io.BytesIO(raw), formats=FORMATS) as image:
         if has_16_bit_colors(image):  # PIL keeps the upper 8 bits of each
             refuse_12_bits(256 * brightest(image) + 255)
         upright = image.getexif().get(0x0112, 1) == 1
-        if image.format == "JPEG" and image.mode in ("L", "RGB") and upright and max(image.size) <= 8 * min(image.size): return jpeg_square(raw, size)
+        if (
+            image.format == "JPEG"
+            and image.mode in ("L", "RGB")
+            and upright
+            and max(image.size) <= 8 * min(image.size)
+        ):
+            return jpeg_square(raw, size)
         return np.asarray(to_square(image, size)).transpose(2, 0, 1)
 
 # %% ../nbs/01_preprocessing.ipynb #has_16_bit_colors
@@ -425,7 +499,9 @@ LARGEST_FILE = 2**31  # bytes; PIL refuses as many pixels as would need more
 
 def read_file(path):
     "Read a file. Raises `ValueError` for a folder, FIFO, socket or device: reading those may never end."
-    expect_file(os.stat(path))  # before it is opened, which may do something to a device
+    expect_file(
+        os.stat(path)
+    )  # before it is opened, which may do something to a device
     with open(path, "rb", opener=open_without_waiting) as file:
         expect_file(os.fstat(file.fileno()))
         return file.read()
@@ -448,24 +524,32 @@ def jpeg_square(raw, size):
     "The square of a plain JPEG, from its bytes."
     pixels = decode(raw)
     width, height = scaled(pixels.shape[2], pixels.shape[1], size)
-    pixels = F.interpolate(pixels[None], (height, width), mode="bilinear", antialias=True)[0]
+    pixels = F.interpolate(
+        pixels[None], (height, width), mode="bilinear", antialias=True
+    )[0]
     left, top = (width - size) // 2, (height - size) // 2
-    return pixels[:, top:top + size, left:left + size].numpy()
+    return pixels[:, top : top + size, left : left + size].numpy()
 
 # %% ../nbs/01_preprocessing.ipynb #decode
 def decode(raw):
     "A JPEG's pixels, uint8, 3 × H × W. What torchvision refuses, PIL may read, or say why not."
     from PIL import Image
+
     try:
         from torchvision.io import ImageReadMode, decode_jpeg
-        return decode_jpeg(torch.frombuffer(bytearray(raw), dtype=torch.uint8), ImageReadMode.RGB)
+
+        return decode_jpeg(
+            torch.frombuffer(bytearray(raw), dtype=torch.uint8), ImageReadMode.RGB
+        )
     except (ImportError, RuntimeError):
-        with Image.open(io.BytesIO(raw), formats=("JPEG",)) as image: return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+        with Image.open(io.BytesIO(raw), formats=("JPEG",)) as image:
+            return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
 
 # %% ../nbs/01_preprocessing.ipynb #Source
 @dataclass(frozen=True)
 class Source:
     "Pictures that can be packed. Raises `ValueError` for a class name that is not one line of UTF-8."
+
     splits: dict  # 'train', 'val' → list of (file or array H × W × 3, label)
     names: tuple  # of the classes
     origin: str  # where they are from
@@ -520,7 +604,8 @@ def file_version(path):
 # %% ../nbs/01_preprocessing.ipynb #shuffled
 def shuffled(splits, seed):
     "The order of every split, from the seed alone."
-    for split, items in splits.items(): np.random.default_rng([seed, len(split)]).shuffle(items)
+    for split, items in splits.items():
+        np.random.default_rng([seed, len(split)]).shuffle(items)
     return splits
 
 # %% ../nbs/01_preprocessing.ipynb #find-files
@@ -585,14 +670,25 @@ def list_images(
 ) -> Source:
     "The pictures of an image folder. Raises `FileNotFoundError` or `ValueError` saying what is missing."
     folder = Path(folder)
-    if not folder.is_dir(): raise FileNotFoundError(f"data: {folder} is not a folder (looked in {Path.cwd()})")
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"data: {folder} is not a folder (looked in {Path.cwd()})"
+        )
     split = (folder / "train").is_dir()
-    if split and not (folder / "val").is_dir(): raise FileNotFoundError(f"data: {folder} has a folder train, but none named val")
+    if split and not (folder / "val").is_dir():
+        raise FileNotFoundError(
+            f"data: {folder} has a folder train, but none named val"
+        )
     roots = {s: folder / s for s in ("train", "val")} if split else {"train": folder}
     left_out = []
     names = list_classes(roots["train"], left_out)
-    strange = sorted(set(list_classes(roots["val"], left_out)) - set(names)) if split else []
-    if strange: raise ValueError(f"data: {folder}/val has classes that train has not: {printable(', '.join(strange))}")
+    strange = (
+        sorted(set(list_classes(roots["val"], left_out)) - set(names)) if split else []
+    )
+    if strange:
+        raise ValueError(
+            f"data: {folder}/val has classes that train has not: {printable(', '.join(strange))}"
+        )
     found = {}
     for s, root in roots.items():
         found[s] = []
@@ -603,20 +699,35 @@ def list_images(
             found[s] += [(path, label) for path in paths]
             left_out += passed_over
     empty = sorted(set(range(len(names))) - {label for _, label in found["train"]})
-    if empty: raise FileNotFoundError(f"data: no images for the classes {printable(', '.join(names[i] for i in empty))} in {roots['train']}{instead(left_out)}")
-    if len(names) == 1: raise ValueError(f"data: {folder} has one class, {printable(names[0])}; expected two or more")
+    if empty:
+        raise FileNotFoundError(
+            f"data: no images for the classes {printable(', '.join(names[i] for i in empty))} in {roots['train']}{instead(left_out)}"
+        )
+    if len(names) == 1:
+        raise ValueError(
+            f"data: {folder} has one class, {printable(names[0])}; expected two or more"
+        )
     shuffled(found, seed)
-    if not split: found = {"train": found["train"][max(1, len(found["train"]) // 10):], "val": found["train"][:max(1, len(found["train"]) // 10)]}
+    if not split:
+        found = {
+            "train": found["train"][max(1, len(found["train"]) // 10) :],
+            "val": found["train"][: max(1, len(found["train"]) // 10)],
+        }
     for s, items in found.items():
-        if not items: raise FileNotFoundError(f"data: no images for {s} in {folder}: expected train/CLASS/FILE and val/CLASS/FILE, or CLASS/FILE, "
-                                              f"with files {' '.join(sorted(EXTENSIONS))}{instead(left_out)}")
+        if not items:
+            raise FileNotFoundError(
+                f"data: no images for {s} in {folder}: expected train/CLASS/FILE and val/CLASS/FILE, or CLASS/FILE, "
+                f"with files {' '.join(sorted(EXTENSIONS))}{instead(left_out)}"
+            )
     return Source(found, tuple(names), str(folder.resolve()), tuple(left_out))
 
 # %% ../nbs/01_preprocessing.ipynb #list_classes
 def list_classes(root, left_out):
     "The names of the class folders of a split, in order; what is passed over is added to a list."
     names = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
-    left_out += [(str(root / n), why_passed_over(n)) for n in names if why_passed_over(n)]
+    left_out += [
+        (str(root / n), why_passed_over(n)) for n in names if why_passed_over(n)
+    ]
     return [name for name in names if not why_passed_over(name)]
 
 
@@ -627,7 +738,12 @@ def instead(left_out):
 
 # %% ../nbs/01_preprocessing.ipynb #list_imagenet
 ILSVRC2012 = dict(train=1_281_167, val=50_000)  # pictures
-ARCHIVES = ("ILSVRC2012_devkit_t12.tar.gz", "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar")
+ARCHIVES = (
+    "ILSVRC2012_devkit_t12.tar.gz",
+    "ILSVRC2012_img_train.tar",
+    "ILSVRC2012_img_val.tar",
+)
+
 
 def list_imagenet(
     folder,  # with ILSVRC's three archives, or what torchvision.datasets.ImageNet has made of them
@@ -636,15 +752,30 @@ def list_imagenet(
 ) -> Source:
     "ILSVRC-2012, classes in the order of their WordNet ids. Raises `FileNotFoundError` for a missing archive, `ValueError` for a wrong count."
     from torchvision.datasets import ImageNet
-    try: sets = {split: ImageNet(folder, split) for split in counts}
+
+    try:
+        sets = {split: ImageNet(folder, split) for split in counts}
     except (RuntimeError, FileNotFoundError) as e:
         missing = [name for name in ARCHIVES if not (Path(folder) / name).exists()]
-        raise FileNotFoundError(f"data: {folder}: {e}\nNot there: {', '.join(missing)}. Get them from https://image-net.org (an account is needed) and put them there.") from e
+        raise FileNotFoundError(
+            f"data: {folder}: {e}\nNot there: {', '.join(missing)}. Get them from https://image-net.org (an account is needed) and put them there."
+        ) from e
     for split, expected in counts.items():
-        if len(sets[split]) != expected: raise ValueError(f"data: {folder}/{split} has {len(sets[split]):,} pictures, expected {expected:,}")
-    if sets["train"].wnids != sets["val"].wnids: raise ValueError(f"data: {folder}: train and val have different classes")
-    items = {split: [(Path(path), label) for path, label in s.samples] for split, s in sets.items()}
-    return Source(shuffled(items, seed), tuple(words[0] for words in sets["train"].classes), str(Path(folder).resolve()))
+        if len(sets[split]) != expected:
+            raise ValueError(
+                f"data: {folder}/{split} has {len(sets[split]):,} pictures, expected {expected:,}"
+            )
+    if sets["train"].wnids != sets["val"].wnids:
+        raise ValueError(f"data: {folder}: train and val have different classes")
+    items = {
+        split: [(Path(path), label) for path, label in s.samples]
+        for split, s in sets.items()
+    }
+    return Source(
+        shuffled(items, seed),
+        tuple(words[0] for words in sets["train"].classes),
+        str(Path(folder).resolve()),
+    )
 
 # %% ../nbs/01_preprocessing.ipynb #list_cifar10
 def list_cifar10(
@@ -654,8 +785,16 @@ def list_cifar10(
 ) -> Source:
     "CIFAR-10; the test pictures are `val`."
     from torchvision.datasets import CIFAR10
-    halves = {s: (dataset or CIFAR10)(folder, train=s == "train", download=True) for s in ("train", "val")}
-    return Source(shuffled({s: list(zip(h.data, h.targets)) for s, h in halves.items()}, seed), tuple(halves["train"].classes), "torchvision.datasets.CIFAR10")
+
+    halves = {
+        s: (dataset or CIFAR10)(folder, train=s == "train", download=True)
+        for s in ("train", "val")
+    }
+    return Source(
+        shuffled({s: list(zip(h.data, h.targets)) for s, h in halves.items()}, seed),
+        tuple(halves["train"].classes),
+        "torchvision.datasets.CIFAR10",
+    )
 
 # %% ../nbs/01_preprocessing.ipynb #list_imagenette
 def list_imagenette(
@@ -665,31 +804,51 @@ def list_imagenette(
 ) -> Source:
     "Imagenette, ten classes of ImageNet, in the version with a shorter side of 320."
     from torchvision.datasets import Imagenette
+
     there = (Path(folder) / "imagenette2-320").is_dir()
-    for split in ("train", "val"): data = (dataset or Imagenette)(folder, split, "320px", download=split == "train" and not there)
-    return replace(list_images(Path(folder) / "imagenette2-320", seed), names=tuple(c[0] for c in data.classes))
+    for split in ("train", "val"):
+        data = (dataset or Imagenette)(
+            folder, split, "320px", download=split == "train" and not there
+        )
+    return replace(
+        list_images(Path(folder) / "imagenette2-320", seed),
+        names=tuple(c[0] for c in data.classes),
+    )
 
 # %% ../nbs/01_preprocessing.ipynb #Chunks
 CHUNK = 32  # files in a chunk
 
+
 @dataclass
 class Chunks:
     "Reads CHUNK files at a time: what is stored of each, its label, and which could not be read."
+
     items: list  # (file or array, label)
     size: int
     quality: int | None  # of JPEG; None: raw pixels
 
-    def __len__(self): return -(-len(self.items) // CHUNK)
+    def __len__(self):
+        return -(-len(self.items) // CHUNK)
 
     def part(self, i):
-        return self.items[i * CHUNK:(i + 1) * CHUNK]
+        return self.items[i * CHUNK : (i + 1) * CHUNK]
 
     def __getitem__(self, i):
         stored, labels, unread = [], [], []
         for source, label in self.part(i):
-            try: stored.append(self.encode(read_square(source, self.size)))
-            except Exception as e: unread.append([str(source), f"{type(e).__name__}: {e}".replace(" <_io.BytesIO object", "").partition(" at 0x")[0]])
-            else: labels.append(label)
+            try:
+                stored.append(self.encode(read_square(source, self.size)))
+            except Exception as e:
+                unread.append(
+                    [
+                        str(source),
+                        f"{type(e).__name__}: {e}".replace(
+                            " <_io.BytesIO object", ""
+                        ).partition(" at 0x")[0],
+                    ]
+                )
+            else:
+                labels.append(label)
         return stored, labels, unread
 
     def describe(self, i):
@@ -700,8 +859,12 @@ class Chunks:
 
     def encode(self, pixels):
         from PIL import Image
-        if self.quality is None: return pixels.tobytes()
-        Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0))).save(file := io.BytesIO(), "JPEG", quality=self.quality)
+
+        if self.quality is None:
+            return pixels.tobytes()
+        Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0))).save(
+            file := io.BytesIO(), "JPEG", quality=self.quality
+        )
         return file.getvalue()
 
 # %% ../nbs/01_preprocessing.ipynb #synced_file
@@ -738,9 +901,15 @@ def sync_folder(folder):
 # %% ../nbs/01_preprocessing.ipynb #npy_header
 HEADER = 128  # bytes, whatever the shape, so that it can be written last
 
+
 def npy_header(shape):
     "The header of a .npy file of bytes."
-    text = str(dict(descr="|u1", fortran_order=False, shape=shape)).encode().ljust(HEADER - 11) + b"\n"
+    text = (
+        str(dict(descr="|u1", fortran_order=False, shape=shape))
+        .encode()
+        .ljust(HEADER - 11)
+        + b"\n"
+    )
     return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
 
 # %% ../nbs/01_preprocessing.ipynb #Journal
@@ -880,6 +1049,7 @@ def alone(dest):
 def locked_file(path):
     "Open a lock file, create it where there is none, and wait for the lock."
     import fcntl
+
     if path.is_symlink():
         path.unlink()
     lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
@@ -912,8 +1082,13 @@ def pack(
 ) -> Packed:
     """Bring every picture of a source to size × size and store them. Goes on where an interrupted run with the same arguments stopped.
     Raises `FileExistsError` where `dest` is another data set, `OSError` where the disk is too small, `ValueError` on too many unreadable files."""
-    source, dest = source if isinstance(source, Source) else list_images(source, seed), Path(dest)
-    plan = dict(origin=source.origin, size=size, seed=seed, quality=quality, files=source.key())
+    source, dest = (
+        source if isinstance(source, Source) else list_images(source, seed),
+        Path(dest),
+    )
+    plan = dict(
+        origin=source.origin, size=size, seed=seed, quality=quality, files=source.key()
+    )
     if dest.exists():  # without the lock: a shared cache may be one that we only read
         return open_finished(dest, plan)
     with alone(dest):
@@ -954,25 +1129,54 @@ def read_plan(path):
 # %% ../nbs/01_preprocessing.ipynb #fill
 def fill(folder, source, plan, processes, unreadable, progress):
     "Write everything that a packed data set holds; `meta.json` comes last."
-    size, quality, total = plan["size"], plan["quality"], sum(map(len, source.splits.values()))
+    size, quality, total = (
+        plan["size"],
+        plan["quality"],
+        sum(map(len, source.splits.values())),
+    )
     if read_plan(folder / "plan.json") != plan:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         with synced_file(folder / "plan.json") as file:
             file.write(json.dumps(plan).encode())
-    need, there = total * (3 * size * size if quality is None else size * size // 2), sum(p.stat().st_size for p in folder.glob("*/*.npy"))
+    need, there = (
+        total * (3 * size * size if quality is None else size * size // 2),
+        sum(p.stat().st_size for p in folder.glob("*/*.npy")),
+    )
     free = shutil.disk_usage(folder).free
-    progress(f"packing {' + '.join(f'{len(i):,}' for i in source.splits.values())} pictures at {size}×{size}: {need / 1e9:.2f} GB{' at most' * (quality is not None)}, {free / 1e9:,.0f} GB free")
-    if need - there > free: raise OSError(f"{folder.parent}: packing needs {(need - there) / 1e9:.2f} GB, and {free / 1e9:.2f} GB are free; choose another folder, a smaller size, or quality=")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    workers, unread, before, tell = (0 if total < 500 else cores) if processes is None else processes, [], 0, Pace(total, progress)
+    progress(
+        f"packing {' + '.join(f'{len(i):,}' for i in source.splits.values())} pictures at {size}×{size}: {need / 1e9:.2f} GB{' at most' * (quality is not None)}, {free / 1e9:,.0f} GB free"
+    )
+    if need - there > free:
+        raise OSError(
+            f"{folder.parent}: packing needs {(need - there) / 1e9:.2f} GB, and {free / 1e9:.2f} GB are free; choose another folder, a smaller size, or quality="
+        )
+    cores = (
+        len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count()
+    )
+    workers, unread, before, tell = (
+        (0 if total < 500 else cores) if processes is None else processes,
+        [],
+        0,
+        Pace(total, progress),
+    )
     for split, items in source.splits.items():
-        unread += write_split(folder / split, Chunks(items, size, quality), workers, lambda n: tell(before + n))
+        unread += write_split(
+            folder / split,
+            Chunks(items, size, quality),
+            workers,
+            lambda n: tell(before + n),
+        )
         before += len(items)
     unread = left_out_rows(unread, source.origin)
     if len(unread) > max(10, unreadable * total):
-        raise ValueError(f"{len(unread):,} of {total:,} files could not be read, the first: {unread[0][0]}: {unread[0][1]}; allow more with unreadable=")
-    if unread: tell_left_out(f"{len(unread)} files that could not be read", unread, progress)
+        raise ValueError(
+            f"{len(unread):,} of {total:,} files could not be read, the first: {unread[0][0]}: {unread[0][1]}; allow more with unreadable="
+        )
+    if unread:
+        tell_left_out(f"{len(unread)} files that could not be read", unread, progress)
     expect_every_class(source, np.load(folder / "train/labels.npy"))
     passed_over = left_out_rows(source.left_out, source.origin)
     if passed_over:
@@ -982,8 +1186,18 @@ def fill(folder, source, plan, processes, unreadable, progress):
         np.savez(file, mean=mean, cov=cov)
     with synced_file(folder / "names.txt") as file:
         file.writelines(f"{name}\n".encode() for name in source.names)
-    sums = {str(p.relative_to(folder)): sha256(p) for p in sorted(folder.rglob("*.np[yz]"))}
-    meta = dict(size=size, classes=len(source.names), origin=source.origin, seed=plan["seed"], unread=unread + passed_over, sha256=sums, plan=plan)
+    sums = {
+        str(p.relative_to(folder)): sha256(p) for p in sorted(folder.rglob("*.np[yz]"))
+    }
+    meta = dict(
+        size=size,
+        classes=len(source.names),
+        origin=source.origin,
+        seed=plan["seed"],
+        unread=unread + passed_over,
+        sha256=sums,
+        plan=plan,
+    )
     with synced_file(folder / "meta.json") as file:
         file.write(json.dumps(meta, indent=1).encode())
 
@@ -1018,20 +1232,32 @@ class Pace:
     "Tells how far and how fast, every ten seconds."
 
     def __init__(self, total, progress):
-        self.total, self.progress, self.start, self.spoke, self.first = total, progress, time.monotonic(), time.monotonic(), None
+        self.total, self.progress, self.start, self.spoke, self.first = (
+            total,
+            progress,
+            time.monotonic(),
+            time.monotonic(),
+            None,
+        )
 
     def __call__(self, n):
         now = time.monotonic()
-        if self.first is None: self.first = n  # what an earlier run has done does not count
-        if now - self.spoke < 10 and n < self.total: return
+        if self.first is None:
+            self.first = n  # what an earlier run has done does not count
+        if now - self.spoke < 10 and n < self.total:
+            return
         rate = (n - self.first) / (now - self.start)
-        if now - self.start > 10 and rate: self.progress(f"packed {n:,} of {self.total:,} pictures, {rate:,.0f} a second, {(self.total - n) / rate / 60:.1f} min left")
+        if now - self.start > 10 and rate:
+            self.progress(
+                f"packed {n:,} of {self.total:,} pictures, {rate:,.0f} a second, {(self.total - n) / rate / 60:.1f} min left"
+            )
         self.spoke = now
 
 # %% ../nbs/01_preprocessing.ipynb #sha256
 def sha256(path):
     "Checksum of a file, as hexadecimal digits."
-    with open(path, "rb") as f: return hashlib.file_digest(f, "sha256").hexdigest()
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
 
 # %% ../nbs/01_preprocessing.ipynb #list_digits
 def list_digits(
@@ -1040,12 +1266,28 @@ def list_digits(
     "scikit-learn's digits, enlarged, as gray RGB pictures of 0 to 255."
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
-    if size % 8: raise ValueError(f"size: found {size} for digits, expected a multiple of 8")
+
+    if size % 8:
+        raise ValueError(f"size: found {size} for digits, expected a multiple of 8")
     digits = load_digits()
-    grey = np.round(digits.images * (255 / 16)).astype(np.uint8).repeat(size // 8, 1).repeat(size // 8, 2)
+    grey = (
+        np.round(digits.images * (255 / 16))
+        .astype(np.uint8)
+        .repeat(size // 8, 1)
+        .repeat(size // 8, 2)
+    )
     pictures = np.broadcast_to(grey[..., None], (*grey.shape, 3))
-    halves = train_test_split(np.arange(len(grey)), test_size=360, random_state=0, stratify=digits.target)
-    return Source({s: [(pictures[i], int(digits.target[i])) for i in rows] for s, rows in zip(("train", "val"), halves)}, tuple("0123456789"), "sklearn.datasets.load_digits")
+    halves = train_test_split(
+        np.arange(len(grey)), test_size=360, random_state=0, stratify=digits.target
+    )
+    return Source(
+        {
+            s: [(pictures[i], int(digits.target[i])) for i in rows]
+            for s, rows in zip(("train", "val"), halves)
+        },
+        tuple("0123456789"),
+        "sklearn.datasets.load_digits",
+    )
 
 # %% ../nbs/01_preprocessing.ipynb #open_source
 def open_source(
@@ -1054,12 +1296,23 @@ def open_source(
 ) -> Source:
     "The pictures of a known name or of a folder."
     downloads, folder = cache_folder() / "downloads", Path(data).expanduser()
-    if data == "digits": return list_digits(size)
+    if data == "digits":
+        return list_digits(size)
     if data in ("cifar10", "imagenette"):
         downloads.mkdir(parents=True, exist_ok=True)
-        try: return {"cifar10": list_cifar10, "imagenette": list_imagenette}[data](downloads)
-        except (OSError, RuntimeError) as e: raise FileNotFoundError(f"data: {data} is neither in {downloads} nor could it be downloaded: {e}") from e
-    return list_imagenet(folder) if any((folder / name).exists() for name in ("meta.bin", *ARCHIVES)) else list_images(folder)
+        try:
+            return {"cifar10": list_cifar10, "imagenette": list_imagenette}[data](
+                downloads
+            )
+        except (OSError, RuntimeError) as e:
+            raise FileNotFoundError(
+                f"data: {data} is neither in {downloads} nor could it be downloaded: {e}"
+            ) from e
+    return (
+        list_imagenet(folder)
+        if any((folder / name).exists() for name in ("meta.bin", *ARCHIVES))
+        else list_images(folder)
+    )
 
 # %% ../nbs/01_preprocessing.ipynb #prepare
 def prepare(
@@ -1070,15 +1323,28 @@ def prepare(
 ) -> Packed:
     "Open a data set by name or path, packing it first where that has not been done."
     folder, known = Path(data).expanduser(), cache_folder() / f"{data}-{size}"
-    if (folder / "meta.json").exists(): packed = open_packed(folder)
-    elif data in NAMES and known.exists(): packed = open_packed(known)
+    if (folder / "meta.json").exists():
+        packed = open_packed(folder)
+    elif data in NAMES and known.exists():
+        packed = open_packed(known)
     else:
         source = open_source(data, size)
         enough(len(source.splits["train"]), least)
-        packed = pack(source, known if data in NAMES else cache_folder() / f"{folder.resolve().name}-{size}-{source.key()}", size, progress=progress)
+        packed = pack(
+            source,
+            known
+            if data in NAMES
+            else cache_folder() / f"{folder.resolve().name}-{size}-{source.key()}",
+            size,
+            progress=progress,
+        )
     enough(len(packed.train), least)
-    if not len(packed.val): raise ValueError(f"data: no picture for val in {data} could be read")
-    if packed.size != size: raise ValueError(f"size: found {size}, but the packed pictures in {data} have {packed.size} pixels a side")
+    if not len(packed.val):
+        raise ValueError(f"data: no picture for val in {data} could be read")
+    if packed.size != size:
+        raise ValueError(
+            f"size: found {size}, but the packed pictures in {data} have {packed.size} pixels a side"
+        )
     return packed
 
 # %% ../nbs/01_preprocessing.ipynb #names
@@ -1087,7 +1353,10 @@ NAMES = ("digits", "cifar10", "imagenette")
 # %% ../nbs/01_preprocessing.ipynb #enough
 def enough(found, least):
     "Refuse a data set smaller than one batch."
-    if found < least: raise ValueError(f"batch_size: found {least}, but the data have only {found} training pictures")
+    if found < least:
+        raise ValueError(
+            f"batch_size: found {least}, but the data have only {found} training pictures"
+        )
 
 # %% ../nbs/01_preprocessing.ipynb #cache_folder
 def cache_folder() -> Path:

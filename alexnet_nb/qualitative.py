@@ -22,12 +22,19 @@ def kernel_sheet(
     "The kernels of conv1 as one picture, a block of rows for each column."
     w = weight.detach().float()
     low, high = w.amin((1, 2, 3), keepdim=True), w.amax((1, 2, 3), keepdim=True)
-    w = torch.nn.functional.pad((w - low) / (high - low).clamp(min=1e-12), (1, 1, 1, 1), value=1.0)
+    w = torch.nn.functional.pad(
+        (w - low) / (high - low).clamp(min=1e-12), (1, 1, 1, 1), value=1.0
+    )
     blocks = []
     for half in w.chunk(columns):
         blank = torch.ones(-len(half) % across, *half.shape[1:])
-        tiles = torch.cat([half.cpu(), blank]).unflatten(0, (-1, across))  # rows × across × 3 × side + 2 × side + 2
-        blocks += [tiles.permute(0, 3, 1, 4, 2).flatten(0, 1).flatten(1, 2), torch.full((3, w.shape[-1] * across, 3), 0.5)]
+        tiles = torch.cat([half.cpu(), blank]).unflatten(
+            0, (-1, across)
+        )  # rows × across × 3 × side + 2 × side + 2
+        blocks += [
+            tiles.permute(0, 3, 1, 4, 2).flatten(0, 1).flatten(1, 2),
+            torch.full((3, w.shape[-1] * across, 3), 0.5),
+        ]
     return torch.cat(blocks[:-1])
 
 # %% ../nbs/12_qualitative.ipynb #draw_predictions
@@ -39,15 +46,33 @@ def draw_predictions(
 ):
     "Pictures with their label and bars for the five likeliest classes (the paper's Figure 4, left)."
     import matplotlib.pyplot as plt
-    fig, axes = plt.subplots(2, len(p), figsize=(1.15 * len(p), 2.7), height_ratios=[1, 0.9], squeeze=False)
+
+    fig, axes = plt.subplots(
+        2, len(p), figsize=(1.15 * len(p), 2.7), height_ratios=[1, 0.9], squeeze=False
+    )
     for (top, bottom), image, label, row in zip(axes.T, images, labels, p):
         best, which = row.topk(min(5, len(row)))
         top.imshow(image)
         top.set_title(names[label], fontsize=9)
-        bottom.barh(range(len(best)), best, color=["C0" if c == label else "#808890" for c in which.tolist()])
-        for y, c in enumerate(which.tolist()): bottom.text(0.02 if best[y] > 0.5 else best[y] + 0.03, y, names[c], va="center", fontsize=8, color="#fff" if best[y] > 0.5 else "#808890")
+        bottom.barh(
+            range(len(best)),
+            best,
+            color=["C0" if c == label else "#808890" for c in which.tolist()],
+        )
+        for y, c in enumerate(which.tolist()):
+            bottom.text(
+                0.02 if best[y] > 0.5 else best[y] + 0.03,
+                y,
+                names[c],
+                va="center",
+                fontsize=8,
+                color="#fff" if best[y] > 0.5 else "#808890",
+            )
         bottom.set(xlim=(0, 1), ylim=(len(best) - 0.5, -0.5))
-        for ax in (top, bottom): ax.set(xticks=[], yticks=[]); ax.grid(False); ax.spines[:].set_visible(False)
+        for ax in (top, bottom):
+            ax.set(xticks=[], yticks=[])
+            ax.grid(False)
+            ax.spines[:].set_visible(False)
     return fig
 
 # %% ../nbs/12_qualitative.ipynb #plot_predictions
@@ -60,14 +85,24 @@ def plot_predictions(
 ):
     "The first validation pictures of a data set, and what a net takes them for."
     images = data.val.images[:n]
-    return draw_predictions(images.transpose(0, 2, 3, 1), data.val.labels[:n].tolist(), probabilities(model, see, images, views).cpu(), data.names)
+    return draw_predictions(
+        images.transpose(0, 2, 3, 1),
+        data.val.labels[:n].tolist(),
+        probabilities(model, see, images, views).cpu(),
+        data.names,
+    )
 
 # %% ../nbs/12_qualitative.ipynb #hidden_features
 @torch.no_grad()
-def hidden_features(model: AlexNet, see: Input, images, batch: int = 64) -> torch.Tensor:
+def hidden_features(
+    model: AlexNet, see: Input, images, batch: int = 64
+) -> torch.Tensor:
     "fc7 of every picture, central view: N × 4096 (§6.1)."
     model.eval()
-    parts = [torch.tensor(images[i:i + batch]).to(see.mean.device) for i in range(0, len(images), batch)]
+    parts = [
+        torch.tensor(images[i : i + batch]).to(see.mean.device)
+        for i in range(0, len(images), batch)
+    ]
     return torch.cat([model.hidden(see.views(part, 1)[0]) for part in parts])
 
 # %% ../nbs/12_qualitative.ipynb #nearest

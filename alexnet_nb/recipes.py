@@ -24,6 +24,7 @@ LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
 @dataclass(frozen=True, repr=False)
 class Recipe:
     "One AlexNet: its input, network, start and learning rule. Pixels are on the scale 0 to 255."
+
     name: str = "paper"
     # input, §2 and §4.1
     crop: int = 224  # side of the square that the net sees, pixels
@@ -43,7 +44,12 @@ class Recipe:
     kernels: tuple = (96, 256, 384, 384, 256)  # of conv1 to conv5
     hidden: tuple = (4096, 4096)  # units of fc6 and fc7
     columns: int = 2  # halves of the net, one on each GPU
-    joined: tuple = ("conv3", "fc6", "fc7", "fc8")  # layers that read both columns; fc8, which lies on the first GPU, always does
+    joined: tuple = (
+        "conv3",
+        "fc6",
+        "fc7",
+        "fc8",
+    )  # layers that read both columns; fc8, which lies on the first GPU, always does
     activation: str = "relu"  # or "tanh"
     lrn: tuple = ("conv1", "conv2")  # layers followed by response normalisation
     lrn_n: int = 5  # kernel maps in the window
@@ -61,7 +67,9 @@ class Recipe:
     dropout_of: str = "outputs"  # "outputs" of fc6 and fc7, or their "inputs"
     dropout_inverted: bool = False  # scale up in training, instead of down in the test
     # start, §5
-    init_std: tuple | None = (0.01,) * 8  # of the weights, by layer; None: torch's own uniform initialisation
+    init_std: tuple | None = (
+        0.01,
+    ) * 8  # of the weights, by layer; None: torch's own uniform initialisation
     init_bias: tuple | None = (0.0, 1.0, 0.0, 1.0, 1.0, 1.0, 1.0, 0.0)  # by layer
     # learning, §5
     lr: float | None = 0.01  # of the weights
@@ -72,7 +80,8 @@ class Recipe:
     decay_bias: float | None = 0.0
     schedule: tuple | str | None = "plateau"  # or (share of the run, what, factor) …
 
-    def __repr__(self): return self.name
+    def __repr__(self):
+        return self.name
 
 # %% ../nbs/00_recipes.ipynb #not-stated-code
 NOT_STATED = ("reshuffle", "pads", "conv1_ceil", "pool_ceil", "lr_bias", "decay_bias")
@@ -81,57 +90,158 @@ PRINTED_OTHERWISE = {"colour_lengths": "eigenvalues", "lrn_across": True}
 # %% ../nbs/00_recipes.ipynb #paper-source
 paper = Recipe()
 source2012 = replace(
-    paper, name="source2012", crop_chunk=32, colour_divide=1.1,
-    lrn_alpha_over="mean", lrn_first=("conv1",), spatial_norm=True,
+    paper,
+    name="source2012",
+    crop_chunk=32,
+    colour_divide=1.1,
+    lrn_alpha_over="mean",
+    lrn_first=("conv1",),
+    spatial_norm=True,
     init_std=(0.01, 0.01, 0.03, 0.03, 0.03, 0.01, 0.01, 0.01),  # layers-145.cfg
-    schedule=((24 / 90, "weights", 0.1), (50 / 90, "weights", 0.01), (66 / 90, "conv1", 0.001),
-              (66 / 90, "conv1_bias", 0.1), (66 / 90, "colour", 0.0), (71 / 90, "conv1", 0.0), (71 / 90, "conv1_bias", 0.0),
-              (78 / 90, "weights", 0.001)))
+    schedule=(
+        (24 / 90, "weights", 0.1),
+        (50 / 90, "weights", 0.01),
+        (66 / 90, "conv1", 0.001),
+        (66 / 90, "conv1_bias", 0.1),
+        (66 / 90, "colour", 0.0),
+        (71 / 90, "conv1", 0.0),
+        (71 / 90, "conv1_bias", 0.0),
+        (78 / 90, "weights", 0.001),
+    ),
+)
 source2010 = replace(
-    source2012, name="source2010",
-    schedule=((22 / 93, "weights", 0.1), (50 / 93, "weights", 0.01), (67 / 93, "conv1", 0.001),
-              (67 / 93, "conv1_bias", 0.1), (67 / 93, "colour", 0.0), (71 / 93, "conv1", 0.0), (71 / 93, "conv1_bias", 0.0),
-              (77 / 93, "weights", 0.001)))
+    source2012,
+    name="source2010",
+    schedule=(
+        (22 / 93, "weights", 0.1),
+        (50 / 93, "weights", 0.01),
+        (67 / 93, "conv1", 0.001),
+        (67 / 93, "conv1_bias", 0.1),
+        (67 / 93, "colour", 0.0),
+        (71 / 93, "conv1", 0.0),
+        (71 / 93, "conv1_bias", 0.0),
+        (77 / 93, "weights", 0.001),
+    ),
+)
 
 # %% ../nbs/00_recipes.ipynb #others-code
 caffe = replace(  # BVLC models/bvlc_alexnet; batches of 256
-    paper, name="caffe", crop=227, conv1_ceil=False, mean="aligned", colour_std=0.0, views=1,
-    lrn_k=1.0, lrn_alpha_over="mean", lrn_across=True, dropout_inverted=True,
-    init_std=(0.01,) * 5 + (0.005, 0.005, 0.01), init_bias=(0.0, 0.1, 0.0, 0.1, 0.1, 0.1, 0.1, 0.0),
-    schedule=tuple((2 * i / 9, "all", 0.1**i) for i in (1, 2, 3, 4)))
+    paper,
+    name="caffe",
+    crop=227,
+    conv1_ceil=False,
+    mean="aligned",
+    colour_std=0.0,
+    views=1,
+    lrn_k=1.0,
+    lrn_alpha_over="mean",
+    lrn_across=True,
+    dropout_inverted=True,
+    init_std=(0.01,) * 5 + (0.005, 0.005, 0.01),
+    init_bias=(0.0, 0.1, 0.0, 0.1, 0.1, 0.1, 0.1, 0.0),
+    schedule=tuple((2 * i / 9, "all", 0.1**i) for i in (1, 2, 3, 4)),
+)
 torchvision = replace(  # torchvision.models.alexnet: the net of "One weird trick" (2014); batches of 256
-    paper, name="torchvision", mean="channels", scale=(58.395, 57.12, 57.375), colour_std=0.0, views=1, pads=(2, 2, 1, 1, 1),
-    conv1_ceil=False, kernels=(64, 192, 384, 256, 256), columns=1, joined=(), lrn=(), pool_ceil=False,
-    dropout_of="inputs", dropout_inverted=True, init_std=None, init_bias=None,
-    crop_rule="resized", reshuffle=True, lr_bias=0.01, decay=1e-4, decay_bias=1e-4, lr_inside=False,
-    schedule=((30 / 90, "all", 0.1), (60 / 90, "all", 0.01)))
+    paper,
+    name="torchvision",
+    mean="channels",
+    scale=(58.395, 57.12, 57.375),
+    colour_std=0.0,
+    views=1,
+    pads=(2, 2, 1, 1, 1),
+    conv1_ceil=False,
+    kernels=(64, 192, 384, 256, 256),
+    columns=1,
+    joined=(),
+    lrn=(),
+    pool_ceil=False,
+    dropout_of="inputs",
+    dropout_inverted=True,
+    init_std=None,
+    init_bias=None,
+    crop_rule="resized",
+    reshuffle=True,
+    lr_bias=0.01,
+    decay=1e-4,
+    decay_bias=1e-4,
+    lr_inside=False,
+    schedule=((30 / 90, "all", 0.1), (60 / 90, "all", 0.01)),
+)
 
 # %% ../nbs/00_recipes.ipynb #baselines-code
-one_gpu = replace(paper, name="one_gpu", kernels=(48, 128, 192, 192, 256), columns=1, joined=())
+one_gpu = replace(
+    paper, name="one_gpu", kernels=(48, 128, 192, 192, 256), columns=1, joined=()
+)
 no_lrn = replace(paper, name="no_lrn", lrn=(), spatial_norm=False)
 non_overlapping = replace(paper, name="non_overlapping", pool=2, pads=(0, 1, 1, 1, 0))
 tanh = replace(paper, name="tanh", activation="tanh")
-no_communication = replace(source2012, name="no_communication", joined=("fc8",), kernels=(96, 320, 384, 384, 256), hidden=(8192, 4096))
+no_communication = replace(
+    source2012,
+    name="no_communication",
+    joined=("fc8",),
+    kernels=(96, 320, 384, 384, 256),
+    hidden=(8192, 4096),
+)
 
 # %% ../nbs/00_recipes.ipynb #recipes-code
-RECIPES = {r.name: r for r in (paper, source2012, source2010, caffe, torchvision, one_gpu, no_lrn, non_overlapping, tanh, no_communication)}
+RECIPES = {
+    r.name: r
+    for r in (
+        paper,
+        source2012,
+        source2010,
+        caffe,
+        torchvision,
+        one_gpu,
+        no_lrn,
+        non_overlapping,
+        tanh,
+        no_communication,
+    )
+}
 
 # %% ../nbs/00_recipes.ipynb #Table
 class Table(str):
     "A Markdown table of `rows` under `head`, and a `note` below it."
-    def __new__(cls, head: list, rows: list, note: str = ""):
-        line = lambda cells: "| " + " | ".join(f"{c:,}" if type(c) is int else f"{c:.4g}" if isinstance(c, float) else str(c)
-                                               for c in cells) + " |"
-        return super().__new__(cls, "\n".join([line(head), line(["---"] * len(head)), *map(line, rows), *["", note] * bool(note)]))
 
-    def __repr__(self): return str(self)
-    def _repr_markdown_(self): return str(self)
+    def __new__(cls, head: list, rows: list, note: str = ""):
+        line = lambda cells: (
+            "| "
+            + " | ".join(
+                f"{c:,}"
+                if type(c) is int
+                else f"{c:.4g}"
+                if isinstance(c, float)
+                else str(c)
+                for c in cells
+            )
+            + " |"
+        )
+        return super().__new__(
+            cls,
+            "\n".join(
+                [
+                    line(head),
+                    line(["---"] * len(head)),
+                    *map(line, rows),
+                    *["", note] * bool(note),
+                ]
+            ),
+        )
+
+    def __repr__(self):
+        return str(self)
+
+    def _repr_markdown_(self):
+        return str(self)
 
 # %% ../nbs/00_recipes.ipynb #diff
 def diff(
     a: Recipe,
     b: Recipe,
-) -> Table:  # one row a field; says where the printed paper is silent, or prints something else
+) -> (
+    Table
+):  # one row a field; says where the printed paper is silent, or prints something else
     "What differs between two recipes."
     names = [f.name for f in fields(Recipe) if f.name != "name"]
     rows = [(name, _field_words(a, name), _field_words(b, name)) for name in names]
@@ -152,14 +262,18 @@ def _field_words(recipe, name):
 # %% ../nbs/00_recipes.ipynb #short
 def short(value) -> str:
     "A field's value as a reader would write it: a tuple of equal values once, long floats cut."
-    if isinstance(value, tuple) and len(value) > 1 and len(set(value)) == 1: return f"{short(value[0])} (all {len(value)})"
-    if isinstance(value, tuple) and len(value) > 50: return f"{len(value)} steps from {short(value[0])} to {short(value[-1])}"
-    if isinstance(value, tuple): return "(" + ", ".join(map(short, value)) + ")"
+    if isinstance(value, tuple) and len(value) > 1 and len(set(value)) == 1:
+        return f"{short(value[0])} (all {len(value)})"
+    if isinstance(value, tuple) and len(value) > 50:
+        return f"{len(value)} steps from {short(value[0])} to {short(value[-1])}"
+    if isinstance(value, tuple):
+        return "(" + ", ".join(map(short, value)) + ")"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 # %% ../nbs/00_recipes.ipynb #Errors
 class Errors(NamedTuple):
     "What a test gave: negative log-likelihood in nats where it is stated, error rates."
+
     nll: float | None
     top1: float
     top5: float
@@ -167,6 +281,7 @@ class Errors(NamedTuple):
 # %% ../nbs/00_recipes.ipynb #Setting
 class Setting(NamedTuple):
     "A value in the notes, such as a rate: for which layers, and from which epoch."
+
     value: float
     layers: str = ""  # "": all layers that no other setting names
     when: str = ""  # epoch, as noted; "": from the start
@@ -180,11 +295,14 @@ class Setting(NamedTuple):
 
     def __str__(self):
         value = f"{self.value:.12f}".rstrip("0").rstrip(".")
-        return f"{self.when}:{value}".lstrip(":") + (f"({self.layers})" if self.layers else "")
+        return f"{self.when}:{value}".lstrip(":") + (
+            f"({self.layers})" if self.layers else ""
+        )
 
 # %% ../nbs/00_recipes.ipynb #Formula
 class Formula(NamedTuple):
     "A rate that falls by formula over the planned length of a run."
+
     kind: str  # "exp", "dexp": in equal steps, "jdexp": jumpy, "linear"; "default": constant
     factor: float | None = None  # first rate over last
     steps: int | None = None  # rates in all, of dexp and jdexp
@@ -199,16 +317,21 @@ class Formula(NamedTuple):
 @dataclass(frozen=True)
 class Experiment:
     "A run in the author's notes. What they and the files do not state is None, or empty."
+
     id: str  # name of its parameter file, and of the run where the file holds several
     file: str  # layers/layer-params-FILE.cfg of the released source
     parent: str  # the experiment that the notes liken it to; 97, 101, 115 and 159 have no file
-    date: date | None  # on which it began; for a fork, that of the run it was taken from
+    date: (
+        date | None
+    )  # on which it began; for a fork, that of the run it was taken from
     data: str  # 2010, 2012: of ILSVRC, "2012-full": with whole pictures; 2009, 2011: larger sets; 16k, flickr
     gpus: int | None
     change: str  # from the parent
     drops: tuple[Setting, ...]  # of the weights' rate, by hand
     colour_off: float | None  # epoch at which the colour noise was switched off
-    epochs: float | None  # at which it was stopped, or which the last remark speaks of: see end_kind
+    epochs: (
+        float | None
+    )  # at which it was stopped, or which the last remark speaks of: see end_kind
     one: Errors | None  # one view
     ten: Errors | None  # ten views
     unclear: Errors | None  # the notes do not say how many views
@@ -220,14 +343,20 @@ class Experiment:
     weight_schedule: tuple[Formula, ...]  # empty: only the drops
     planned: int | None  # epochs for which the schedule was laid out
     end_kind: str  # of epochs: stopped, held, judged, moved, last remark, planned length, figures
-    conv1_slow: float | None  # epoch at which conv1 was set lower than the rest; before 145 conv1 and conv2
+    conv1_slow: (
+        float | None
+    )  # epoch at which conv1 was set lower than the rest; before 145 conv1 and conv2
     conv1_freeze: float | None  # epoch at which it was set to 0
     bias_lr0: tuple[Setting, ...]  # rate of the biases at the start
-    bias_drops: tuple[Setting, ...]  # of the biases' rate; "?" as epoch: stored, but not dated
+    bias_drops: tuple[
+        Setting, ...
+    ]  # of the biases' rate; "?" as epoch: stored, but not dated
     bias_schedule: tuple[Formula, ...]
     batch: tuple[Setting, ...]  # where not 128
     decay: tuple[Setting, ...]  # of the weights, where not 0.0005
-    structure: dict | None  # fields of Recipe in which its net differs from that of 145; None: no recipe has it
+    structure: (
+        dict | None
+    )  # fields of Recipe in which its net differs from that of 145; None: no recipe has it
     lr_stored: tuple[Setting, ...]  # rate of the weights in the file
     bias_stored: tuple[Setting, ...]  # rate of the biases in the file
     stored_stage: str  # stage of the run in which the file stands
@@ -241,15 +370,22 @@ class Experiment:
 def experiments() -> dict:  # by id
     "All runs of the author's notes, from `lab.tsv`."
     with (files("alexnet_nb") / "lab.tsv").open(encoding="utf-8") as f:
-        return {row["id"]: typed_row(row) for row in csv.DictReader(f, delimiter="\t", quoting=csv.QUOTE_NONE)}
+        return {
+            row["id"]: typed_row(row)
+            for row in csv.DictReader(f, delimiter="\t", quoting=csv.QUOTE_NONE)
+        }
 
 # %% ../nbs/00_recipes.ipynb #typed_row
 def typed_row(row):
     "A line of the table as an `Experiment`."
     values = {f.name: row[f.name] for f in fields(Experiment) if f.name in row}
-    values |= {name: read(row[name]) if row[name] else None for name, read in _NUMBERS.items()}
+    values |= {
+        name: read(row[name]) if row[name] else None for name, read in _NUMBERS.items()
+    }
     values |= {name: _read_settings(row[name]) for name in _SETTINGS}
-    values |= {name: _read_formulas(row[name]) for name in ("weight_schedule", "bias_schedule")}
+    values |= {
+        name: _read_formulas(row[name]) for name in ("weight_schedule", "bias_schedule")
+    }
     for name, views in (("one", "1"), ("ten", "10"), ("unclear", "unclear")):
         values[name] = _read_errors(row, views)
     return Experiment(**values | dict(structure=_read_structure(row["structure"])))
@@ -264,12 +400,23 @@ _NUMBERS = dict(
     conv1_slow=float,
     conv1_freeze=float,
 )
-_SETTINGS = ("drops", "lr0", "bias_lr0", "bias_drops", "batch", "decay", "lr_stored", "bias_stored")
+_SETTINGS = (
+    "drops",
+    "lr0",
+    "bias_lr0",
+    "bias_drops",
+    "batch",
+    "decay",
+    "lr_stored",
+    "bias_stored",
+)
+
 
 def _read_settings(text):
     "`25:0.001 67:0.00001(conv1)` as settings."
     found = re.findall(r"(?:([^\s:()]+):)?([\d.]+)(?:\((.+?)\))?(?:\s|$)", text)
     return tuple(Setting(float(value), layers, when) for when, value, layers in found)
+
 
 def _read_formulas(text):
     "`dexp[125,0,4] 91:dexp[250,0,4]` as formulas; the numbers may have names, and the middle one of three is noise."
@@ -277,8 +424,11 @@ def _read_formulas(text):
     for epoch, kind, arguments in re.findall(r"(?:(\d+):)?(\w+)(?:\[(.*?)\])?", text):
         numbers = [float(a.rpartition("=")[2]) for a in arguments.split(",") if a]
         steps = int(numbers[-1]) if kind.endswith("dexp") else None
-        found.append(Formula(kind, numbers[0] if numbers else None, steps, float(epoch or 1)))
+        found.append(
+            Formula(kind, numbers[0] if numbers else None, steps, float(epoch or 1))
+        )
     return tuple(found)
+
 
 def _read_errors(row, views):
     "The figures of a line for one kind of test."
@@ -286,6 +436,7 @@ def _read_errors(row, views):
         return None
     nll, top1, top5 = (row[f"{what}_{views}"] for what in ("nll", "top1", "top5"))
     return Errors(float(nll) if nll else None, float(top1), float(top5))
+
 
 def _read_structure(text):
     "`pool=2 pads=0,1,1,1,0` as fields of `Recipe`; `as 145` as none."
@@ -299,11 +450,18 @@ def _read_structure(text):
         structure[name] = _read_field(name, value)
     return structure
 
+
 def _read_field(name, text):
     "A value of the table as a field of `Recipe` holds it."
     if not isinstance(getattr(paper, name), tuple):
-        return {"False": False, "True": True}[text] if text in ("False", "True") else int(text)
-    return tuple(int(part) if part.isdigit() else part for part in text.split(",") if part)
+        return (
+            {"False": False, "True": True}[text]
+            if text in ("False", "True")
+            else int(text)
+        )
+    return tuple(
+        int(part) if part.isdigit() else part for part in text.split(",") if part
+    )
 
 # %% ../nbs/00_recipes.ipynb #recorded_length
 def recorded_length(
@@ -321,7 +479,11 @@ def recorded(
     """The schedule of a run: formulas, drops by hand, conv1 slowed and frozen, the end of the colour noise.
     What the notes do not date is left out. Raises `ValueError` for what a schedule cannot express."""
     length = recorded_length(run)
-    steps = _formula_steps(run, length) + _drop_steps(run, length) + _conv1_bias_steps(run, length)
+    steps = (
+        _formula_steps(run, length)
+        + _drop_steps(run, length)
+        + _conv1_bias_steps(run, length)
+    )
     if run.colour_off:
         steps.append(((run.colour_off - 1) / length, "colour", 0.0))
     return tuple(sorted(steps, key=lambda step: step[0]))
@@ -331,16 +493,21 @@ def _start_rate(settings, otherwise=None):
     "The rate of most layers at the start."
     return next((s.value for s in settings if not s.layers), otherwise)
 
+
 def _start_rates(run):
     "Rates of weights and biases at the start; biases have twice the rate of the weights where nothing else is known."
     weights = _start_rate(run.lr0)
     return weights, _start_rate(run.bias_lr0, 2 * weights)
 
+
 def _formula_steps(run, length):
     "Steps of the formulas for the weights and for the biases."
     if run.weight_schedule == run.bias_schedule:
         return _curve_steps(run.weight_schedule, length, "all")
-    return _curve_steps(run.weight_schedule, length, "weights") + _curve_steps(run.bias_schedule, length, "biases")
+    return _curve_steps(run.weight_schedule, length, "weights") + _curve_steps(
+        run.bias_schedule, length, "biases"
+    )
+
 
 def _curve_steps(formulas, length, what):
     "Steps of formulas that follow one another."
@@ -355,9 +522,18 @@ def _curve_steps(formulas, length, what):
             raise ValueError(f"schedule: got {formula.kind!r}, expected exp or dexp")
         steps = [step for step in steps if step[0] < begin]
         if begin:
-            steps.append((begin, what, [1.0, *(factor for share, _, factor in curve if share <= begin)][-1]))
+            steps.append(
+                (
+                    begin,
+                    what,
+                    [1.0, *(factor for share, _, factor in curve if share <= begin)][
+                        -1
+                    ],
+                )
+            )
         steps += [step for step in curve if step[0] > begin]
     return steps
+
 
 def _drop_steps(run, length):
     "Steps of the drops by hand: of the weights, of conv1's weights, and of the biases outside conv1."
@@ -367,18 +543,29 @@ def _drop_steps(run, length):
         if drop.layers not in ("", "conv1"):
             raise ValueError(f"layers: got {drop.layers!r}, expected conv1 or all")
         if drop.epoch:
-            steps.append(((drop.epoch - 1) / length, drop.layers or "weights", round(drop.value / weights, 9)))
+            steps.append(
+                (
+                    (drop.epoch - 1) / length,
+                    drop.layers or "weights",
+                    round(drop.value / weights, 9),
+                )
+            )
     for drop in run.bias_drops:
         if drop.epoch and not drop.layers:
-            steps.append(((drop.epoch - 1) / length, "biases", round(drop.value / biases, 9)))
+            steps.append(
+                ((drop.epoch - 1) / length, "biases", round(drop.value / biases, 9))
+            )
     return steps
+
 
 def _conv1_bias_steps(run, length):
     "conv1's biases are slowed to 0.002 and frozen when its weights are."
     _, biases = _start_rates(run)
     steps = []
     if run.conv1_slow:
-        steps.append(((run.conv1_slow - 1) / length, "conv1_bias", round(0.002 / biases, 9)))
+        steps.append(
+            ((run.conv1_slow - 1) / length, "conv1_bias", round(0.002 / biases, 9))
+        )
     if run.conv1_freeze:
         steps.append(((run.conv1_freeze - 1) / length, "conv1_bias", 0.0))
     return steps
@@ -402,8 +589,31 @@ def exponential(
     return tuple((i / n, what, factor ** (-i / n)) for i in range(1, n))
 
 # %% ../nbs/00_recipes.ipynb #LAB
-LAB = ("145", "145-2010", "145-half", "147", "148", "149", "150", "154", "155", "156", "157", "158", "160", "162", "166", "167", "169",
-       "170", "170-256", "170-256-0.015", "170-256-double", "171", "175")
+LAB = (
+    "145",
+    "145-2010",
+    "145-half",
+    "147",
+    "148",
+    "149",
+    "150",
+    "154",
+    "155",
+    "156",
+    "157",
+    "158",
+    "160",
+    "162",
+    "166",
+    "167",
+    "169",
+    "170",
+    "170-256",
+    "170-256-0.015",
+    "170-256-double",
+    "171",
+    "175",
+)
 
 # %% ../nbs/00_recipes.ipynb #lab-1
 def lab(
@@ -415,7 +625,14 @@ def lab(
         raise ValueError(f"lab: found {id!r}, expected one of {', '.join(LAB)}")
     run = experiments()[id]
     lr, lr_bias = _start_rates(run)
-    return replace(source2012, name=f"lab-{id}", lr=lr, lr_bias=lr_bias, schedule=recorded(run), **run.structure)
+    return replace(
+        source2012,
+        name=f"lab-{id}",
+        lr=lr,
+        lr_bias=lr_bias,
+        schedule=recorded(run),
+        **run.structure,
+    )
 
 # %% ../nbs/00_recipes.ipynb #named
 def named(

@@ -15,7 +15,10 @@ def activation(
 ) -> nn.Module:
     "The non-linearity of a recipe (§3.1). Raises `ValueError` for any other name."
     known = {"relu": nn.ReLU, "tanh": nn.Tanh}
-    if name not in known: raise ValueError(f"activation: found {name!r}, expected one of {', '.join(known)}")
+    if name not in known:
+        raise ValueError(
+            f"activation: found {name!r}, expected one of {', '.join(known)}"
+        )
     return known[name]()
 
 # %% ../nbs/02_relu.ipynb #CifarNet
@@ -27,9 +30,16 @@ class CifarNet(nn.Module):
         conv = lambda i, o: nn.Conv2d(i, o, 5, padding=2)
         half = dict(kernel_size=3, stride=2, ceil_mode=True)
         self.features = nn.Sequential(
-            conv(3, 32), nn.MaxPool2d(**half), activation(act),  # 32×16×16
-            conv(32, 32), activation(act), nn.AvgPool2d(**half),  # 32×8×8
-            conv(32, 64), activation(act), nn.AvgPool2d(**half))  # 64×4×4
+            conv(3, 32),
+            nn.MaxPool2d(**half),
+            activation(act),  # 32×16×16
+            conv(32, 32),
+            activation(act),
+            nn.AvgPool2d(**half),  # 32×8×8
+            conv(32, 64),
+            activation(act),
+            nn.AvgPool2d(**half),
+        )  # 64×4×4
         self.fc = nn.Linear(1024, classes)
         generator = torch.Generator().manual_seed(seed)
         for p in self.parameters():

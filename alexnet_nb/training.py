@@ -55,16 +55,33 @@ from torch.nn.parallel import DistributedDataParallel
 
 from .augmentation import Draws, Input, draw_epoch, generator
 from .dropout import dropout_masks
-from .learning import error_rates, plateau_drops, rates_at, reduced, set_rates, sgd
+from alexnet_nb.learning import (
+    error_rates,
+    plateau_drops,
+    rates_at,
+    reduced,
+    set_rates,
+    sgd,
+)
 from .model import AlexNet, initial_weights, plan
 from .multigpu import gather_whole, meet, split_state
-from .preprocessing import NAMES, Packed, Split, end_with_parent, open_packed, prepare, sha256, sync_folder
+from alexnet_nb.preprocessing import (
+    NAMES,
+    Packed,
+    Split,
+    end_with_parent,
+    open_packed,
+    prepare,
+    sha256,
+    sync_folder,
+)
 from .recipes import LAB, RECIPES, Recipe, named
 
 # %% ../nbs/10_training.ipynb #Config
 @dataclass(frozen=True)
 class Config:
     "The parameters of a run."
+
     gpus: int = 1  # 2: one column on each; 4, 6, …: pairs of columns share the batch
     together: bool = False  # both columns on every GPU; the GPUs share the batch
     data: str = "digits"  # or cifar10, imagenette, a folder of images, ILSVRC-2012
@@ -88,11 +105,22 @@ def read_parameters(
     "The configuration from a notebook's variables. Raises `ValueError` naming the parameter, what was found and what was expected."
     known = {f.name: f for f in fields(Config)}
     plain = (type(None), bool, int, float, str, list, tuple, dict)
-    given = [n for n, v in namespace.items() if not n.startswith("_") and n not in ("In", "Out") and isinstance(v, plain)]
+    given = [
+        n
+        for n, v in namespace.items()
+        if not n.startswith("_") and n not in ("In", "Out") and isinstance(v, plain)
+    ]
     for name in given:
         if name not in known:
             near = difflib.get_close_matches(name, known, 1)
-            raise ValueError(f"unknown parameter {name}" + (f": did you mean {near[0]}?" if near else f"; there are {', '.join(known)}"))
+            raise ValueError(
+                f"unknown parameter {name}"
+                + (
+                    f": did you mean {near[0]}?"
+                    if near
+                    else f"; there are {', '.join(known)}"
+                )
+            )
     return check(Config(**{n: typed(n, namespace[n], known[n].type) for n in given}))
 
 # %% ../nbs/10_training.ipynb #typed
@@ -103,16 +131,31 @@ def typed(
 ):
     "The value as the type that is wanted, where that is what was meant; else `ValueError`."
     kinds = get_args(kind) or (kind,)
-    if value is None and type(None) in kinds: return value
-    if kinds[0] is bool and str(value).lower() in ("true", "false"): return str(value).lower() == "true"
-    if kinds[0] is str and isinstance(value, str): return value
-    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    if number and kinds[0] is float: return float(value)
-    if number and kinds[0] is int and value == int(value): return int(value)
-    raise ValueError(f"parameter {name}: found {value!r}, expected {' or '.join(WORDS.get(k, k.__name__) for k in kinds)}")
+    if value is None and type(None) in kinds:
+        return value
+    if kinds[0] is bool and str(value).lower() in ("true", "false"):
+        return str(value).lower() == "true"
+    if kinds[0] is str and isinstance(value, str):
+        return value
+    number = (
+        isinstance(value, (int, float))
+        and not isinstance(value, bool)
+        and math.isfinite(value)
+    )
+    if number and kinds[0] is float:
+        return float(value)
+    if number and kinds[0] is int and value == int(value):
+        return int(value)
+    raise ValueError(
+        f"parameter {name}: found {value!r}, expected {' or '.join(WORDS.get(k, k.__name__) for k in kinds)}"
+    )
 
 # %% ../nbs/10_training.ipynb #words
-WORDS = {bool: "True or False", type(None): "None", str: "text (papermill's -r passes a number as text)"}
+WORDS = {
+    bool: "True or False",
+    type(None): "None",
+    str: "text (papermill's -r passes a number as text)",
+}
 
 # %% ../nbs/10_training.ipynb #check
 def check(config: Config) -> Config:
@@ -123,43 +166,91 @@ def check(config: Config) -> Config:
 # %% ../nbs/10_training.ipynb #expect
 def expect(config, name, good, expected):
     "Raise `ValueError` naming a parameter and its value, unless it is good."
-    if not good: raise ValueError(f"parameter {name}: found {getattr(config, name)!r}, expected {expected}")
+    if not good:
+        raise ValueError(
+            f"parameter {name}: found {getattr(config, name)!r}, expected {expected}"
+        )
 
 # %% ../nbs/10_training.ipynb #check_values
 def check_values(config: Config):
     "Refuse values that cannot be meant."
     need = partial(expect, config)
-    need("gpus", config.gpus == 1 or config.gpus > 1 and (config.together or config.gpus % 2 == 0), "1, an even number, or together=True")
-    need("recipe", config.recipe in {*RECIPES, *(f"lab-{id}" for id in LAB)}, "one of " + ", ".join([n for n, r in RECIPES.items() if r.schedule] + ["lab-ID"]))
+    need(
+        "gpus",
+        config.gpus == 1
+        or config.gpus > 1
+        and (config.together or config.gpus % 2 == 0),
+        "1, an even number, or together=True",
+    )
+    need(
+        "recipe",
+        config.recipe in {*RECIPES, *(f"lab-{id}" for id in LAB)},
+        "one of "
+        + ", ".join([n for n, r in RECIPES.items() if r.schedule] + ["lab-ID"]),
+    )
     need("precision", config.precision in DTYPES, "one of " + ", ".join(DTYPES))
     need("seed", 0 <= config.seed < 2**32, "a number from 0 to 2**32 - 1")
     for name in ("width", "size", "crop", "epochs", "batch_size", "lr"):
         value = getattr(config, name)
         need(name, value is None or value > 0, "a number above 0")
     recipe, whole = run_recipe(config), complete(config)
-    need("gpus", config.gpus == 1 or config.together or recipe.columns == 2 and not recipe.lrn_across,
-         f"1, or together=True: recipe {recipe.name} cannot be split over two processes")
-    need("batch_size", config.batch_size * (2 - config.together) >= config.gpus, "a picture for each pair of GPUs, or for each where the columns are together")
-    need("size", config.data != "digits" or whole.size % 8 == 0, "a multiple of 8 for digits")
-    need("crop", config.crop is None or config.crop <= whole.size, f"at most the size of the stored pictures, {whole.size}")
+    need(
+        "gpus",
+        config.gpus == 1
+        or config.together
+        or recipe.columns == 2
+        and not recipe.lrn_across,
+        f"1, or together=True: recipe {recipe.name} cannot be split over two processes",
+    )
+    need(
+        "batch_size",
+        config.batch_size * (2 - config.together) >= config.gpus,
+        "a picture for each pair of GPUs, or for each where the columns are together",
+    )
+    need(
+        "size",
+        config.data != "digits" or whole.size % 8 == 0,
+        "a multiple of 8 for digits",
+    )
+    need(
+        "crop",
+        config.crop is None or config.crop <= whole.size,
+        f"at most the size of the stored pictures, {whole.size}",
+    )
     plan(recipe)  # refuses a crop that is too small
 
 # %% ../nbs/10_training.ipynb #check_folder
 def check_folder(config: Config) -> Config:
     "Refuse a folder with anything but the run to go on with."
     folder, need = Path(config.out_dir).expanduser(), partial(expect, config)
-    if config.out_dir: config = replace(config, out_dir=str(folder))
+    if config.out_dir:
+        config = replace(config, out_dir=str(folder))
     need("out_dir", not any(p.is_file() for p in (folder, *folder.parents)), "a folder")
-    need("dry_run", not (config.dry_run and config.resume), "False with resume=True: a dry run has a folder of its own")
+    need(
+        "dry_run",
+        not (config.dry_run and config.resume),
+        "False with resume=True: a dry run has a folder of its own",
+    )
     if config.resume:
         same_run(config, begun_with(config.out_dir))
         return config
     where = (folder if config.out_dir else Path("runs")).resolve()
-    need("out_dir", config.data in NAMES or Path(config.data).expanduser().resolve() not in (where, *where.parents), f"a folder outside of the data, {config.data}")
-    if not config.out_dir or not folder.exists(): return config
-    if (folder / "config.json").exists(): begun_with(config.out_dir)  # a dry run is refused in its own words
-    if any(p.name != "env.json" and p.name[0] != "." for p in folder.iterdir()):  # those are left by a start that failed
-        raise ValueError(f"parameter out_dir: {folder} is not empty; resume=True goes on with the run in it")
+    need(
+        "out_dir",
+        config.data in NAMES
+        or Path(config.data).expanduser().resolve() not in (where, *where.parents),
+        f"a folder outside of the data, {config.data}",
+    )
+    if not config.out_dir or not folder.exists():
+        return config
+    if (folder / "config.json").exists():
+        begun_with(config.out_dir)  # a dry run is refused in its own words
+    if any(
+        p.name != "env.json" and p.name[0] != "." for p in folder.iterdir()
+    ):  # those are left by a start that failed
+        raise ValueError(
+            f"parameter out_dir: {folder} is not empty; resume=True goes on with the run in it"
+        )
     return config
 
 # %% ../nbs/10_training.ipynb #same_run
@@ -167,15 +258,25 @@ def same_run(config, old):
     "Refuse to resume a run of another configuration."
     old = asdict(Config()) | old
     for name, value in asdict(complete(config)).items():
-        if name not in ("gpus", "together", "out_dir", "resume", "dry_run") and value != old[name]:
-            raise ValueError(f"parameter {name}: found {value!r}, but the run in {config.out_dir} has {old[name]!r}")
+        if (
+            name not in ("gpus", "together", "out_dir", "resume", "dry_run")
+            and value != old[name]
+        ):
+            raise ValueError(
+                f"parameter {name}: found {value!r}, but the run in {config.out_dir} has {old[name]!r}"
+            )
 
 # %% ../nbs/10_training.ipynb #read_json
 def read_json(path: Path) -> dict:
     "What a file of a run holds. Raises `ValueError` naming the file if it is damaged."
-    try: found = json.loads(path.read_text())
-    except ValueError as e: raise ValueError(f"{path} is damaged: {e}") from None
-    if not found or not isinstance(found, dict): raise ValueError(f"{path} is damaged: found {str(found)[:40]}, expected names with values")
+    try:
+        found = json.loads(path.read_text())
+    except ValueError as e:
+        raise ValueError(f"{path} is damaged: {e}") from None
+    if not found or not isinstance(found, dict):
+        raise ValueError(
+            f"{path} is damaged: found {str(found)[:40]}, expected names with values"
+        )
     return found
 
 # %% ../nbs/10_training.ipynb #begun_with
@@ -184,28 +285,54 @@ def begun_with(
 ) -> dict:  # config.json
     "What the run in a folder was begun with. Raises `ValueError` where there is none to go on with."
     path = Path(out_dir).expanduser() / "config.json"
-    if not out_dir or not path.is_file(): raise ValueError(f"parameter out_dir: resume=True needs the folder of a run, found {out_dir!r}, which has no config.json")
+    if not out_dir or not path.is_file():
+        raise ValueError(
+            f"parameter out_dir: resume=True needs the folder of a run, found {out_dir!r}, which has no config.json"
+        )
     old = read_json(path)
-    if old.get("dry_run"): raise ValueError(f"parameter out_dir: {out_dir} holds a dry run, with which nothing goes on; remove it, or give another folder")
+    if old.get("dry_run"):
+        raise ValueError(
+            f"parameter out_dir: {out_dir} holds a dry run, with which nothing goes on; remove it, or give another folder"
+        )
     return old
 
 # %% ../nbs/10_training.ipynb #c8f1d5b5
-DTYPES = {"float32": torch.float32, "bfloat16": torch.float32, "float64": torch.float64}  # of the weights
+DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.float32,
+    "float64": torch.float64,
+}  # of the weights
 
 # %% ../nbs/10_training.ipynb #complete-1
 def complete(config: Config) -> Config:
     "The configuration with what the data set calls for in place of None."
     digits = config.data == "digits"
     size = config.size or (72 if digits else 256)
-    wanted = dict(width=0.25 if digits else 1.0, size=size, crop=64 if digits and size == 72 else round(size * named(config.recipe).crop / 256), epochs=40 if digits else 90)
-    return replace(config, **{k: v for k, v in wanted.items() if getattr(config, k) is None})
+    wanted = dict(
+        width=0.25 if digits else 1.0,
+        size=size,
+        crop=64
+        if digits and size == 72
+        else round(size * named(config.recipe).crop / 256),
+        epochs=40 if digits else 90,
+    )
+    return replace(
+        config, **{k: v for k, v in wanted.items() if getattr(config, k) is None}
+    )
 
 # %% ../nbs/10_training.ipynb #run_recipe
 def run_recipe(config: Config) -> Recipe:
     "The recipe that a run follows."
     config, recipe = complete(config), named(config.recipe)
-    missing = [n for n in ("lr", "lr_bias", "momentum", "decay", "schedule") if getattr(recipe, n) is None]
-    if missing: raise ValueError(f"parameter recipe: {recipe.name} has no source for {', '.join(missing)}; it can be built, but not trained")
+    missing = [
+        n
+        for n in ("lr", "lr_bias", "momentum", "decay", "schedule")
+        if getattr(recipe, n) is None
+    ]
+    if missing:
+        raise ValueError(
+            f"parameter recipe: {recipe.name} has no source for {', '.join(missing)}; it can be built, but not trained"
+        )
     recipe = reduced(recipe, config.width, config.crop)
     return replace(recipe, mirror=False, views=5) if config.data == "digits" else recipe
 
@@ -213,14 +340,27 @@ def run_recipe(config: Config) -> Recipe:
 @dataclass(frozen=True)
 class Layout:
     "How a run is laid out on its machines."
+
     processes: int  # in all; 1: both columns in it
     device: str  # "cuda" or "cpu"
     words: str  # for a person
     machines: int = 1
 
     @property
-    def threads(self): return max(1, (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()) * self.machines // self.processes)
-    def __str__(self): return self.words
+    def threads(self):
+        return max(
+            1,
+            (
+                len(os.sched_getaffinity(0))
+                if hasattr(os, "sched_getaffinity")
+                else os.cpu_count()
+            )
+            * self.machines
+            // self.processes,
+        )
+
+    def __str__(self):
+        return self.words
 
 # %% ../nbs/10_training.ipynb #layout-1
 def layout(
@@ -231,14 +371,38 @@ def layout(
 ) -> Layout:
     "What lies where. Raises `ValueError` where there are fewer CUDA devices than asked for."
     found = torch.cuda.device_count() if found is None else found
-    devices, where = f"{found} CUDA device{'s' * (found > 1)}" if found else "no CUDA device", "device" if found else "CPU process"
+    devices, where = (
+        f"{found} CUDA device{'s' * (found > 1)}" if found else "no CUDA device",
+        "device" if found else "CPU process",
+    )
     if gpus == 1 or gpus == 2 and found == 1 and not together and machines == 1:
-        return Layout(1, "cuda" if found else "cpu", f"{devices}: both columns in one process on one of them" if found else f"{devices}: both columns in one CPU process")
-    if 0 < found < gpus // machines: raise ValueError(f"parameter gpus: found {gpus}, but there {'are' if found > 1 else 'is'} {devices}{' on a machine' * (machines > 1)}")
-    if together: words = f"the whole net {'on' if found else 'in'} each of {gpus} {'devices' if found else 'CPU processes'}, which share the batch"
-    elif gpus > 2: words = f"{gpus // 2} pairs of {'devices' if found else 'CPU processes'} with a column each, which share the batch"
-    else: words = "one column on each of two" if found else "one column in each of two CPU processes"
-    return Layout(gpus, "cuda" if found else "cpu", f"{devices}: {words}, over {'NCCL' if found else 'gloo'}{f', on {machines} machines' * (machines > 1)}", machines)
+        return Layout(
+            1,
+            "cuda" if found else "cpu",
+            f"{devices}: both columns in one process on one of them"
+            if found
+            else f"{devices}: both columns in one CPU process",
+        )
+    if 0 < found < gpus // machines:
+        raise ValueError(
+            f"parameter gpus: found {gpus}, but there {'are' if found > 1 else 'is'} {devices}{' on a machine' * (machines > 1)}"
+        )
+    if together:
+        words = f"the whole net {'on' if found else 'in'} each of {gpus} {'devices' if found else 'CPU processes'}, which share the batch"
+    elif gpus > 2:
+        words = f"{gpus // 2} pairs of {'devices' if found else 'CPU processes'} with a column each, which share the batch"
+    else:
+        words = (
+            "one column on each of two"
+            if found
+            else "one column in each of two CPU processes"
+        )
+    return Layout(
+        gpus,
+        "cuda" if found else "cpu",
+        f"{devices}: {words}, over {'NCCL' if found else 'gloo'}{f', on {machines} machines' * (machines > 1)}",
+        machines,
+    )
 
 # %% ../nbs/10_training.ipynb #written
 @contextlib.contextmanager
@@ -256,17 +420,21 @@ def written(
         temp.replace(path)
         sync_folder(path.parent)
     finally:
-        if temp.is_dir(): shutil.rmtree(temp)
-        else: temp.unlink(missing_ok=True)
+        if temp.is_dir():
+            shutil.rmtree(temp)
+        else:
+            temp.unlink(missing_ok=True)
 
 # %% ../nbs/10_training.ipynb #sync
 def sync(path: Path):
     "Bring a file, or every file in a folder and their names, to the disk, so that they survive a power cut."
     if path.is_dir():
-        for part in path.iterdir(): sync(part)
+        for part in path.iterdir():
+            sync(part)
         sync_folder(path)
         return
-    with open(path, "rb") as file: os.fsync(file.fileno())
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
 
 # %% ../nbs/10_training.ipynb #no-links
 def refuse_linked_folders(run: Path):
@@ -274,13 +442,18 @@ def refuse_linked_folders(run: Path):
     for name in ("checkpoints", "log"):
         path = run / name
         if path.is_symlink():
-            raise ValueError(f"out_dir: got {path}, a link to {os.readlink(path)}, expected a folder of the run itself; remove the link")
+            raise ValueError(
+                f"out_dir: got {path}, a link to {os.readlink(path)}, expected a folder of the run itself; remove the link"
+            )
 
 
 def unlink_planted(path: Path):
     "Remove a link in place of one of a run's files, so that nothing is read, written or truncated through it."
     if path.is_symlink():
-        print(f"{path} was a link to {os.readlink(path)}; it is removed, and a new file is made", flush=True)
+        print(
+            f"{path} was a link to {os.readlink(path)}; it is removed, and a new file is made",
+            flush=True,
+        )
         path.unlink()
 
 
@@ -300,20 +473,39 @@ def start_run(
     folder = Path(config.out_dir) if config.resume else new_folder(config)
     refuse_linked_folders(folder)
     lock = hold(folder)
-    check_folder(replace(config, out_dir=str(folder)))  # once more: packing took its time
-    env = dict(python=platform.python_version(), torch=torch.__version__, system=f"{platform.system()} {platform.machine()}", layout=where.words, threads=where.threads) | (dict(agents=agents) if agents else {})
-    with written(folder / "env.json") as temp: temp.write_text(json.dumps(env, indent=1))
-    with written(folder / "config.json") as temp: temp.write_text(json.dumps(asdict(complete(config)) | dict(out_dir=str(folder)), indent=1))
+    check_folder(
+        replace(config, out_dir=str(folder))
+    )  # once more: packing took its time
+    env = dict(
+        python=platform.python_version(),
+        torch=torch.__version__,
+        system=f"{platform.system()} {platform.machine()}",
+        layout=where.words,
+        threads=where.threads,
+    ) | (dict(agents=agents) if agents else {})
+    with written(folder / "env.json") as temp:
+        temp.write_text(json.dumps(env, indent=1))
+    with written(folder / "config.json") as temp:
+        temp.write_text(
+            json.dumps(asdict(complete(config)) | dict(out_dir=str(folder)), indent=1)
+        )
     return folder, lock
 
 # %% ../nbs/10_training.ipynb #new_folder
 def new_folder(config):
     "`out_dir`, or the first free runs/DATA-RECIPE-NNN; a temporary folder when notebooks are tested."
-    if config.out_dir: Path(config.out_dir).mkdir(parents=True, exist_ok=True); return Path(config.out_dir)
-    if os.environ.get("IN_TEST"): return Path(tempfile.mkdtemp(prefix="alexnet_nb-"))
+    if config.out_dir:
+        Path(config.out_dir).mkdir(parents=True, exist_ok=True)
+        return Path(config.out_dir)
+    if os.environ.get("IN_TEST"):
+        return Path(tempfile.mkdtemp(prefix="alexnet_nb-"))
     for i in range(1, 10_000):
-        folder = Path("runs") / f"{Path(config.data).resolve().name}-{config.recipe}-{i:03}"
-        with contextlib.suppress(FileExistsError): folder.mkdir(parents=True); return folder
+        folder = (
+            Path("runs") / f"{Path(config.data).resolve().name}-{config.recipe}-{i:03}"
+        )
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(parents=True)
+            return folder
 
 # %% ../nbs/10_training.ipynb #hold
 def hold(
@@ -324,18 +516,28 @@ def hold(
     unlink_planted(path)
     flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
     lock = open(os.open(path, flags, 0o666), "a+")
-    try: fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         lock.seek(0)
-        raise RuntimeError(f"parameter out_dir: {lock.read() or 'another process'} is training the run in {folder}; if it is not, remove {folder}/.lock") from None
-    except OSError: pass  # a disk that knows no locks
+        raise RuntimeError(
+            f"parameter out_dir: {lock.read() or 'another process'} is training the run in {folder}; if it is not, remove {folder}/.lock"
+        ) from None
+    except OSError:
+        pass  # a disk that knows no locks
     lock.truncate(0)
-    print(f"process {os.getpid()} on {socket.gethostname()}", end="", file=lock, flush=True)
+    print(
+        f"process {os.getpid()} on {socket.gethostname()}",
+        end="",
+        file=lock,
+        flush=True,
+    )
     return lock
 
 # %% ../nbs/10_training.ipynb #Share
 class Share(NamedTuple):
     "The part of a batch that a replica takes."
+
     rows: slice  # of the batch
     of: int  # pictures in the batch
     weight: float  # of its mean in the mean of the replicas' means; 0: a picture that only keeps it busy
@@ -354,54 +556,121 @@ def take(
 class Worker:
     "One process of a run: the whole net, or one column of it; of the whole batch, or of a share."
 
-    def __init__(self, folder: Path, config: Config, data: Packed, mesh: DeviceMesh | None, device: str = "cpu", every: float = 60):
-        self.folder, self.config, self.data, self.mesh, self.device, self.every = folder, config, data, mesh, torch.device(device), every
-        self.replica, self.replicas = (mesh.get_local_rank("replica"), mesh["replica"].size()) if mesh else (0, 1)
-        self.column = mesh.get_local_rank("column") if mesh and mesh["column"].size() == 2 else None
+    def __init__(
+        self,
+        folder: Path,
+        config: Config,
+        data: Packed,
+        mesh: DeviceMesh | None,
+        device: str = "cpu",
+        every: float = 60,
+    ):
+        self.folder, self.config, self.data, self.mesh, self.device, self.every = (
+            folder,
+            config,
+            data,
+            mesh,
+            torch.device(device),
+            every,
+        )
+        self.replica, self.replicas = (
+            (mesh.get_local_rank("replica"), mesh["replica"].size()) if mesh else (0, 1)
+        )
+        self.column = (
+            mesh.get_local_rank("column")
+            if mesh and mesh["column"].size() == 2
+            else None
+        )
         self.recipe = run_recipe(config)
         self.model = AlexNet(self.recipe, len(data.names), self.column)
-        self.model.load_state_dict(initial_weights(self.recipe, len(data.names), config.seed, self.column))
-        self.net, self.trains = self.model.to(self.device, DTYPES[config.precision]).train(), []
+        self.model.load_state_dict(
+            initial_weights(self.recipe, len(data.names), config.seed, self.column)
+        )
+        self.net, self.trains = (
+            self.model.to(self.device, DTYPES[config.precision]).train(),
+            [],
+        )
         self.optimizer = sgd(self.model, self.recipe)
-        self.see = Input(self.recipe, data.mean, data.cov, self.device, DTYPES[config.precision])
+        self.see = Input(
+            self.recipe, data.mean, data.cov, self.device, DTYPES[config.precision]
+        )
         self.per_epoch = math.ceil(len(data.train) / config.batch_size)
-        self.step, self.val_errors, self.spoke, self.saved = 0, [], time.monotonic(), time.monotonic()
+        self.step, self.val_errors, self.spoke, self.saved = (
+            0,
+            [],
+            time.monotonic(),
+            time.monotonic(),
+        )
 
     @property
-    def first(self): return self.replica == 0 and self.column != 1
+    def first(self):
+        return self.replica == 0 and self.column != 1
 
     def say(self, words, mark=":"):
         "Print a line for the notebook: marked ':' to keep, '~' to be replaced by the next where the notebook is live."
-        if self.first: print(f"alexnet_nb{mark} {words}", flush=True); self.spoke = time.monotonic()
+        if self.first:
+            print(f"alexnet_nb{mark} {words}", flush=True)
+            self.spoke = time.monotonic()
 
-    def autocast(self): return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16")
+    def autocast(self):
+        return torch.autocast(
+            self.device.type,
+            torch.bfloat16,
+            enabled=self.config.precision == "bfloat16",
+        )
 
     def due(self):
         "Is it time for a checkpoint? The first process says so for all."
-        flag = torch.tensor(time.monotonic() - self.saved >= float(os.environ.get("ALEXNET_NB_SAVE", SAVE_SECONDS)), device=self.device)
-        if self.mesh: dist.broadcast(flag, src=0)
+        flag = torch.tensor(
+            time.monotonic() - self.saved
+            >= float(os.environ.get("ALEXNET_NB_SAVE", SAVE_SECONDS)),
+            device=self.device,
+        )
+        if self.mesh:
+            dist.broadcast(flag, src=0)
         return flag.item()
 
     def average(self):
         "Have DDP average gradients over the replicas, in buckets, while the backward pass goes on; anew whenever other weights train."
         trains = [n for n, p in self.model.named_parameters() if p.requires_grad]
-        if self.replicas == 1 or trains == self.trains: return
+        if self.replicas == 1 or trains == self.trains:
+            return
         self.net, self.trains = None, trains  # the old one takes its hooks away
-        self.net = DistributedDataParallel(self.model, process_group=self.mesh["replica"].get_group(), gradient_as_bucket_view=True)
-        black, label = self.see.mean.new_zeros(1, 3, self.recipe.crop, self.recipe.crop), torch.zeros(1, dtype=torch.int64, device=self.device)
-        self.loss(self.net, black, label, self.column)[0].backward()  # DDP orders its buckets behind the first pass; so a resumed run sums in the same order
+        self.net = DistributedDataParallel(
+            self.model,
+            process_group=self.mesh["replica"].get_group(),
+            gradient_as_bucket_view=True,
+        )
+        black, label = (
+            self.see.mean.new_zeros(1, 3, self.recipe.crop, self.recipe.crop),
+            torch.zeros(1, dtype=torch.int64, device=self.device),
+        )
+        self.loss(self.net, black, label, self.column)[
+            0
+        ].backward()  # DDP orders its buckets behind the first pass; so a resumed run sums in the same order
         self.optimizer.zero_grad()
 
     def share(self, i):
         "What this process takes of batch number i of an epoch."
-        return take(min(self.config.batch_size, len(self.data.train) - i * self.config.batch_size), self.replica, self.replicas)
+        return take(
+            min(
+                self.config.batch_size,
+                len(self.data.train) - i * self.config.batch_size,
+            ),
+            self.replica,
+            self.replicas,
+        )
 
     def read(self, order, draws, i, share=None):
         "Batch number i of an epoch, or this process's share of it, as it leaves the disk: squares, their draws, labels."
         first, rows = i * self.config.batch_size, (share or self.share(i)).rows
         places = slice(first + rows.start, first + rows.stop)
         rows = places if order is None else order[places]
-        return self.see.cut(pictures(self.data.train, rows), draws[places]), draws[places], torch.from_numpy(np.array(self.data.train.labels[rows]))
+        return (
+            self.see.cut(pictures(self.data.train, rows), draws[places]),
+            draws[places],
+            torch.from_numpy(np.array(self.data.train.labels[rows])),
+        )
 
     def batch(self, squares, draws, labels, colour):
         "What the net sees, and the labels, on the device."
@@ -410,9 +679,22 @@ class Worker:
     def loss(self, model, x, y, column, share=None):
         "Loss, weighted by the share, and logits; column 1 has no logits, and a loss of 0 that carries its gradient."
         share = share or take(len(x))
-        masks = dropout_masks(self.recipe, share.of, self.config.seed, self.step, column, self.device, share.rows)
-        with self.autocast(): logits = model(x, masks)
-        return (logits.sum() if column == 1 else F.cross_entropy(logits.to(self.see.mean.dtype), y)) * share.weight, logits
+        masks = dropout_masks(
+            self.recipe,
+            share.of,
+            self.config.seed,
+            self.step,
+            column,
+            self.device,
+            share.rows,
+        )
+        with self.autocast():
+            logits = model(x, masks)
+        return (
+            logits.sum()
+            if column == 1
+            else F.cross_entropy(logits.to(self.see.mean.dtype), y)
+        ) * share.weight, logits
 
     def update(self, x, y):
         "One step of the rule of §5. Returns loss, top-1 and top-5 error of the batch."
@@ -421,41 +703,76 @@ class Worker:
         self.optimizer.zero_grad()
         loss.backward()
         rates = self.measured(loss, logits, y, share)
-        if not math.isfinite(rates[0]): self.stop_at(rates[0], share.of)
+        if not math.isfinite(rates[0]):
+            self.stop_at(rates[0], share.of)
         self.optimizer.step()
         self.step += 1
         return rates
 
     def measured(self, loss, logits, y, share):
         "Loss, top-1 and top-5 error of the whole batch."
-        if self.column == 1: return loss.item(), 0.0, 0.0
+        if self.column == 1:
+            return loss.item(), 0.0, 0.0
         rates = loss.item(), *error_rates(logits, y)
-        if self.replicas == 1: return rates
-        rates = torch.tensor([rates[0], *(r * share.weight for r in rates[1:])], dtype=torch.float64, device=self.device) / self.replicas
+        if self.replicas == 1:
+            return rates
+        rates = (
+            torch.tensor(
+                [rates[0], *(r * share.weight for r in rates[1:])],
+                dtype=torch.float64,
+                device=self.device,
+            )
+            / self.replicas
+        )
         dist.all_reduce(rates, group=self.mesh["replica"].get_group())
         return rates.tolist()
 
     def stop_at(self, loss, n):
         "Stop at a loss that is not a number: write what is known to log/not-finite.json, and raise `FloatingPointError`."
         first = self.step % self.per_epoch * self.config.batch_size
-        known = dict(step=self.step + 1, loss=str(loss), rates=self.rates, epoch=self.step // self.per_epoch + 1, positions=[first, first + n],
-                     largest_gradients={name: str(p.grad.abs().max().item()) for name, p in self.model.named_parameters() if p.grad is not None})
-        with written(self.folder / "log" / "not-finite.json") as temp: temp.write_text(json.dumps(known, indent=1))
-        raise FloatingPointError(f"step {self.step + 1}: the loss is {loss} at a rate of {self.rates['weights']:.2g}; gradients and the positions of the batch are in {self.folder}/log/not-finite.json")
+        known = dict(
+            step=self.step + 1,
+            loss=str(loss),
+            rates=self.rates,
+            epoch=self.step // self.per_epoch + 1,
+            positions=[first, first + n],
+            largest_gradients={
+                name: str(p.grad.abs().max().item())
+                for name, p in self.model.named_parameters()
+                if p.grad is not None
+            },
+        )
+        with written(self.folder / "log" / "not-finite.json") as temp:
+            temp.write_text(json.dumps(known, indent=1))
+        raise FloatingPointError(
+            f"step {self.step + 1}: the loss is {loss} at a rate of {self.rates['weights']:.2g}; gradients and the positions of the batch are in {self.folder}/log/not-finite.json"
+        )
 
     @torch.no_grad()
     def validate(self, limit=None):
         "Loss, top-1 and top-5 error on the central view of the validation pictures, of which each replica takes its share, and their number."
-        totals, size, n = torch.zeros(4, dtype=torch.float64), self.config.batch_size, min(len(self.data.val), limit or 1 << 60)
+        totals, size, n = (
+            torch.zeros(4, dtype=torch.float64),
+            self.config.batch_size,
+            min(len(self.data.val), limit or 1 << 60),
+        )
         self.model.eval()
         for start in range(0, n, size):
             mine = take(min(size, n - start), self.replica, self.replicas)
-            if not mine.weight: continue
+            if not mine.weight:
+                continue
             rows = slice(start + mine.rows.start, start + mine.rows.stop)
-            images, labels = pictures(self.data.val, rows), torch.from_numpy(np.array(self.data.val.labels[rows])).to(self.device)
-            with self.autocast(): logits = self.model(self.see.views(images, 1)[0])
+            images, labels = (
+                pictures(self.data.val, rows),
+                torch.from_numpy(np.array(self.data.val.labels[rows])).to(self.device),
+            )
+            with self.autocast():
+                logits = self.model(self.see.views(images, 1)[0])
             if self.column != 1:
-                rates = F.cross_entropy(logits.to(self.see.mean.dtype), labels).item(), *error_rates(logits, labels)
+                rates = (
+                    F.cross_entropy(logits.to(self.see.mean.dtype), labels).item(),
+                    *error_rates(logits, labels),
+                )
                 totals += torch.tensor([*rates, 1.0], dtype=torch.float64) * len(labels)
         self.model.train()
         if self.mesh:
@@ -467,10 +784,14 @@ class Worker:
 def pictures(
     split: Split,
     rows,  # a slice, or an array of numbers
-) -> torch.Tensor:  # uint8, N × 3 × size × size; of a slice of raw pixels, a view of the file
+) -> (
+    torch.Tensor
+):  # uint8, N × 3 × size × size; of a slice of raw pixels, a view of the file
     "Stored pictures as a tensor."
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # the file is read-only, and nobody writes to it
+        warnings.simplefilter(
+            "ignore", UserWarning
+        )  # the file is read-only, and nobody writes to it
         return torch.from_numpy(split.images[rows])
 
 # %% ../nbs/10_training.ipynb #ahead-1
@@ -483,7 +804,8 @@ def ahead(
         waiting = None
         for n in (*numbers, None):  # None: only wait for the last
             ready, waiting = waiting, None if n is None else pool.submit(make, n)
-            if ready: yield ready.result()
+            if ready:
+                yield ready.result()
 
 # %% ../nbs/10_training.ipynb #run_epochs
 def run_epochs(
@@ -492,17 +814,28 @@ def run_epochs(
 ):
     "Train until `last`: record, validate and save at the end of every epoch."
     w, c = worker, worker.config
-    if w.step >= last: return
+    if w.step >= last:
+        return
     epochs = range(w.step // w.per_epoch, math.ceil(last / w.per_epoch))
     for epoch in epochs:
         patience = max(1, round(c.epochs / 10))
-        w.rates = rates_at(w.recipe, epoch / c.epochs, c.lr, plateau_drops(w.val_errors, patience))
+        w.rates = rates_at(
+            w.recipe, epoch / c.epochs, c.lr, plateau_drops(w.val_errors, patience)
+        )
         set_rates(w.optimizer, w.rates)
         w.average()
         draws = draw_epoch(len(w.data.train), w.see.border, w.recipe, c.seed, epoch)
-        order = torch.randperm(len(w.data.train), generator=generator(c.seed, epoch, 1)).numpy() if w.recipe.reshuffle else None
+        order = (
+            torch.randperm(
+                len(w.data.train), generator=generator(c.seed, epoch, 1)
+            ).numpy()
+            if w.recipe.reshuffle
+            else None
+        )
         record, begin = Record(w, epoch), time.perf_counter()
-        numbers = range(w.step % w.per_epoch, min(w.per_epoch, last - epoch * w.per_epoch))
+        numbers = range(
+            w.step % w.per_epoch, min(w.per_epoch, last - epoch * w.per_epoch)
+        )
         for read in ahead(lambda i: w.read(order, draws, i), numbers):
             waited = time.perf_counter() - begin
             images, labels = w.batch(*read, w.rates["colour"])
@@ -510,14 +843,19 @@ def run_epochs(
             errors = w.update(images, labels)
             record.add(StepMetrics(n, *errors, time.perf_counter() - begin, waited))
             at_end = w.step % w.per_epoch == 0 or w.step == last
-            if not at_end and not record.rows and w.due(): save_checkpoint(w)
+            if not at_end and not record.rows and w.due():
+                save_checkpoint(w)
             begin = time.perf_counter()
-        if w.step % w.per_epoch == 0 or c.dry_run and w.step == 3: record.validation(*w.validate(c.batch_size if c.dry_run else None))
-        save_checkpoint(w)  # after the validation, whose error the schedule may depend on
+        if w.step % w.per_epoch == 0 or c.dry_run and w.step == 3:
+            record.validation(*w.validate(c.batch_size if c.dry_run else None))
+        save_checkpoint(
+            w
+        )  # after the validation, whose error the schedule may depend on
 
 # %% ../nbs/10_training.ipynb #Record
 class StepMetrics(NamedTuple):
     "What is known of one training step."
+
     images: int  # in the batch
     loss: float
     top1: float  # error, as a fraction
@@ -537,10 +875,13 @@ class Record:
 
     def __init__(self, worker: Worker, epoch: int):
         self.w, self.epoch, self.rows, self.epoch_rows = worker, epoch, [], []
-        self.interval = 1 if worker.config.dry_run else math.ceil(worker.per_epoch / 100)
+        self.interval = (
+            1 if worker.config.dry_run else math.ceil(worker.per_epoch / 100)
+        )
 
     def write(self, split, loss, top1, top5, images, seconds=0.0, data_seconds=0.0):
-        if not self.w.first: return
+        if not self.w.first:
+            return
         row = dict(
             step=self.w.step,
             epoch=self.epoch + 1,
@@ -553,7 +894,8 @@ class Record:
             seconds=round(seconds, 4),
             data_seconds=round(data_seconds, 4),
         )
-        with open_append(self.w.folder / "metrics.jsonl") as f: f.write(json.dumps(row).encode() + b"\n")
+        with open_append(self.w.folder / "metrics.jsonl") as f:
+            f.write(json.dumps(row).encode() + b"\n")
 
     def add(self, step: StepMetrics):
         self.rows.append(step)
@@ -562,14 +904,18 @@ class Record:
             totals = np.sum(self.rows, axis=0)
             self.write("train", *mean_metrics(self.rows), int(totals[0]), *totals[4:])
             self.rows = []
-        if time.monotonic() - self.w.spoke > self.w.every: self.tell_step(step)
+        if time.monotonic() - self.w.spoke > self.w.every:
+            self.tell_step(step)
 
     def tell_step(self, step):
         w, total = self.w, self.w.per_epoch * self.w.config.epochs
         pace = np.mean([s.seconds for s in self.epoch_rows[-50:]])
         bar = ("█" * round(20 * w.step / total)).ljust(20, "░")
-        w.say(f"{bar} epoch {self.epoch + 1}/{w.config.epochs}, step {w.step:,}/{total:,}, loss {step.loss:.3f}, "
-              f"{w.config.batch_size / pace:.0f} pictures/s, {(total - w.step) * pace / 60:.0f} min left", mark="~")
+        w.say(
+            f"{bar} epoch {self.epoch + 1}/{w.config.epochs}, step {w.step:,}/{total:,}, loss {step.loss:.3f}, "
+            f"{w.config.batch_size / pace:.0f} pictures/s, {(total - w.step) * pace / 60:.0f} min left",
+            mark="~",
+        )
 
     def validation(self, loss, top1, top5, images):
         if not math.isfinite(loss):
@@ -578,13 +924,17 @@ class Record:
                 f"train a new run with a lower lr than {self.w.rates['weights']:.2g}"
             )
         self.write("val", loss, top1, top5, images)
-        if self.w.step % self.w.per_epoch == 0: self.w.val_errors.append(top1)
+        if self.w.step % self.w.per_epoch == 0:
+            self.w.val_errors.append(top1)
         train_loss, train_top1, _ = mean_metrics(self.epoch_rows)
-        self.w.say(f"epoch {self.epoch + 1:>2}/{self.w.config.epochs}   loss {train_loss:.3f}   top-1 error: training {train_top1:6.1%}, "
-                   f"validation {top1:6.1%}   lr {self.w.rates['weights']:.2g}")
+        self.w.say(
+            f"epoch {self.epoch + 1:>2}/{self.w.config.epochs}   loss {train_loss:.3f}   top-1 error: training {train_top1:6.1%}, "
+            f"validation {top1:6.1%}   lr {self.w.rates['weights']:.2g}"
+        )
 
 # %% ../nbs/10_training.ipynb #save_checkpoint
 SAVE_SECONDS = 600  # between checkpoints within an epoch
+
 
 def save_checkpoint(
     worker: Worker,
@@ -593,21 +943,36 @@ def save_checkpoint(
     "Write weights, velocities and state of the whole net; the first process writes."
     w, names = worker, {p: n for n, p in worker.model.named_parameters()}
     w.saved, path = time.monotonic(), w.folder / "checkpoints" / f"step-{w.step:07}"
-    if w.replica: return
+    if w.replica:
+        return
     weights = gather_whole(w.model.state_dict(), w.column)
-    velocity = gather_whole({n: w.optimizer.state[p].get("momentum_buffer", torch.zeros_like(p)) for p, n in names.items()}, w.column)
-    if not w.first or path.exists(): return
+    velocity = gather_whole(
+        {
+            n: w.optimizer.state[p].get("momentum_buffer", torch.zeros_like(p))
+            for p, n in names.items()
+        },
+        w.column,
+    )
+    if not w.first or path.exists():
+        return
     refuse_linked_folders(w.folder)
     refuse_non_finite({"weights": weights, "velocity": velocity}, w)
-    if (w.folder / "metrics.jsonl").exists(): sync(w.folder / "metrics.jsonl")  # no checkpoint is ahead of its metrics
+    if (w.folder / "metrics.jsonl").exists():
+        sync(w.folder / "metrics.jsonl")  # no checkpoint is ahead of its metrics
     with written(path) as temp:
         temp.mkdir()
         for name, tensors in (("weights", weights), ("velocity", velocity)):
             write_tensors(temp / f"{name}.safetensors", tensors)
-        state = dict(step=w.step, val_errors=w.val_errors, rates={g["name"]: g["lr"] for g in w.optimizer.param_groups}, **identity(w),
-                     sha256={p.name: sha256(p) for p in sorted(temp.iterdir())})
+        state = dict(
+            step=w.step,
+            val_errors=w.val_errors,
+            rates={g["name"]: g["lr"] for g in w.optimizer.param_groups},
+            **identity(w),
+            sha256={p.name: sha256(p) for p in sorted(temp.iterdir())},
+        )
         (temp / "state.json").write_text(json.dumps(state, indent=1))
-    for old in checkpoints(w.folder)[:-keep]: shutil.rmtree(old)
+    for old in checkpoints(w.folder)[:-keep]:
+        shutil.rmtree(old)
 
 # %% ../nbs/10_training.ipynb #refuse-non-finite
 def refuse_non_finite(tensors: dict[str, dict[str, torch.Tensor]], worker: Worker):
@@ -624,20 +989,33 @@ def refuse_non_finite(tensors: dict[str, dict[str, torch.Tensor]], worker: Worke
 def write_tensors(path: Path, tensors: dict):
     "A file of named tensors, with the rights that the user's files have; safetensors' own `save_file` hides it from others."
     from safetensors.torch import save
-    path.write_bytes(save({n: t.detach().cpu().contiguous() for n, t in tensors.items()}))
+
+    path.write_bytes(
+        save({n: t.detach().cpu().contiguous() for n, t in tensors.items()})
+    )
 
 # %% ../nbs/10_training.ipynb #identity
 def identity(worker):
     "What a checkpoint must have in common with the run that takes it up."
-    recipe = json.loads(json.dumps(asdict(worker.recipe)))  # tuples become lists, as in the file
-    return dict(recipe=recipe, data=dict(train=len(worker.data.train), names=list(worker.data.names)) | worker.data.meta.get("sha256", {}))
+    recipe = json.loads(
+        json.dumps(asdict(worker.recipe))
+    )  # tuples become lists, as in the file
+    return dict(
+        recipe=recipe,
+        data=dict(train=len(worker.data.train), names=list(worker.data.names))
+        | worker.data.meta.get("sha256", {}),
+    )
 
 # %% ../nbs/10_training.ipynb #checkpoints
 def checkpoints(folder) -> list:
     "The checkpoints of a run, oldest first. Somebody's copies beside them, files and links are passed over."
     found = []
     for path in Path(folder).glob("checkpoints/step-*"):
-        if re.fullmatch(r"step-\d+", path.name) and path.is_dir() and not path.is_symlink():
+        if (
+            re.fullmatch(r"step-\d+", path.name)
+            and path.is_dir()
+            and not path.is_symlink()
+        ):
             found.append(path)
     return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
 
@@ -645,7 +1023,8 @@ def checkpoints(folder) -> list:
 def last_checkpoint(worker: Worker) -> Path | None:
     "The checkpoint from which all processes go on: the last that the first of them finds."
     found = [(checkpoints(worker.folder) or [None])[-1]]
-    if worker.mesh: dist.broadcast_object_list(found, src=0)
+    if worker.mesh:
+        dist.broadcast_object_list(found, src=0)
     return found[0]
 
 # %% ../nbs/10_training.ipynb #read_checkpoint
@@ -654,22 +1033,38 @@ def read_checkpoint(
     expected: dict,  # what identity says of the run
 ) -> dict:
     "The state of a checkpoint. Raises `ValueError` where a file is damaged, or the checkpoint is another recipe's or data set's."
-    def lost(name): return ValueError(f"{path / name} is damaged or missing; remove {path} to go on from the checkpoint before it")
-    if not path.exists(): raise FileNotFoundError(f"{path}, which the first process has found, is not there for this one; the folder of a run must be on a disk that all machines share")
-    try: state = read_json(path / "state.json")
-    except (FileNotFoundError, ValueError): raise lost("state.json") from None
-    if not {"sha256", "step", *expected} <= state.keys(): raise lost("state.json")
+
+    def lost(name):
+        return ValueError(
+            f"{path / name} is damaged or missing; remove {path} to go on from the checkpoint before it"
+        )
+
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{path}, which the first process has found, is not there for this one; the folder of a run must be on a disk that all machines share"
+        )
+    try:
+        state = read_json(path / "state.json")
+    except (FileNotFoundError, ValueError):
+        raise lost("state.json") from None
+    if not {"sha256", "step", *expected} <= state.keys():
+        raise lost("state.json")
     for name, digest in state["sha256"].items():
-        if not (path / name).exists() or sha256(path / name) != digest: raise lost(name)
+        if not (path / name).exists() or sha256(path / name) != digest:
+            raise lost(name)
     for what, now in expected.items():
         for name in sorted({*now, *state[what]}):
-            if now.get(name) != state[what].get(name): raise ValueError(f"{path}: {what}: {name} was {state[what].get(name)!r}, and is {now.get(name)!r} now")
+            if now.get(name) != state[what].get(name):
+                raise ValueError(
+                    f"{path}: {what}: {name} was {state[what].get(name)!r}, and is {now.get(name)!r} now"
+                )
     return state
 
 # %% ../nbs/10_training.ipynb #load_checkpoint
 def load_checkpoint(worker: Worker, path: Path):
     "Put a worker where a checkpoint was written."
     from safetensors.torch import load_file
+
     state, model = read_checkpoint(path, identity(worker)), worker.model
     epochs, rest = divmod(state["step"], worker.per_epoch)
     if rest == 0 and len(state["val_errors"]) < epochs:
@@ -677,10 +1072,15 @@ def load_checkpoint(worker: Worker, path: Path):
             f"{path}: got {len(state['val_errors'])} validation errors, expected {epochs}, one an epoch; "
             "remove it to resume from the checkpoint before it"
         )
-    weights, velocity = (split_state(load_file(path / f"{n}.safetensors"), worker.column) for n in ("weights", "velocity"))
+    weights, velocity = (
+        split_state(load_file(path / f"{n}.safetensors"), worker.column)
+        for n in ("weights", "velocity")
+    )
     model.load_state_dict(weights)
-    for name, p in model.named_parameters(): worker.optimizer.state[p]["momentum_buffer"] = like(p, velocity[name])
-    for group in worker.optimizer.param_groups: group["lr"] = state["rates"][group["name"]]
+    for name, p in model.named_parameters():
+        worker.optimizer.state[p]["momentum_buffer"] = like(p, velocity[name])
+    for group in worker.optimizer.param_groups:
+        group["lr"] = state["rates"][group["name"]]
     worker.step, worker.val_errors = state["step"], state["val_errors"]
 
 # %% ../nbs/10_training.ipynb #like
@@ -691,11 +1091,15 @@ def like(p, values):
 # %% ../nbs/10_training.ipynb #cut_metrics
 def cut_metrics(path, step):
     "Keep what was recorded up to a step; the last line may be torn."
-    if not path.exists(): return
+    if not path.exists():
+        return
     lines = [l for l in path.read_text().splitlines() if l.endswith("}")]
-    try: kept = [l for l in lines if json.loads(l)["step"] <= step]
-    except ValueError as e: raise ValueError(f"{path} is damaged: {e}") from None
-    with written(path) as temp: temp.write_text("".join(l + "\n" for l in kept))
+    try:
+        kept = [l for l in lines if json.loads(l)["step"] <= step]
+    except ValueError as e:
+        raise ValueError(f"{path} is damaged: {e}") from None
+    with written(path) as temp:
+        temp.write_text("".join(l + "\n" for l in kept))
 
 # %% ../nbs/10_training.ipynb #compare_columns
 # Relative differences that rounding explains. Kernels round differently, and a ReLU or a pooling window that was
@@ -718,14 +1122,27 @@ def compare_columns(
 ):
     "Raise `RuntimeError` where several processes and one disagree on the first batch."
     w, n = worker, min(4 * worker.replicas - 1, len(worker.data.train))
-    if averaged: w.average()
-    mine, whole_batch = (take(n, w.replica, w.replicas), take(n)) if averaged else (w.share(0), w.share(0))
+    if averaged:
+        w.average()
+    mine, whole_batch = (
+        (take(n, w.replica, w.replicas), take(n))
+        if averaged
+        else (w.share(0), w.share(0))
+    )
     weights = gather_whole(w.model.state_dict(), w.column)
-    loss, _ = w.loss(w.net if averaged else w.model, *w.batch(*w.read(None, draws, 0, mine), True), w.column, mine)
+    loss, _ = w.loss(
+        w.net if averaged else w.model,
+        *w.batch(*w.read(None, draws, 0, mine), True),
+        w.column,
+        mine,
+    )
     loss.backward()
-    gradients = gather_whole({n: p.grad for n, p in w.model.named_parameters()}, w.column)
+    gradients = gather_whole(
+        {n: p.grad for n, p in w.model.named_parameters()}, w.column
+    )
     w.optimizer.zero_grad()
-    if w.column == 1 or averaged and w.replica: return
+    if w.column == 1 or averaged and w.replica:
+        return
     x, y = w.batch(*w.read(None, draws, 0, whole_batch), True)
     whole = AlexNet(w.recipe, len(w.data.names)).to(x).train()
     whole.load_state_dict(weights)
@@ -734,17 +1151,27 @@ def compare_columns(
     if w.config.dry_run:
         one.backward()
         for name, p in whole.named_parameters():
-            pairs.append((f"the gradient of {name}", gradients[name], p.grad, GRADIENT_TOLERANCE))
+            pairs.append(
+                (f"the gradient of {name}", gradients[name], p.grad, GRADIENT_TOLERANCE)
+            )
     some = "two processes" if not averaged else f"{w.replicas} replicas"
     for name, found, expected, tolerances in pairs:
-        difference, limit = relative_difference(found, expected), tolerances[w.config.precision]
+        difference, limit = (
+            relative_difference(found, expected),
+            tolerances[w.config.precision],
+        )
         if not difference <= limit:
             raise RuntimeError(
                 f"{some} and one disagree on {name}: got a relative difference of {difference:.2g}, "
                 f"expected at most {limit:.0e} in {w.config.precision}, recipe {w.recipe.name}"
             )
-    if averaged: w.say(f"{some} agree with one process on every gradient of {n} pictures")
-    else: w.say(f"two processes agree with one on the first batch{' of each pair' * (w.replicas > 1)}: loss {loss:.4f}" + ", and every gradient" * w.config.dry_run)
+    if averaged:
+        w.say(f"{some} agree with one process on every gradient of {n} pictures")
+    else:
+        w.say(
+            f"two processes agree with one on the first batch{' of each pair' * (w.replicas > 1)}: loss {loss:.4f}"
+            + ", and every gradient" * w.config.dry_run
+        )
 
 # %% ../nbs/10_training.ipynb #work-1
 def work(
@@ -756,22 +1183,50 @@ def work(
     env, watched = os.environ, "ALEXNET_NB_WATCH" in os.environ
     rank, device = int(env["RANK"]), env.get("ALEXNET_NB_DEVICE", "cpu")
     end_with_parent()
-    if watched: threading.Thread(target=end_with_notebook, daemon=True).start()
+    if watched:
+        threading.Thread(target=end_with_notebook, daemon=True).start()
     try:
         if device == "cuda":
-            env.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it where the same bits are wanted again
+            env.setdefault(
+                "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
+            )  # cuBLAS asks for it where the same bits are wanted again
             torch.cuda.set_device(int(env["LOCAL_RANK"]))
-            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # float32 means float32
-            torch.use_deterministic_algorithms(True, warn_only=True)  # so that a resumed run repeats what it would have done
-            torch.utils.deterministic.fill_uninitialized_memory = False  # its default costs time and changes nothing here
+            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = (
+                False  # float32 means float32
+            )
+            torch.use_deterministic_algorithms(
+                True, warn_only=True
+            )  # so that a resumed run repeats what it would have done
+            torch.utils.deterministic.fill_uninitialized_memory = (
+                False  # its default costs time and changes nothing here
+            )
         mesh = join(int(env["WORLD_SIZE"]), config.together, device)
         folder, data, *_lock = find()  # which stays open until this process ends
-        for _ in range(launches): fit(Worker(folder, config, open_packed(data), mesh, device, float(env.get("ALEXNET_NB_EVERY", 60))))
-        if mesh: dist.destroy_process_group()
+        for _ in range(launches):
+            fit(
+                Worker(
+                    folder,
+                    config,
+                    open_packed(data),
+                    mesh,
+                    device,
+                    float(env.get("ALEXNET_NB_EVERY", 60)),
+                )
+            )
+        if mesh:
+            dist.destroy_process_group()
         return 0
     except BaseException:
-        report = json.dumps(dict(rank=rank, time=time.time(), trace=traceback.format_exc()))
-        print(f"alexnet_nb! {report}\n" if watched else f"process {rank} failed\n{traceback.format_exc()}", end="", flush=True)  # not to a disk that may be full
+        report = json.dumps(
+            dict(rank=rank, time=time.time(), trace=traceback.format_exc())
+        )
+        print(
+            f"alexnet_nb! {report}\n"
+            if watched
+            else f"process {rank} failed\n{traceback.format_exc()}",
+            end="",
+            flush=True,
+        )  # not to a disk that may be full
         return 1
 
 # %% ../nbs/10_training.ipynb #join
@@ -781,14 +1236,25 @@ def join(
     device: str,
 ) -> DeviceMesh | None:  # replica × column; None: this process is alone
     "Meet the other processes. Neighbours hold the two columns of a pair; those of the same column average their gradients."
-    if processes == 1: return None
+    if processes == 1:
+        return None
     limit = timedelta(seconds=float(os.environ.get("ALEXNET_NB_TIMEOUT", 600)))
-    if not dist.is_initialized(): init_process_group(processes, "nccl" if device == "cuda" else "gloo", limit)
-    if dist.get_rank() == 0: print(f"alexnet_nb: a process that keeps the other{'s' * (processes > 2)} waiting for {limit.total_seconds():.0f} s ends the run", flush=True)
+    if not dist.is_initialized():
+        init_process_group(processes, "nccl" if device == "cuda" else "gloo", limit)
+    if dist.get_rank() == 0:
+        print(
+            f"alexnet_nb: a process that keeps the other{'s' * (processes > 2)} waiting for {limit.total_seconds():.0f} s ends the run",
+            flush=True,
+        )
     ranks = torch.arange(processes).view(-1, 1 if together else 2)
-    groups = [dist.new_subgroups_by_enumeration(part.tolist(), timeout=limit)[0] for part in (ranks.T, ranks)]  # init_device_mesh sets no timeout
+    groups = [
+        dist.new_subgroups_by_enumeration(part.tolist(), timeout=limit)[0]
+        for part in (ranks.T, ranks)
+    ]  # init_device_mesh sets no timeout
     meet(groups[1])
-    return DeviceMesh.from_group(groups, device, ranks, mesh_dim_names=("replica", "column"))
+    return DeviceMesh.from_group(
+        groups, device, ranks, mesh_dim_names=("replica", "column")
+    )
 
 # %% ../nbs/10_training.ipynb #init-process-group
 def init_process_group(processes: int, backend: str, limit: timedelta):
@@ -798,12 +1264,19 @@ def init_process_group(processes: int, backend: str, limit: timedelta):
         return
     store = dist.FileStore(os.environ["ALEXNET_NB_STORE"], processes)
     store.set_timeout(limit)
-    dist.init_process_group(backend, store=store, rank=int(os.environ["RANK"]), world_size=processes, timeout=limit)
+    dist.init_process_group(
+        backend,
+        store=store,
+        rank=int(os.environ["RANK"]),
+        world_size=processes,
+        timeout=limit,
+    )
 
 # %% ../nbs/10_training.ipynb #end_with_notebook
 def end_with_notebook():
     "Wait for the notebook to go away, then go, too."
-    while os.read(0, 1): pass
+    while os.read(0, 1):
+        pass
     os._exit(1)
 
 # %% ../nbs/10_training.ipynb #fit
@@ -811,26 +1284,40 @@ def fit(worker: Worker):
     "Train to the end of the run, from the last checkpoint if there is one, and save the weights."
     refuse_linked_folders(worker.folder)
     w, found = worker, last_checkpoint(worker)
-    if found: load_checkpoint(w, found)
-    if w.mesh: agree(w)
+    if found:
+        load_checkpoint(w, found)
+    if w.mesh:
+        agree(w)
     if w.first:
         keep_input(w)
         unlink_planted(w.folder / "metrics.jsonl")
         cut_metrics(w.folder / "metrics.jsonl", w.step)
-        for torn in w.folder.glob("checkpoints/.step-*"): shutil.rmtree(torn)  # of a process that was killed
+        for torn in w.folder.glob("checkpoints/.step-*"):
+            shutil.rmtree(torn)  # of a process that was killed
     if w.mesh:
         draws = draw_epoch(len(w.data.train), w.see.border, w.recipe, w.config.seed, 0)
-        if w.column is not None: compare_columns(w, draws)
-        if w.replicas > 1 and w.config.dry_run: compare_columns(w, draws, averaged=True)
+        if w.column is not None:
+            compare_columns(w, draws)
+        if w.replicas > 1 and w.config.dry_run:
+            compare_columns(w, draws, averaged=True)
     end = w.per_epoch * w.config.epochs
-    if found: w.say(f"resumed at step {w.step:,}" if w.step < end else f"finished already, at step {w.step:,}")
-    dry = 2 if w.step == 0 else 3  # a dry run stops after two steps, to be resumed for the third
+    if found:
+        w.say(
+            f"resumed at step {w.step:,}"
+            if w.step < end
+            else f"finished already, at step {w.step:,}"
+        )
+    dry = (
+        2 if w.step == 0 else 3
+    )  # a dry run stops after two steps, to be resumed for the third
     run_epochs(w, min(dry, end) if w.config.dry_run else end)
     weights = gather_whole(w.model.state_dict(), w.column) if w.replica == 0 else {}
     if w.first:
         refuse_non_finite({"weights": weights}, w)
-        with written(w.folder / "model.safetensors") as temp: write_tensors(temp, weights)
-    if w.mesh: dist.barrier()
+        with written(w.folder / "model.safetensors") as temp:
+            write_tensors(temp, weights)
+    if w.mesh:
+        dist.barrier()
 
 # %% ../nbs/10_training.ipynb #keep_input
 def keep_input(worker: Worker):
@@ -838,16 +1325,29 @@ def keep_input(worker: Worker):
     class names and checksums of the training data (`data.json`)."""
     with written(worker.folder / "stats.npz") as temp, open(temp, "wb") as file:
         np.savez(file, mean=worker.data.mean, cov=worker.data.cov)
-    with written(worker.folder / "data.json") as temp: temp.write_text(json.dumps(identity(worker)["data"], indent=1))
+    with written(worker.folder / "data.json") as temp:
+        temp.write_text(json.dumps(identity(worker)["data"], indent=1))
 
 # %% ../nbs/10_training.ipynb #agree
 def agree(worker):
     "Raise `RuntimeError` where a process is about to train something else: another configuration, recipe, data set or step."
     w, every = worker, [None] * dist.get_world_size()
-    dist.all_gather_object(every, {n: v for n, v in asdict(w.config).items() if n not in ("data", "out_dir", "resume")} | identity(w) | dict(step=w.step))
+    dist.all_gather_object(
+        every,
+        {
+            n: v
+            for n, v in asdict(w.config).items()
+            if n not in ("data", "out_dir", "resume")
+        }
+        | identity(w)
+        | dict(step=w.step),
+    )
     for rank, other in enumerate(every):
         for name, value in every[0].items():
-            if other[name] != value: raise RuntimeError(f"process {rank} has {name} {other[name]!r}, process 0 has {value!r}")
+            if other[name] != value:
+                raise RuntimeError(
+                    f"process {rank} has {name} {other[name]!r}, process 0 has {value!r}"
+                )
 
 # %% ../nbs/10_training.ipynb #launch-1
 def launch(
@@ -862,10 +1362,19 @@ def launch(
     (folder / "log").mkdir(exist_ok=True)
     errors = []
     # Only this user can enter a folder that mkdtemp makes; torchrun unpickles what it finds in its store.
-    with tempfile.TemporaryDirectory(prefix="alexnet_nb-") as store, open_append(folder / "log/torchrun.txt") as log:
+    with (
+        tempfile.TemporaryDirectory(prefix="alexnet_nb-") as store,
+        open_append(folder / "log/torchrun.txt") as log,
+    ):
         begin = log.tell()
         process = subprocess.Popen(
-            [*torchrun_command(where.processes, store), "-m", "alexnet_nb.training", str(folder), str(data)],
+            [
+                *torchrun_command(where.processes, store),
+                "-m",
+                "alexnet_nb.training",
+                str(folder),
+                str(data),
+            ],
             env=worker_environment(where, store, live),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -875,12 +1384,17 @@ def launch(
         )
         try:
             for line in process.stdout:
-                if line.startswith("alexnet_nb! "): errors.append(json.loads(line[12:]))
-                else: show_line(line, log, live)
+                if line.startswith("alexnet_nb! "):
+                    errors.append(json.loads(line[12:]))
+                else:
+                    show_line(line, log, live)
             process.wait()
-        finally: end(process)
-    if any(e["trace"].rstrip().endswith("KeyboardInterrupt") for e in errors): raise KeyboardInterrupt
-    if process.returncode: raise RuntimeError(failure(folder, process.returncode, errors, begin))
+        finally:
+            end(process)
+    if any(e["trace"].rstrip().endswith("KeyboardInterrupt") for e in errors):
+        raise KeyboardInterrupt
+    if process.returncode:
+        raise RuntimeError(failure(folder, process.returncode, errors, begin))
 
 # %% ../nbs/10_training.ipynb #torchrun-command
 def torchrun_command(
@@ -896,7 +1410,12 @@ def torchrun_command(
         *("-m", "torch.distributed.run"),
         *("--nnodes", "1", "--nproc-per-node", str(processes), "--max-restarts", "0"),
         *("--rdzv-backend", "c10d", "--rdzv-conf", "store_type=file"),
-        *("--rdzv-endpoint", str(Path(store) / "rendezvous"), "--local-addr", "127.0.0.1"),
+        *(
+            "--rdzv-endpoint",
+            str(Path(store) / "rendezvous"),
+            "--local-addr",
+            "127.0.0.1",
+        ),
     ]
 
 # %% ../nbs/10_training.ipynb #worker-environment
@@ -915,46 +1434,71 @@ def worker_environment(
     What a cluster or another torchrun has set for another job is left out: `PET_NNODES=2`, for instance, would make
     torchrun wait for a second machine. Python does not import modules from the current folder, which may be a
     folder of somebody else's images."""
-    env = {name: value for name, value in os.environ.items() if not LAUNCHER_VARIABLES.fullmatch(name)}
-    loopback = next((name for _, name in socket.if_nameindex() if name.startswith("lo")), "lo")
-    env |= ALLOCATOR | dict(
-        OMP_NUM_THREADS=str(where.threads),
-        PYTHONSAFEPATH="1",
-        PYTHONIOENCODING="utf-8:backslashreplace",
-        TORCH_DISABLE_SHARE_RDZV_TCP_STORE="1",  # else torchrun opens a port on every interface
-        GLOO_SOCKET_IFNAME=loopback,
-        NCCL_SOCKET_IFNAME=loopback,
-        ALEXNET_NB_STORE=str(Path(store) / "group"),
-        ALEXNET_NB_DEVICE=where.device,
-        ALEXNET_NB_WATCH="1",
-        ALEXNET_NB_EVERY="1" if live else "60",
+    env = {
+        name: value
+        for name, value in os.environ.items()
+        if not LAUNCHER_VARIABLES.fullmatch(name)
+    }
+    loopback = next(
+        (name for _, name in socket.if_nameindex() if name.startswith("lo")), "lo"
+    )
+    env |= (
+        ALLOCATOR
+        | dict(
+            OMP_NUM_THREADS=str(where.threads),
+            PYTHONSAFEPATH="1",
+            PYTHONIOENCODING="utf-8:backslashreplace",
+            TORCH_DISABLE_SHARE_RDZV_TCP_STORE="1",  # else torchrun opens a port on every interface
+            GLOO_SOCKET_IFNAME=loopback,
+            NCCL_SOCKET_IFNAME=loopback,
+            ALEXNET_NB_STORE=str(Path(store) / "group"),
+            ALEXNET_NB_DEVICE=where.device,
+            ALEXNET_NB_WATCH="1",
+            ALEXNET_NB_EVERY="1" if live else "60",
+        )
     )
     home = str(Path(str(files("alexnet_nb"))).resolve().parent)
-    if home not in sysconfig.get_paths().values():  # a clone, which may not be installed
-        env["PYTHONPATH"] = os.pathsep.join([home, *filter(None, [env.get("PYTHONPATH")])])
+    if (
+        home not in sysconfig.get_paths().values()
+    ):  # a clone, which may not be installed
+        env["PYTHONPATH"] = os.pathsep.join(
+            [home, *filter(None, [env.get("PYTHONPATH")])]
+        )
     return env
 
 # %% ../nbs/10_training.ipynb #allocator
-ALLOCATOR = dict(MALLOC_MMAP_MAX_="0", MALLOC_TRIM_THRESHOLD_="100000000000", MALLOC_TOP_PAD_="268435456")  # glibc keeps freed memory for the next batch
+ALLOCATOR = dict(
+    MALLOC_MMAP_MAX_="0",
+    MALLOC_TRIM_THRESHOLD_="100000000000",
+    MALLOC_TOP_PAD_="268435456",
+)  # glibc keeps freed memory for the next batch
 
 # %% ../nbs/10_training.ipynb #show_line
 def show_line(line, log, live):
     "Show a line of the first process; what libraries print goes to the log."
     mark, words = line[:11], line[12:].rstrip()
     if mark not in ("alexnet_nb:", "alexnet_nb~"):
-        with contextlib.suppress(OSError): log.write(line.encode())  # a full disk
+        with contextlib.suppress(OSError):
+            log.write(line.encode())  # a full disk
         return
     encoding = sys.stdout.encoding or "utf-8"
-    words = words.encode(encoding, "replace").decode(encoding)  # a terminal in Latin-1 has no blocks for the bar
-    if live: print(words.ljust(110), end="\r" if mark[-1] == "~" else "\n", flush=True)  # the bar is overwritten by the next line
-    else: print(words, flush=True)
+    words = words.encode(encoding, "replace").decode(
+        encoding
+    )  # a terminal in Latin-1 has no blocks for the bar
+    if live:
+        print(
+            words.ljust(110), end="\r" if mark[-1] == "~" else "\n", flush=True
+        )  # the bar is overwritten by the next line
+    else:
+        print(words, flush=True)
 
 # %% ../nbs/10_training.ipynb #end
 def end(process):
     "End torchrun, and by the closed pipe every process that it started."
     if process.poll() is None:
         process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired): process.wait(10)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(10)
     process.kill()
     process.stdin.close()
     process.stdout.close()
@@ -963,13 +1507,25 @@ def end(process):
 # %% ../nbs/10_training.ipynb #failure
 def failure(folder, code, errors, begin):
     "What is known about the process that failed first: killed by a signal, or its traceback."
-    log = (folder / "log/torchrun.txt").read_bytes()[begin:].decode(errors="replace")  # not of the launches before
-    killed = [(r, s) for r, s in re.findall(r"rank +: (\d+) .*\n +exitcode +: -(\d+)", log) if s != str(int(signal.SIGTERM))]
-    if killed: return "process {} was killed by signal {}; the run is in {}".format(*killed[0], folder)
+    log = (
+        (folder / "log/torchrun.txt").read_bytes()[begin:].decode(errors="replace")
+    )  # not of the launches before
+    killed = [
+        (r, s)
+        for r, s in re.findall(r"rank +: (\d+) .*\n +exitcode +: -(\d+)", log)
+        if s != str(int(signal.SIGTERM))
+    ]
+    if killed:
+        return "process {} was killed by signal {}; the run is in {}".format(
+            *killed[0], folder
+        )
     if errors:
         first = min(errors, key=lambda e: e["time"])
         return f"process {first['rank']} failed; the run is in {folder}\n\n{first['trace']}"
-    return f"torchrun ended with {code}; the run is in {folder}, the end of log/torchrun.txt is\n\n" + "\n".join(log.splitlines()[-20:])
+    return (
+        f"torchrun ended with {code}; the run is in {folder}, the end of log/torchrun.txt is\n\n"
+        + "\n".join(log.splitlines()[-20:])
+    )
 
 # %% ../nbs/10_training.ipynb #train
 def train(
@@ -979,17 +1535,36 @@ def train(
     "Train a run to its end and return its folder."
     config = check(config)
     where = layout(config.gpus, together=config.together)
-    data = prepare(config.data, complete(config).size, config.batch_size).path  # listed and packed once, not in every process
+    data = prepare(
+        config.data, complete(config).size, config.batch_size
+    ).path  # listed and packed once, not in every process
     folder, lock = start_run(config, where)
-    if config.precision == "bfloat16" and where.device == "cpu" and not knows_bfloat16():
-        print("this processor has no instructions for bfloat16; float32 may be faster", flush=True)
-    if config.dry_run: print("a dry run: three steps in two launches, whose errors mean nothing", flush=True)
+    if (
+        config.precision == "bfloat16"
+        and where.device == "cpu"
+        and not knows_bfloat16()
+    ):
+        print(
+            "this processor has no instructions for bfloat16; float32 may be faster",
+            flush=True,
+        )
+    if config.dry_run:
+        print(
+            "a dry run: three steps in two launches, whose errors mean nothing",
+            flush=True,
+        )
     try:
-        for _ in range(1 + config.dry_run): launch(folder, where, data)
+        for _ in range(1 + config.dry_run):
+            launch(folder, where, data)
     except BaseException:
-        if not config.dry_run: print(f"stopped; to go on with it: {resume_command(config, folder, shell)}", flush=True)
+        if not config.dry_run:
+            print(
+                f"stopped; to go on with it: {resume_command(config, folder, shell)}",
+                flush=True,
+            )
         raise
-    finally: lock.close()
+    finally:
+        lock.close()
     return folder
 
 # %% ../nbs/10_training.ipynb #knows_bfloat16
@@ -1005,27 +1580,59 @@ def resume_command(
     shell: bool = False,  # by alexnet-train
 ) -> str:
     "The command that goes on with a run, from its last checkpoint; for the notebook with everything that differs from the defaults."
-    if shell: return f"alexnet-train --resume --out-dir {shlex.quote(str(folder))}"
-    given = {f.name: getattr(config, f.name) for f in fields(Config) if f.name not in ("out_dir", "resume", "dry_run")}
-    given = {n: v for n, v in given.items() if n == "gpus" or v != getattr(Config(), n)} | dict(resume=True, out_dir=folder)
-    return " ".join(["papermill nbs/train.ipynb out.ipynb", *(f"-p {n} {shlex.quote(str(v))}" for n, v in given.items())])
+    if shell:
+        return f"alexnet-train --resume --out-dir {shlex.quote(str(folder))}"
+    given = {
+        f.name: getattr(config, f.name)
+        for f in fields(Config)
+        if f.name not in ("out_dir", "resume", "dry_run")
+    }
+    given = {
+        n: v for n, v in given.items() if n == "gpus" or v != getattr(Config(), n)
+    } | dict(resume=True, out_dir=folder)
+    return " ".join(
+        [
+            "papermill nbs/train.ipynb out.ipynb",
+            *(f"-p {n} {shlex.quote(str(v))}" for n, v in given.items()),
+        ]
+    )
 
 # %% ../nbs/10_training.ipynb #main
 if __name__ == "__main__" and "TORCHELASTIC_RUN_ID" in os.environ:
     folder, data = map(Path, sys.argv[1:])
     status = work(Config(**read_json(folder / "config.json")), lambda: (folder, data))
-    os._exit(status)  # without the interpreter's teardown, which the thread that waits for the pipe can abort
+    os._exit(
+        status
+    )  # without the interpreter's teardown, which the thread that waits for the pipe can abort
 
 # %% ../nbs/10_training.ipynb #command_line
 def command_line() -> argparse.ArgumentParser:
     "The parser of `alexnet-train`: an option for every field of `Config`, with its comment and its default."
-    comments = dict(re.findall(r"^    (\w+): .*?  # (.*)$", inspect.getsource(Config), re.M))
-    parser = argparse.ArgumentParser("alexnet-train", description="Train AlexNet, on this machine, or as one of the processes that torchrun starts. None is what leaving an option out means.", epilog=EXAMPLES,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter, argument_default=argparse.SUPPRESS)
+    comments = dict(
+        re.findall(r"^    (\w+): .*?  # (.*)$", inspect.getsource(Config), re.M)
+    )
+    parser = argparse.ArgumentParser(
+        "alexnet-train",
+        description="Train AlexNet, on this machine, or as one of the processes that torchrun starts. None is what leaving an option out means.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,
+    )
     for f in fields(Config):
-        kind, default = (get_args(f.type) or (f.type,))[0], "" if f.default in (None, "") or f.default is False else f" (default: {f.default})"
-        how = dict(action="store_true") if kind is bool else dict(type=kind, metavar=kind.__name__.upper())
-        parser.add_argument("--" + f.name.replace("_", "-"), help=comments[f.name] + default, **how)
+        kind, default = (
+            (get_args(f.type) or (f.type,))[0],
+            ""
+            if f.default in (None, "") or f.default is False
+            else f" (default: {f.default})",
+        )
+        how = (
+            dict(action="store_true")
+            if kind is bool
+            else dict(type=kind, metavar=kind.__name__.upper())
+        )
+        parser.add_argument(
+            "--" + f.name.replace("_", "-"), help=comments[f.name] + default, **how
+        )
     return parser
 
 # %% ../nbs/10_training.ipynb #examples
@@ -1050,19 +1657,40 @@ def main():
     parser, env = command_line(), os.environ
     asked = vars(parser.parse_args())
     try:
-        known = begun_with(asked.get("out_dir", "")) if asked.get("resume") else {}  # what is not asked for stays as it was
-        config = Config(**{f.name: typed(f.name, (known | asked)[f.name], f.type) for f in fields(Config) if f.name in known | asked})
-        if not PLACE & env.keys(): return print(f"the run is in {train(config, shell=True)}")
+        known = (
+            begun_with(asked.get("out_dir", "")) if asked.get("resume") else {}
+        )  # what is not asked for stays as it was
+        config = Config(
+            **{
+                f.name: typed(f.name, (known | asked)[f.name], f.type)
+                for f in fields(Config)
+                if f.name in known | asked
+            }
+        )
+        if not PLACE & env.keys():
+            return print(f"the run is in {train(config, shell=True)}")
         config, where = one_of_many(config, asked.get("gpus"))
-    except KeyboardInterrupt: parser.exit(130)
+    except KeyboardInterrupt:
+        parser.exit(130)
     except (ValueError, OSError, RuntimeError) as e:
-        words = re.sub(r"\b(resume|together|dry_run)=True", lambda m: "--" + m[1].replace("_", "-"), str(e))
-        parser.exit(2, f"alexnet-train: {words}\n" if env.get("LOCAL_RANK", "0") == "0" else None)  # once on every machine
+        words = re.sub(
+            r"\b(resume|together|dry_run)=True",
+            lambda m: "--" + m[1].replace("_", "-"),
+            str(e),
+        )
+        parser.exit(
+            2,
+            f"alexnet-train: {words}\n" if env.get("LOCAL_RANK", "0") == "0" else None,
+        )  # once on every machine
     env.setdefault("ALEXNET_NB_DEVICE", where.device)
     os._exit(work(config, lambda: set_up(config, where), 1 + config.dry_run))
 
 # %% ../nbs/10_training.ipynb #place
-PLACE = {"RANK", "LOCAL_RANK", "WORLD_SIZE"}  # of a process among the others; torchrun sets them
+PLACE = {
+    "RANK",
+    "LOCAL_RANK",
+    "WORLD_SIZE",
+}  # of a process among the others; torchrun sets them
 
 # %% ../nbs/10_training.ipynb #one_of_many
 def one_of_many(
@@ -1071,42 +1699,84 @@ def one_of_many(
 ) -> tuple[Config, Layout]:
     "What one of the processes that torchrun has started is to do. Raises `ValueError` where that is not what was asked for."
     env = os.environ
-    if missing := PLACE - env.keys(): raise ValueError(f"found {', '.join(sorted(PLACE & env.keys()))} in the environment, but not {', '.join(sorted(missing))}; torchrun sets them all")
+    if missing := PLACE - env.keys():
+        raise ValueError(
+            f"found {', '.join(sorted(PLACE & env.keys()))} in the environment, but not {', '.join(sorted(missing))}; torchrun sets them all"
+        )
     processes = int(env["WORLD_SIZE"])
-    if gpus not in (None, processes): raise ValueError(f"parameter gpus: found {gpus}, but torchrun has started {processes} process{'es' * (processes > 1)}")
-    if not config.out_dir: raise ValueError("parameter out_dir: expected a folder that every process sees")
-    if env.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0" and env.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
-        raise ValueError("--max-restarts needs TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in the environment of torchrun (pytorch issue 135712), and --standalone or --rdzv-backend c10d")
+    if gpus not in (None, processes):
+        raise ValueError(
+            f"parameter gpus: found {gpus}, but torchrun has started {processes} process{'es' * (processes > 1)}"
+        )
+    if not config.out_dir:
+        raise ValueError("parameter out_dir: expected a folder that every process sees")
+    if (
+        env.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0"
+        and env.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    ):
+        raise ValueError(
+            "--max-restarts needs TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in the environment of torchrun (pytorch issue 135712), and --standalone or --rdzv-backend c10d"
+        )
     config = replace(config, gpus=processes)
     check_values(config)  # the folder is for the first process to look at
-    where = layout(processes, together=config.together, machines=processes // int(env.get("LOCAL_WORLD_SIZE", processes)))
-    if where.processes != processes: raise ValueError(f"parameter gpus: found {processes}, but there is {where}")
+    where = layout(
+        processes,
+        together=config.together,
+        machines=processes // int(env.get("LOCAL_WORLD_SIZE", processes)),
+    )
+    if where.processes != processes:
+        raise ValueError(f"parameter gpus: found {processes}, but there is {where}")
     return config, where
 
 # %% ../nbs/10_training.ipynb #set_up
 def set_up(
     config: Config,
     where: Layout,
-) -> tuple[Path, Path, TextIO | None]:  # the folder of the run, the packed data, and what holds the folder
+) -> tuple[
+    Path, Path, TextIO | None
+]:  # the folder of the run, the packed data, and what holds the folder
     "Make a run, or find the one to go on with, and its data: what the processes of a cluster do first."
     env, patient, folder, data, lock = os.environ, None, None, None, None
     rank, local = int(env["RANK"]), int(env["LOCAL_RANK"])
-    if where.processes > 1: patient = dist.new_group(backend="gloo", timeout=timedelta(days=1))  # packing takes its time
+    if where.processes > 1:
+        patient = dist.new_group(
+            backend="gloo", timeout=timedelta(days=1)
+        )  # packing takes its time
 
     def told(thing):
         every = [thing] * where.processes
-        if patient: dist.all_gather_object(every, thing, group=patient)
+        if patient:
+            dist.all_gather_object(every, thing, group=patient)
         return every
 
-    def pack(): return prepare(config.data, complete(config).size, config.batch_size, progress=lambda words: print(f"alexnet_nb: {words}", flush=True)).path
+    def pack():
+        return prepare(
+            config.data,
+            complete(config).size,
+            config.batch_size,
+            progress=lambda words: print(f"alexnet_nb: {words}", flush=True),
+        ).path
 
-    agents = sorted({*told("".join(Path(env.get("TORCHELASTIC_ERROR_FILE", "")).parts[-4:-3]))} - {""})  # the names of torchrun's own folders, the same after a restart
+    agents = sorted(
+        {*told("".join(Path(env.get("TORCHELASTIC_ERROR_FILE", "")).parts[-4:-3]))}
+        - {""}
+    )  # the names of torchrun's own folders, the same after a restart
     if rank == 0:
-        config, data = check(started_again(config, agents)), pack()  # before anything is made
+        config, data = (
+            check(started_again(config, agents)),
+            pack(),
+        )  # before anything is made
         folder, lock = start_run(config, where, agents)
     folder, data = told((folder, data))[0]
-    if not (folder / "config.json").exists(): raise FileNotFoundError(f"parameter out_dir: process {rank} does not see {folder}, which process 0 has made; it must be on a disk that all machines share")
-    return folder, told(data if rank == 0 else pack() if local == 0 else None)[rank - local], lock
+    if not (folder / "config.json").exists():
+        raise FileNotFoundError(
+            f"parameter out_dir: process {rank} does not see {folder}, which process 0 has made; it must be on a disk that all machines share"
+        )
+    return (
+        folder,
+        told(data if rank == 0 else pack() if local == 0 else None)[rank - local],
+        lock,
+    )
 
 # %% ../nbs/10_training.ipynb #started_again
 def started_again(
@@ -1115,20 +1785,39 @@ def started_again(
 ) -> Config:
     "Go on with a run that one of these agents began. Somebody else's in that folder is left to `check`, which refuses it."
     folder = Path(config.out_dir).expanduser()
-    begun = all((folder / n).exists() for n in ("config.json", "env.json")) and {*agents} & {*read_json(folder / "env.json").get("agents", [])}
-    if begun and config.dry_run: raise RuntimeError("a dry run that has failed is not started again; what went wrong is further up")
+    begun = all((folder / n).exists() for n in ("config.json", "env.json")) and {
+        *agents
+    } & {*read_json(folder / "env.json").get("agents", [])}
+    if begun and config.dry_run:
+        raise RuntimeError(
+            "a dry run that has failed is not started again; what went wrong is further up"
+        )
     return replace(config, resume=config.resume or bool(begun))
 
 # %% ../nbs/10_training.ipynb #plot_curves
 def plot_curves(folder):
     "Loss and top-1 error of a run, training and validation, by epoch."
     import matplotlib.pyplot as plt
-    rows = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
+
+    rows = [
+        json.loads(line)
+        for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()
+    ]
     steps = max(r["step"] for r in rows) / max(r["epoch"] for r in rows)
     fig, axes = plt.subplots(1, 2, figsize=(7.6, 2.8))
     for ax, what in zip(axes, ("loss", "top1")):
-        for split, style in (("train", dict(lw=1, alpha=.6)), ("val", dict(marker="o", ms=4))):
+        for split, style in (
+            ("train", dict(lw=1, alpha=0.6)),
+            ("val", dict(marker="o", ms=4)),
+        ):
             some = [r for r in rows if r["split"] == split]
-            ax.plot([r["step"] / steps for r in some], [r[what] for r in some], label={"train": "training", "val": "validation"}[split], **style)
-        ax.set_xlabel("epoch"); ax.set_title({"loss": "loss", "top1": "top-1 error"}[what]); ax.legend()
+            ax.plot(
+                [r["step"] / steps for r in some],
+                [r[what] for r in some],
+                label={"train": "training", "val": "validation"}[split],
+                **style,
+            )
+        ax.set_xlabel("epoch")
+        ax.set_title({"loss": "loss", "top1": "top-1 error"}[what])
+        ax.legend()
     return fig

@@ -3,6 +3,7 @@ namespaces, "machines", that are joined by a wire of limited rate; writes result
 
     python benchmarks/cluster.py
 """
+
 import json
 import os
 import socket
@@ -24,10 +25,19 @@ from alexnet_nb.training import ALLOCATOR, Config, Worker, draw_epoch, join, wri
 
 BATCH, STEPS, ROUNDS = 32, 3, 2
 RESULTS = Path(__file__).resolve().parent.parent / "results/cluster"
-CORES = {"the whole net": (1, False), "a column in each": (2, False), "the whole net in each": (2, True), "two pairs of columns": (4, False), "the whole net in each of four": (4, True)}
+CORES = {
+    "the whole net": (1, False),
+    "a column in each": (2, False),
+    "the whole net in each": (2, True),
+    "two pairs of columns": (4, False),
+    "the whole net in each of four": (4, True),
+}
 WIRE = {  # layout: processes, together, machine of each
-    "two processes, a column on each machine": (2, False, "ab"), "two processes, the whole net on each machine": (2, True, "ab"),
-    "2×2, pairs within a machine": (4, False, "aabb"), "2×2, pairs across the wire": (4, False, "abab")}
+    "two processes, a column on each machine": (2, False, "ab"),
+    "two processes, the whole net on each machine": (2, True, "ab"),
+    "2×2, pairs within a machine": (4, False, "aabb"),
+    "2×2, pairs across the wire": (4, False, "abab"),
+}
 RATES = (None, "1gbit")  # of the wire
 
 
@@ -40,87 +50,213 @@ def crossed():
 def work(processes, together):
     "What a process does: a step that does not count, then STEPS that do; prints what it saw as JSON."
     torch.set_num_threads(max(1, 2 // processes))
-    images = torch.randint(0, 256, (BATCH, 3, 256, 256), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    images = torch.randint(
+        0,
+        256,
+        (BATCH, 3, 256, 256),
+        dtype=torch.uint8,
+        generator=torch.Generator().manual_seed(0),
+    )
     split = Split(images.numpy(), torch.arange(BATCH).numpy())
-    data = Packed(Path("."), split, split, tuple(map(str, range(1000))), *pixel_statistics(split.images), {})
+    data = Packed(
+        Path("."),
+        split,
+        split,
+        tuple(map(str, range(1000))),
+        *pixel_statistics(split.images),
+        {},
+    )
     mesh = join(processes, together, "cpu")
-    w = Worker(Path("."), Config(data="random", recipe="paper", batch_size=BATCH, epochs=90), data, mesh)
+    w = Worker(
+        Path("."),
+        Config(data="random", recipe="paper", batch_size=BATCH, epochs=90),
+        data,
+        mesh,
+    )
     set_rates(w.optimizer, rates_at(w.recipe, 0))
     w.average()
     draws, seconds = draw_epoch(BATCH, w.see.border, w.recipe, 0, 0), []
     for step in range(STEPS + 1):
-        if mesh: dist.barrier()
-        if step == 1: before = multigpu.sent.total(), crossed()
+        if mesh:
+            dist.barrier()
+        if step == 1:
+            before = multigpu.sent.total(), crossed()
         begin = time.perf_counter()
         w.update(*w.batch(*w.read(None, draws, 0), True))
         seconds.append(time.perf_counter() - begin)
         w.step = 0
-    if mesh: dist.barrier()
+    if mesh:
+        dist.barrier()
     exchanged, wired = multigpu.sent.total() - before[0], crossed() - before[1]
-    gradients = sum(p.nbytes for p in w.model.parameters()) * 2 * (w.replicas - 1) // w.replicas
-    found = dict(rank=dist.get_rank() if mesh else 0, seconds=seconds[1:], exchange_bytes=exchanged // STEPS, gradient_bytes=gradients, wire_bytes=wired // STEPS, load=os.getloadavg()[0])
+    gradients = (
+        sum(p.nbytes for p in w.model.parameters()) * 2 * (w.replicas - 1) // w.replicas
+    )
+    found = dict(
+        rank=dist.get_rank() if mesh else 0,
+        seconds=seconds[1:],
+        exchange_bytes=exchanged // STEPS,
+        gradient_bytes=gradients,
+        wire_bytes=wired // STEPS,
+        load=os.getloadavg()[0],
+    )
     print(json.dumps(found) + "\n", end="", flush=True)
     os._exit(0)
 
 
 def launch(processes, together, machines=None):
     "Results of each process of a run, on this machine, or on machines that are network namespaces."
-    with socket.create_server(("127.0.0.1", 0)) as free: port, running = free.getsockname()[1], []
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port, running = free.getsockname()[1], []
     for rank in range(processes):
-        where = dict(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=processes, MASTER_ADDR="10.9.0.1" if machines else "127.0.0.1", MASTER_PORT=port, GLOO_SOCKET_IFNAME="wire" if machines else "lo")
+        where = dict(
+            RANK=rank,
+            LOCAL_RANK=rank,
+            WORLD_SIZE=processes,
+            MASTER_ADDR="10.9.0.1" if machines else "127.0.0.1",
+            MASTER_PORT=port,
+            GLOO_SOCKET_IFNAME="wire" if machines else "lo",
+        )
         enter = ["ip", "netns", "exec", f"alexnet-{machines[rank]}"] if machines else []
-        running.append(subprocess.Popen([*enter, sys.executable, __file__, "work", str(processes), str(int(together))], stdout=subprocess.PIPE, text=True,
-                                        env=os.environ | ALLOCATOR | {n: str(v) for n, v in where.items()}))
+        running.append(
+            subprocess.Popen(
+                [
+                    *enter,
+                    sys.executable,
+                    __file__,
+                    "work",
+                    str(processes),
+                    str(int(together)),
+                ],
+                stdout=subprocess.PIPE,
+                text=True,
+                env=os.environ | ALLOCATOR | {n: str(v) for n, v in where.items()},
+            )
+        )
     lines = [p.communicate()[0] for p in running]
     assert not any(p.returncode for p in running), lines
-    return [json.loads(next(line for line in out.splitlines() if line.startswith("{"))) for out in lines]
+    return [
+        json.loads(next(line for line in out.splitlines() if line.startswith("{")))
+        for out in lines
+    ]
 
 
 def lay_wire(rate):
     "Two network namespaces and a pair of virtual Ethernet devices between them, each of which sends at most so much."
     run = lambda words: subprocess.run(words.split(), check=True)
-    for name in "ab": subprocess.run(["ip", "netns", "del", f"alexnet-{name}"], capture_output=True)
-    for name in "ab": run(f"ip netns add alexnet-{name}")
+    for name in "ab":
+        subprocess.run(["ip", "netns", "del", f"alexnet-{name}"], capture_output=True)
+    for name in "ab":
+        run(f"ip netns add alexnet-{name}")
     run("ip link add wire netns alexnet-a type veth peer name wire netns alexnet-b")
     for i, name in enumerate("ab", 1):
         inside = f"ip netns exec alexnet-{name} "
-        for words in (f"ip addr add 10.9.0.{i}/24 dev wire", "ip link set wire up", "ip link set lo up"): run(inside + words)
-        if rate: run(inside + f"tc qdisc add dev wire root tbf rate {rate} burst 128kb latency 50ms")
+        for words in (
+            f"ip addr add 10.9.0.{i}/24 dev wire",
+            "ip link set wire up",
+            "ip link set lo up",
+        ):
+            run(inside + words)
+        if rate:
+            run(
+                inside
+                + f"tc qdisc add dev wire root tbf rate {rate} burst 128kb latency 50ms"
+            )
 
 
-def speed(runs): return [BATCH / s for run in runs for s in run[0]["seconds"]]
+def speed(runs):
+    return [BATCH / s for run in runs for s in run[0]["seconds"]]
 
 
 def note(runs):
     loads = [p["load"] for run in runs for p in run]
-    return (f"The whole net, 224 pixels, float32, a batch of {BATCH} pictures in all; medians of {len(runs[0][0]['seconds']) * ROUNDS} steps, in brackets the least and the most. "
-            f"Load average {min(loads):.0f} to {max(loads):.0f}, this included.")
+    return (
+        f"The whole net, 224 pixels, float32, a batch of {BATCH} pictures in all; medians of {len(runs[0][0]['seconds']) * ROUNDS} steps, in brackets the least and the most. "
+        f"Load average {min(loads):.0f} to {max(loads):.0f}, this included."
+    )
 
 
 def table(results):
     "One process and several, on the same two cores."
     layouts = results["layouts"]
-    alone, most = statistics.median(speed(layouts["the whole net"])), lambda runs, what: f"{max(p[what] for p in runs[0]) / 1e6:.1f}"
-    rows = [(len(runs[0]), name, spread(speed(runs), 1), f"{statistics.median(speed(runs)) / alone:.2f}", most(runs, "exchange_bytes"), most(runs, "gradient_bytes"))
-            for name, runs in layouts.items()]
-    return Table(["processes", "layout", "pictures a second", "of one process", "exchange, MB", "gradients, MB"], rows, note([r for runs in layouts.values() for r in runs])
-                 + " MB: what a process sends in a step; exchanges are counted, gradients computed for a ring from the bytes of its weights.")
+    alone, most = (
+        statistics.median(speed(layouts["the whole net"])),
+        lambda runs, what: f"{max(p[what] for p in runs[0]) / 1e6:.1f}",
+    )
+    rows = [
+        (
+            len(runs[0]),
+            name,
+            spread(speed(runs), 1),
+            f"{statistics.median(speed(runs)) / alone:.2f}",
+            most(runs, "exchange_bytes"),
+            most(runs, "gradient_bytes"),
+        )
+        for name, runs in layouts.items()
+    ]
+    return Table(
+        [
+            "processes",
+            "layout",
+            "pictures a second",
+            "of one process",
+            "exchange, MB",
+            "gradients, MB",
+        ],
+        rows,
+        note([r for runs in layouts.values() for r in runs])
+        + " MB: what a process sends in a step; exchanges are counted, gradients computed for a ring from the bytes of its weights.",
+    )
 
 
 def wire_table(results):
     "Two machines with a wire between them, with and without a limit."
     layouts = results["layouts"]
     step = lambda runs: statistics.median(s for run in runs for s in run[0]["seconds"])
-    rows = [(name, f"{max(p['wire_bytes'] for p in slow[0]) / 1e6:.1f}", spread(speed(free), 1), spread(speed(slow), 1), f"{step(slow) - step(free):.2f}")
-            for name, (free, slow) in ((name, by_rate.values()) for name, by_rate in layouts.items())]
-    return Table(["", "MB over the wire each way", "pictures a second, no limit", "at 1 Gbit/s", "seconds more a step"], rows, note([r for by_rate in layouts.values() for runs in by_rate.values() for r in runs])
-                 + " The machines are network namespaces on the same two cores, the wire a pair of virtual Ethernet devices, MB what the kernel counts on it in a step.")
+    rows = [
+        (
+            name,
+            f"{max(p['wire_bytes'] for p in slow[0]) / 1e6:.1f}",
+            spread(speed(free), 1),
+            spread(speed(slow), 1),
+            f"{step(slow) - step(free):.2f}",
+        )
+        for name, (free, slow) in (
+            (name, by_rate.values()) for name, by_rate in layouts.items()
+        )
+    ]
+    return Table(
+        [
+            "",
+            "MB over the wire each way",
+            "pictures a second, no limit",
+            "at 1 Gbit/s",
+            "seconds more a step",
+        ],
+        rows,
+        note(
+            [
+                r
+                for by_rate in layouts.values()
+                for runs in by_rate.values()
+                for r in runs
+            ]
+        )
+        + " The machines are network namespaces on the same two cores, the wire a pair of virtual Ethernet devices, MB what the kernel counts on it in a step.",
+    )
 
 
 def save(name, results, table):
-    machine = dict(processor=processor(), cores=len(os.sched_getaffinity(0)), torch=torch.__version__)
-    for suffix, text in (("json", json.dumps(dict(machine=machine) | results, indent=1)), ("md", table)):
-        with written(RESULTS / f"{name}.{suffix}") as temp: temp.write_text(text + "\n")
+    machine = dict(
+        processor=processor(),
+        cores=len(os.sched_getaffinity(0)),
+        torch=torch.__version__,
+    )
+    for suffix, text in (
+        ("json", json.dumps(dict(machine=machine) | results, indent=1)),
+        ("md", table),
+    ):
+        with written(RESULTS / f"{name}.{suffix}") as temp:
+            temp.write_text(text + "\n")
     print(table, flush=True)
 
 
@@ -128,15 +264,19 @@ def main():
     cores = {name: [] for name in CORES}
     wire = {name: {str(rate): [] for rate in RATES} for name in WIRE}
     for _ in range(ROUNDS):
-        for name, layout in CORES.items(): cores[name].append(launch(*layout))
+        for name, layout in CORES.items():
+            cores[name].append(launch(*layout))
         for rate in RATES:
             lay_wire(rate)
-            for name, layout in WIRE.items(): wire[name][str(rate)].append(launch(*layout))
-    for name in "ab": subprocess.run(["ip", "netns", "del", f"alexnet-{name}"], check=True)
+            for name, layout in WIRE.items():
+                wire[name][str(rate)].append(launch(*layout))
+    for name in "ab":
+        subprocess.run(["ip", "netns", "del", f"alexnet-{name}"], check=True)
     save("cores", dict(layouts=cores), table(dict(layouts=cores)))
     save("wire", dict(layouts=wire), wire_table(dict(layouts=wire)))
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["work"]: work(int(sys.argv[2]), sys.argv[3] == "1")
+    if sys.argv[1:2] == ["work"]:
+        work(int(sys.argv[2]), sys.argv[3] == "1")
     main()

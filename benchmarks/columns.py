@@ -3,6 +3,7 @@ threads, in turn, and writes results/benchmarks/columns.{json,md}.
 
     python benchmarks/columns.py
 """
+
 import json
 import os
 import resource
@@ -24,7 +25,12 @@ from alexnet_nb.dropout import dropout_masks
 from alexnet_nb.learning import sgd
 from alexnet_nb.model import AlexNet
 from alexnet_nb.recipes import Table, paper
-from alexnet_nb.training import init_process_group, layout, torchrun_command, worker_environment
+from alexnet_nb.training import (
+    init_process_group,
+    layout,
+    torchrun_command,
+    worker_environment,
+)
 
 BATCH, STEPS, ROUNDS = 32, 6, 3
 
@@ -32,8 +38,11 @@ BATCH, STEPS, ROUNDS = 32, 6, 3
 def timed(spent, name, function):
     def run(*args, **kw):
         begin = time.perf_counter()
-        try: return function(*args, **kw)
-        finally: spent[name] += time.perf_counter() - begin
+        try:
+            return function(*args, **kw)
+        finally:
+            spent[name] += time.perf_counter() - begin
+
     return run
 
 
@@ -45,7 +54,8 @@ def peak():
 def train():
     "What a process does: a step that does not count, then STEPS that do; prints what it saw as JSON."
     column = int(os.environ["RANK"]) if os.environ["WORLD_SIZE"] == "2" else None
-    if column is not None: init_process_group(2, "gloo", timedelta(minutes=5))
+    if column is not None:
+        init_process_group(2, "gloo", timedelta(minutes=5))
     torch.manual_seed(0)
     torch.optim.SGD([torch.zeros(1)])  # imports what torch's optimisers need
     baseline = peak()
@@ -53,7 +63,10 @@ def train():
     own = {p.data_ptr() for p in net.parameters()}
     optimizer = sgd(net, paper)
     x, y = torch.randn(BATCH, 3, 224, 224) * 60, torch.randint(1000, (BATCH,))
-    if column is not None: multigpu.swap, dist.broadcast = (timed(spent, "exchange", f) for f in (multigpu.swap, dist.broadcast))
+    if column is not None:
+        multigpu.swap, dist.broadcast = (
+            timed(spent, "exchange", f) for f in (multigpu.swap, dist.broadcast)
+        )
 
     def forward(step):
         logits = net(x, dropout_masks(paper, BATCH, 0, step, column))
@@ -63,9 +76,24 @@ def train():
         optimizer.zero_grad()
         loss.backward()
 
-    parts = {name: timed(spent, name, f) for name, f in (("forward", forward), ("backward", backward), ("update", optimizer.step))}
-    keep = lambda t: kept.update({} if t.untyped_storage().data_ptr() in own else {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes()}) or t
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t): loss = forward(0)
+    parts = {
+        name: timed(spent, name, f)
+        for name, f in (
+            ("forward", forward),
+            ("backward", backward),
+            ("update", optimizer.step),
+        )
+    }
+    keep = lambda t: (
+        kept.update(
+            {}
+            if t.untyped_storage().data_ptr() in own
+            else {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes()}
+        )
+        or t
+    )
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+        loss = forward(0)
     backward(loss)
     optimizer.step()
     del loss
@@ -76,8 +104,22 @@ def train():
         parts["backward"](parts["forward"](step))
         parts["update"]()
         rows.append(dict(spent) | {"step": time.perf_counter() - begin})
-    print(json.dumps(dict(column=column, steps=rows, parameters=sum(p.numel() for p in net.parameters()), kept_bytes=sum(kept.values()),
-                          sent_bytes=(multigpu.sent.total() - before) // STEPS, start_bytes=baseline, peak_bytes=peak())) + "\n", end="", flush=True)
+    print(
+        json.dumps(
+            dict(
+                column=column,
+                steps=rows,
+                parameters=sum(p.numel() for p in net.parameters()),
+                kept_bytes=sum(kept.values()),
+                sent_bytes=(multigpu.sent.total() - before) // STEPS,
+                start_bytes=baseline,
+                peak_bytes=peak(),
+            )
+        )
+        + "\n",
+        end="",
+        flush=True,
+    )
     os._exit(0)
 
 
@@ -85,35 +127,74 @@ def launch(processes):
     "Results of each process of a run."
     with tempfile.TemporaryDirectory() as store:
         command = [*torchrun_command(processes, store), __file__, "worker"]
-        environment = worker_environment(layout(processes, found=0), store) | dict(OMP_NUM_THREADS=str(2 // processes))
-        out = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout
-    return sorted((json.loads(line) for line in out.splitlines() if line.startswith("{")), key=lambda r: r["column"] or 0)
+        environment = worker_environment(layout(processes, found=0), store) | dict(
+            OMP_NUM_THREADS=str(2 // processes)
+        )
+        out = subprocess.run(
+            command, env=environment, stdout=subprocess.PIPE, text=True, check=True
+        ).stdout
+    return sorted(
+        (json.loads(line) for line in out.splitlines() if line.startswith("{")),
+        key=lambda r: r["column"] or 0,
+    )
 
 
 def table(results):
-    median = lambda runs, what: statistics.median(s.get(what, 0) for r in runs for s in r["steps"])
+    median = lambda runs, what: statistics.median(
+        s.get(what, 0) for r in runs for s in r["steps"]
+    )
     highest = lambda runs: max(r["peak_bytes"] - r["start_bytes"] for r in runs)
-    runs = [[one for (one,) in results["one"]], *([two[c] for two in results["two"]] for c in (0, 1))]
+    runs = [
+        [one for (one,) in results["one"]],
+        *([two[c] for two in results["two"]] for c in (0, 1)),
+    ]
     whole = runs[0]
     row = lambda name, show: (name, *map(show, runs))
     rows = [
         row("parameters", lambda r: r[0]["parameters"]),
-        row("kept for the backward pass, MB", lambda r: f"{r[0]['kept_bytes'] / 1e6:.0f}"),
+        row(
+            "kept for the backward pass, MB",
+            lambda r: f"{r[0]['kept_bytes'] / 1e6:.0f}",
+        ),
         row("Python and torch, MB", lambda r: f"{r[0]['start_bytes'] / 1e6:.0f}"),
-        row("net and training at most, MB (of one process)", lambda r: f"{highest(r) / 1e6:,.0f} ({highest(r) / highest(whole):.2f})"),
+        row(
+            "net and training at most, MB (of one process)",
+            lambda r: f"{highest(r) / 1e6:,.0f} ({highest(r) / highest(whole):.2f})",
+        ),
         row("sent, MB", lambda r: f"{r[0]['sent_bytes'] / 1e6:.2f}"),
-        row("step, ms", lambda r: spread([1e3 * s["step"] for q in r for s in q["steps"]])),
-        row("step, of one process", lambda r: f"{median(r, 'step') / median(whole, 'step'):.2f}"),
-        *(row(f"{part}, ms", lambda r: f"{1e3 * median(r, part):.0f}") for part in ("forward", "backward", "update")),
-        row("exchange and waiting, ms (of the step)", lambda r: f"{1e3 * median(r, 'exchange'):.0f} ({median(r, 'exchange') / median(r, 'step'):.1%})")]
-    return Table(["", "one process", "column 0", "column 1"], rows, f"Batch {BATCH}, 224 pixels, the whole net, float32; medians of {ROUNDS * STEPS} steps, "
-                 "in brackets the least and the most. Forward and backward include the exchange.")
+        row(
+            "step, ms",
+            lambda r: spread([1e3 * s["step"] for q in r for s in q["steps"]]),
+        ),
+        row(
+            "step, of one process",
+            lambda r: f"{median(r, 'step') / median(whole, 'step'):.2f}",
+        ),
+        *(
+            row(f"{part}, ms", lambda r: f"{1e3 * median(r, part):.0f}")
+            for part in ("forward", "backward", "update")
+        ),
+        row(
+            "exchange and waiting, ms (of the step)",
+            lambda r: (
+                f"{1e3 * median(r, 'exchange'):.0f} ({median(r, 'exchange') / median(r, 'step'):.1%})"
+            ),
+        ),
+    ]
+    return Table(
+        ["", "one process", "column 0", "column 1"],
+        rows,
+        f"Batch {BATCH}, 224 pixels, the whole net, float32; medians of {ROUNDS * STEPS} steps, "
+        "in brackets the least and the most. Forward and backward include the exchange.",
+    )
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] == ["worker"]: train()
+    if sys.argv[1:] == ["worker"]:
+        train()
     start()
     results = dict(one=[], two=[])
     for _ in range(ROUNDS):
-        for name, processes in (("one", 1), ("two", 2)): results[name].append(launch(processes))
+        for name, processes in (("one", 1), ("two", 2)):
+            results[name].append(launch(processes))
     save("columns", results, table(results))

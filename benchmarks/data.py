@@ -3,6 +3,7 @@ results/benchmarks/data.{json,md}.
 
     python benchmarks/data.py
 """
+
 import itertools
 import statistics
 import tempfile
@@ -30,12 +31,17 @@ square = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(256)]
 
 def make_files(folder):
     "JPEGs of 500 × 375 pixels at quality 75 to 95, cut from china.jpg and flower.jpg."
-    rng, photos = np.random.default_rng(0), [Image.fromarray(load_sample_image(f"{n}.jpg")) for n in ("china", "flower")]
+    rng, photos = (
+        np.random.default_rng(0),
+        [Image.fromarray(load_sample_image(f"{n}.jpg")) for n in ("china", "flower")],
+    )
     for i in range(FILES):
         left, top = rng.integers(0, 141), rng.integers(0, 53)
         path = folder / f"train/{i % 2}/{i}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
-        photos[i % 2].crop((left, top, left + 500, top + 375)).save(path, quality=int(rng.integers(75, 96)))
+        photos[i % 2].crop((left, top, left + 500, top + 375)).save(
+            path, quality=int(rng.integers(75, 96))
+        )
     for c in "01":
         (folder / f"val/{c}").mkdir(parents=True)
         photos[0].save(folder / f"val/{c}/0.jpg")
@@ -43,7 +49,8 @@ def make_files(folder):
 
 
 def usual(path):
-    with Image.open(path) as image: return np.asarray(square(image.convert("RGB")))
+    with Image.open(path) as image:
+        return np.asarray(square(image.convert("RGB")))
 
 
 def drafted(path):
@@ -51,55 +58,94 @@ def drafted(path):
     with Image.open(path) as image:
         image.draft("RGB", (256, 256))
         width, height = (round(side * 256 / min(image.size)) for side in image.size)
-        image = image.convert("RGB").resize((width, height), Image.Resampling.BILINEAR, reducing_gap=2.0)
-        return np.asarray(image.crop(((width - 256) // 2, (height - 256) // 2, (width + 256) // 2, (height + 256) // 2)))
+        image = image.convert("RGB").resize(
+            (width, height), Image.Resampling.BILINEAR, reducing_gap=2.0
+        )
+        return np.asarray(
+            image.crop(
+                (
+                    (width - 256) // 2,
+                    (height - 256) // 2,
+                    (width + 256) // 2,
+                    (height + 256) // 2,
+                )
+            )
+        )
 
 
 def decoded_by_pil(path):
-    with Image.open(path) as image: image.load()
+    with Image.open(path) as image:
+        image.load()
 
 
-READERS = {"PIL, Resize(256), CenterCrop(256)": usual, "PIL with draft and reducing_gap": drafted, "ours": read_square, "decoding alone, PIL": decoded_by_pil,
-           "decoding alone, torchvision": lambda path: io.decode_jpeg(io.read_file(str(path)), io.ImageReadMode.RGB)}
+READERS = {
+    "PIL, Resize(256), CenterCrop(256)": usual,
+    "PIL with draft and reducing_gap": drafted,
+    "ours": read_square,
+    "decoding alone, PIL": decoded_by_pil,
+    "decoding alone, torchvision": lambda path: io.decode_jpeg(
+        io.read_file(str(path)), io.ImageReadMode.RGB
+    ),
+}
 
 
 class Mapped(Dataset):
     "What people write for a memory-mapped array."
-    def __init__(self, images): self.images, self.crop = images, transforms.Compose([transforms.RandomCrop(224), transforms.RandomHorizontalFlip()])
-    def __len__(self): return len(self.images)
-    def __getitem__(self, i): return self.crop(torch.from_numpy(self.images[i].copy()))
+
+    def __init__(self, images):
+        self.images, self.crop = (
+            images,
+            transforms.Compose(
+                [transforms.RandomCrop(224), transforms.RandomHorizontalFlip()]
+            ),
+        )
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, i):
+        return self.crop(torch.from_numpy(self.images[i].copy()))
 
 
 def endless(loader):
-    while True: yield from loader
+    while True:
+        yield from loader
 
 
 def ours(data, see):
     "Batches as the trainer reads them, uint8."
     for epoch in itertools.count():
         draws = draw_epoch(len(data), see.border, paper, 0, epoch)
-        for i in range(0, len(data) - BATCH + 1, BATCH): yield see.cut(pictures(data, slice(i, i + BATCH)), draws[i:i + BATCH])
+        for i in range(0, len(data) - BATCH + 1, BATCH):
+            yield see.cut(pictures(data, slice(i, i + BATCH)), draws[i : i + BATCH])
 
 
 def copies(images):
     "As many bytes, copied from the same file without more ado."
     flat, out = images.reshape(-1), np.empty(BATCH * 3 * 224 * 224, np.uint8)
     for i in itertools.cycle(range(0, len(flat) - len(out), len(out))):
-        np.copyto(out, flat[i:i + len(out)])
+        np.copyto(out, flat[i : i + len(out)])
         yield out
 
 
 def table(results):
     rate = lambda group, name: [group["pictures"] / s for s in group["seconds"][name]]
     rows = []
-    for what, against in (("packing, one core", "PIL, Resize(256), CenterCrop(256)"), ("batches", "a copy of as many bytes")):
+    for what, against in (
+        ("packing, one core", "PIL, Resize(256), CenterCrop(256)"),
+        ("batches", "a copy of as many bytes"),
+    ):
         group = results[what]
         for name in group["seconds"]:
-            ratio = statistics.median(a / b for a, b in zip(rate(group, name), rate(group, against)))
+            ratio = statistics.median(
+                a / b for a, b in zip(rate(group, name), rate(group, against))
+            )
             rows.append((what, name, spread(rate(group, name)), f"{ratio:.3g}"))
-    note = (f"Pictures of 500×375, {FILES} files. Batches of {BATCH} at 224, uint8, from pictures of 256×256 in the page cache; the two loaders have two processes, "
-            "ours and the copy none. `ImageFolder` decodes, rescales, crops, mirrors and normalises: what people do, not the same work. "
-            f"`pack` as a whole, {results['pack']['processes']} processes, statistics and checksums included: {results['pack']['pictures'] / results['pack']['seconds']:,.0f} pictures a second.")
+    note = (
+        f"Pictures of 500×375, {FILES} files. Batches of {BATCH} at 224, uint8, from pictures of 256×256 in the page cache; the two loaders have two processes, "
+        "ours and the copy none. `ImageFolder` decodes, rescales, crops, mirrors and normalises: what people do, not the same work. "
+        f"`pack` as a whole, {results['pack']['processes']} processes, statistics and checksums included: {results['pack']['pictures'] / results['pack']['seconds']:,.0f} pictures a second."
+    )
     return Table(["", "", "pictures a second", "PIL or the copy = 1"], rows, note)
 
 
@@ -108,28 +154,76 @@ def main():
     with tempfile.TemporaryDirectory() as tmp:
         folder = Path(tmp)
         files = make_files(folder / "files")
-        readers = {name: lambda f=f: [f(path) for path in files] for name, f in READERS.items()}
+        readers = {
+            name: lambda f=f: [f(path) for path in files] for name, f in READERS.items()
+        }
         packing = dict(pictures=len(files), seconds=in_turns(readers, rounds=5))
-        stored = {q: pack(folder / "files", folder / f"packed{q}", quality=q, progress=lambda line: None) for q in (None, 90)}
+        stored = {
+            q: pack(
+                folder / "files",
+                folder / f"packed{q}",
+                quality=q,
+                progress=lambda line: None,
+            )
+            for q in (None, 90)
+        }
         many = folder / "many"
         for i in range(12):
             for path in files:
-                link = many / path.parent.parent.name / path.parent.name / f"{i}-{path.name}"
+                link = (
+                    many
+                    / path.parent.parent.name
+                    / path.parent.name
+                    / f"{i}-{path.name}"
+                )
                 link.parent.mkdir(parents=True, exist_ok=True)
                 link.hardlink_to(path)
         (many / "val").symlink_to(folder / "files/val")
         begin = time.perf_counter()
         whole = pack(many, folder / "whole", processes=2, progress=lambda line: None)
-        packed = dict(pictures=len(whole.train), processes=2, seconds=time.perf_counter() - begin)
+        packed = dict(
+            pictures=len(whole.train), processes=2, seconds=time.perf_counter() - begin
+        )
         raw, see = whole.train, Input(paper, whole.mean, whole.cov)
         raw.images[:].sum()  # into the page cache
-        normal = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(256), transforms.RandomCrop(224), transforms.RandomHorizontalFlip(),
-                                     transforms.ToTensor(), transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))])
-        loader = lambda data: endless(DataLoader(data, BATCH, shuffle=True, num_workers=2, drop_last=True, persistent_workers=True))
-        sources = {"a copy of as many bytes": copies(raw.images), "ours": ours(raw, see), "ours, stored as JPEGs of quality 90": ours(stored[90].train, see),
-                   "memory-mapped Dataset, DataLoader": loader(Mapped(raw.images)), "ImageFolder, DataLoader": loader(datasets.ImageFolder(many / "train", normal))}
-        batches = {name: lambda s=s: [next(s) for _ in range(24)] for name, s in sources.items()}
-        results = {"packing, one core": packing, "batches": dict(pictures=24 * BATCH, seconds=in_turns(batches, rounds=15)), "pack": packed}
+        normal = transforms.Compose(
+            [
+                transforms.Resize(256),
+                transforms.CenterCrop(256),
+                transforms.RandomCrop(224),
+                transforms.RandomHorizontalFlip(),
+                transforms.ToTensor(),
+                transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+            ]
+        )
+        loader = lambda data: endless(
+            DataLoader(
+                data,
+                BATCH,
+                shuffle=True,
+                num_workers=2,
+                drop_last=True,
+                persistent_workers=True,
+            )
+        )
+        sources = {
+            "a copy of as many bytes": copies(raw.images),
+            "ours": ours(raw, see),
+            "ours, stored as JPEGs of quality 90": ours(stored[90].train, see),
+            "memory-mapped Dataset, DataLoader": loader(Mapped(raw.images)),
+            "ImageFolder, DataLoader": loader(
+                datasets.ImageFolder(many / "train", normal)
+            ),
+        }
+        batches = {
+            name: lambda s=s: [next(s) for _ in range(24)]
+            for name, s in sources.items()
+        }
+        results = {
+            "packing, one core": packing,
+            "batches": dict(pictures=24 * BATCH, seconds=in_turns(batches, rounds=15)),
+            "pack": packed,
+        }
         save("data", results, table(results))
 
 

@@ -1,7 +1,8 @@
 """Runs the drills of tests/test_survival.py and tests/test_preprocessing.py several times and writes results/drills/drills.{tsv,md}.
 
-    python benchmarks/drills.py [passes]
+python benchmarks/drills.py [passes]
 """
+
 import csv
 import os
 import subprocess
@@ -38,18 +39,49 @@ def named(test):
 
 def left_behind():
     "Processes of runs that are still there."
-    found = subprocess.run(["pgrep", "-fc", "alexnet_nb.training|torch.distributed.run|preprocessing import pack"], capture_output=True, text=True)
+    found = subprocess.run(
+        [
+            "pgrep",
+            "-fc",
+            "alexnet_nb.training|torch.distributed.run|preprocessing import pack",
+        ],
+        capture_output=True,
+        text=True,
+    )
     return int(found.stdout)
 
 
 def run(number, folder):
     "One pass over the drills: rows of the table of outcomes."
-    command = [sys.executable, "-m", "pytest", "tests", "-k", " or ".join(DRILLS), f"--junitxml={folder}/{number}.xml", "-o", "addopts=-q"]
-    subprocess.run(command, cwd=ROOT, env=os.environ | dict(ALEXNET_NB_LONG="1"), stdout=subprocess.DEVNULL)
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "tests",
+        "-k",
+        " or ".join(DRILLS),
+        f"--junitxml={folder}/{number}.xml",
+        "-o",
+        "addopts=-q",
+    ]
+    subprocess.run(
+        command,
+        cwd=ROOT,
+        env=os.environ | dict(ALEXNET_NB_LONG="1"),
+        stdout=subprocess.DEVNULL,
+    )
     left = left_behind()
     for case in ElementTree.parse(f"{folder}/{number}.xml").iter("testcase"):
-        outcome = {"failure": "failed", "error": "failed", "skipped": "skipped"}.get(case[0].tag if len(case) else "", "survived")
-        yield {"pass": number, "drill": named(case.get("name")), "outcome": outcome, "seconds": f"{float(case.get('time')):.1f}", "left behind": left}
+        outcome = {"failure": "failed", "error": "failed", "skipped": "skipped"}.get(
+            case[0].tag if len(case) else "", "survived"
+        )
+        yield {
+            "pass": number,
+            "drill": named(case.get("name")),
+            "outcome": outcome,
+            "seconds": f"{float(case.get('time')):.1f}",
+            "left behind": left,
+        }
 
 
 def table(rows):
@@ -58,10 +90,18 @@ def table(rows):
     for name in dict.fromkeys(r["drill"] for r in rows):
         tries = [r for r in rows if r["drill"] == name]
         seconds = sorted(float(r["seconds"]) for r in tries)
-        lines.append((name, f"{sum(r['outcome'] == 'survived' for r in tries)} of {len(tries)}", f"{seconds[0]:.0f} to {seconds[-1]:.0f}"))
+        lines.append(
+            (
+                name,
+                f"{sum(r['outcome'] == 'survived' for r in tries)} of {len(tries)}",
+                f"{seconds[0]:.0f} to {seconds[-1]:.0f}",
+            )
+        )
     left = {r["pass"]: int(r["left behind"]) for r in rows}
-    note = (f"{sum(r['outcome'] == 'survived' for r in rows)} of {len(rows)} drills in {len(left)} passes; processes left behind: {sum(left.values())}. "
-            "A drill passes when the run ends within 30 s and says why, nothing of it stays behind after 10 s, and where it is resumed nothing beyond the last checkpoint is lost.")
+    note = (
+        f"{sum(r['outcome'] == 'survived' for r in rows)} of {len(rows)} drills in {len(left)} passes; processes left behind: {sum(left.values())}. "
+        "A drill passes when the run ends within 30 s and says why, nothing of it stays behind after 10 s, and where it is resumed nothing beyond the last checkpoint is lost."
+    )
     return Table(["drill", "survived", "seconds"], lines, note)
 
 
@@ -70,13 +110,21 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         for number in range(1, int((sys.argv[1:] or [5])[0]) + 1):
             rows += run(number, folder)
-            with written(ROOT / "results/drills/drills.tsv") as temp, open(temp, "w", newline="") as f:
+            with (
+                written(ROOT / "results/drills/drills.tsv") as temp,
+                open(temp, "w", newline="") as f,
+            ):
                 out = csv.DictWriter(f, rows[0], delimiter="\t", lineterminator="\n")
                 out.writeheader()
                 out.writerows(rows)
-            with written(ROOT / "results/drills/drills.md") as temp: temp.write_text(f"{table(rows)}\n")
-            print(f"pass {number}: {sum(r['outcome'] == 'survived' for r in rows)} of {len(rows)} so far, {rows[-1]['left behind']} processes left behind", flush=True)
+            with written(ROOT / "results/drills/drills.md") as temp:
+                temp.write_text(f"{table(rows)}\n")
+            print(
+                f"pass {number}: {sum(r['outcome'] == 'survived' for r in rows)} of {len(rows)} so far, {rows[-1]['left behind']} processes left behind",
+                flush=True,
+            )
     print(table(rows))
 
 
-if __name__ == "__main__": main()
+if __name__ == "__main__":
+    main()

@@ -5,6 +5,7 @@
 traps: the patches of tests/patches.tsv, each of which steps into a trap; that trap's own test is to fail.
 random: constants, operators and comparisons of lrn, multigpu and learning, changed one at a time, drawn with a fixed seed.
 """
+
 import ast
 import csv
 import os
@@ -24,25 +25,43 @@ RESULTS = ROOT / "results/mutants"
 SUITES = {  # tests of a module, the fast ones first
     "lrn": "tests/test_lrn.py tests/test_traps.py",
     "multigpu": "tests/test_two_processes.py tests/test_survival.py -k 'faults or ten_steps or plain_grouped or one_step or takes_up'",
-    "learning": "tests/test_learning.py tests/test_lab.py tests/test_claims.py tests/test_traps.py tests/test_two_processes.py -k 'not digits and not one_step'"}
+    "learning": "tests/test_learning.py tests/test_lab.py tests/test_claims.py tests/test_traps.py tests/test_two_processes.py -k 'not digits and not one_step'",
+}
 
 
 def copy(folder):
     "The files of the repository, as they are in the index."
-    subprocess.run(["git", "-C", ROOT, "checkout-index", "-a", f"--prefix={folder}/"], check=True)
+    subprocess.run(
+        ["git", "-C", ROOT, "checkout-index", "-a", f"--prefix={folder}/"], check=True
+    )
 
 
 def failing(folder, tests):
     "Names of the tests that fail first in a copy, or none."
-    command = f"{sys.executable} -m pytest -x -q -o addopts= -p no:cacheprovider {tests}"
-    try: done = subprocess.run(command, shell=True, cwd=folder, env=os.environ | dict(PYTHONPATH=str(folder)), capture_output=True, text=True, timeout=400)
-    except subprocess.TimeoutExpired: return ["out of time"]
-    return re.findall(r"^(?:FAILED|ERROR) \S+?::(\w+)", done.stdout, re.M) or (["the tests ended early"] if done.returncode else [])
+    command = (
+        f"{sys.executable} -m pytest -x -q -o addopts= -p no:cacheprovider {tests}"
+    )
+    try:
+        done = subprocess.run(
+            command,
+            shell=True,
+            cwd=folder,
+            env=os.environ | dict(PYTHONPATH=str(folder)),
+            capture_output=True,
+            text=True,
+            timeout=400,
+        )
+    except subprocess.TimeoutExpired:
+        return ["out of time"]
+    return re.findall(r"^(?:FAILED|ERROR) \S+?::(\w+)", done.stdout, re.M) or (
+        ["the tests ended early"] if done.returncode else []
+    )
 
 
 def patches():
     "The patches of tests/patches.tsv: trap, module, what is found, what is put in its place."
-    with open(ROOT / "tests/patches.tsv") as f: return list(csv.DictReader(f, delimiter="\t", quoting=csv.QUOTE_NONE))
+    with open(ROOT / "tests/patches.tsv") as f:
+        return list(csv.DictReader(f, delimiter="\t", quoting=csv.QUOTE_NONE))
 
 
 def patched(source, patch):
@@ -51,23 +70,50 @@ def patched(source, patch):
     plain = ast.unparse(ast.parse(source))
     count = plain.count(patch["find"])
     if count != 1:
-        raise ValueError(f"trap {patch['trap']}: got {patch['find']!r} {count} times in {patch['module']}, expected it once")
+        raise ValueError(
+            f"trap {patch['trap']}: got {patch['find']!r} {count} times in {patch['module']}, expected it once"
+        )
     return plain.replace(patch["find"], patch["put"] or "")
 
 
-SWAPS = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult, ast.Lt: ast.LtE, ast.LtE: ast.Lt,
-         ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq, ast.In: ast.NotIn, ast.NotIn: ast.In, ast.And: ast.Or, ast.Or: ast.And}
+SWAPS = {
+    ast.Add: ast.Sub,
+    ast.Sub: ast.Add,
+    ast.Mult: ast.Div,
+    ast.Div: ast.Mult,
+    ast.FloorDiv: ast.Mult,
+    ast.Lt: ast.LtE,
+    ast.LtE: ast.Lt,
+    ast.Gt: ast.GtE,
+    ast.GtE: ast.Gt,
+    ast.Eq: ast.NotEq,
+    ast.NotEq: ast.Eq,
+    ast.In: ast.NotIn,
+    ast.NotIn: ast.In,
+    ast.And: ast.Or,
+    ast.Or: ast.And,
+}
 
 
 def places(tree):
     "Everything that can be changed, with what it becomes; words of messages are left alone."
-    words = {id(n) for s in ast.walk(tree) if isinstance(s, (ast.Raise, ast.JoinedStr)) for n in ast.walk(s)}
+    words = {
+        id(n)
+        for s in ast.walk(tree)
+        if isinstance(s, (ast.Raise, ast.JoinedStr))
+        for n in ast.walk(s)
+    }
     for node in ast.walk(tree):
-        if id(node) in words: continue
-        if isinstance(node, (ast.BinOp, ast.BoolOp)) and type(node.op) in SWAPS: yield node, "op", SWAPS[type(node.op)]()
-        if isinstance(node, ast.Compare) and type(node.ops[0]) in SWAPS: yield node, "ops", [SWAPS[type(node.ops[0])](), *node.ops[1:]]
-        if isinstance(node, ast.Constant) and type(node.value) in (int, float): yield node, "value", node.value + 1
-        if isinstance(node, ast.Constant) and type(node.value) is bool: yield node, "value", not node.value
+        if id(node) in words:
+            continue
+        if isinstance(node, (ast.BinOp, ast.BoolOp)) and type(node.op) in SWAPS:
+            yield node, "op", SWAPS[type(node.op)]()
+        if isinstance(node, ast.Compare) and type(node.ops[0]) in SWAPS:
+            yield node, "ops", [SWAPS[type(node.ops[0])](), *node.ops[1:]]
+        if isinstance(node, ast.Constant) and type(node.value) in (int, float):
+            yield node, "value", node.value + 1
+        if isinstance(node, ast.Constant) and type(node.value) is bool:
+            yield node, "value", not node.value
 
 
 def mutant(source, draw):
@@ -76,7 +122,11 @@ def mutant(source, draw):
     node, field, value = draw.choice(list(places(tree)))
     setattr(node, field, value)
     after = ast.unparse(tree)
-    return after, *next((a.strip(), b.strip()) for a, b in zip(before.splitlines(), after.splitlines()) if a != b)
+    return after, *next(
+        (a.strip(), b.strip())
+        for a, b in zip(before.splitlines(), after.splitlines())
+        if a != b
+    )
 
 
 def try_it(folder, module, source, tests):
@@ -84,8 +134,10 @@ def try_it(folder, module, source, tests):
     path, begin = folder / f"alexnet_nb/{module}.py", time.monotonic()
     before = path.read_text()
     path.write_text(source)
-    try: return failing(folder, tests), round(time.monotonic() - begin)
-    finally: path.write_text(before)
+    try:
+        return failing(folder, tests), round(time.monotonic() - begin)
+    finally:
+        path.write_text(before)
 
 
 def write(name, rows):
@@ -93,17 +145,40 @@ def write(name, rows):
         out = csv.DictWriter(f, rows[0], delimiter="\t", lineterminator="\n")
         out.writeheader()
         out.writerows(rows)
-    with written(RESULTS / f"{name}.md") as temp: temp.write_text(f"{TABLES[name](rows)}\n")
+    with written(RESULTS / f"{name}.md") as temp:
+        temp.write_text(f"{TABLES[name](rows)}\n")
 
 
 def trap_table(rows):
-    return Table(["trap", "module", "put in place of", "caught by"], [(r["trap"], r["module"], f"`{r['put'] or 'nothing'}` for `{r['find']}`".replace("|", "\\|"), f"`{r['caught by']}`" if r["caught by"] else "**nothing**") for r in rows],
-                 f"{sum(bool(r['caught by']) for r in rows)} of {len(rows)} patches were caught by the trap's own test.")
+    return Table(
+        ["trap", "module", "put in place of", "caught by"],
+        [
+            (
+                r["trap"],
+                r["module"],
+                f"`{r['put'] or 'nothing'}` for `{r['find']}`".replace("|", "\\|"),
+                f"`{r['caught by']}`" if r["caught by"] else "**nothing**",
+            )
+            for r in rows
+        ],
+        f"{sum(bool(r['caught by']) for r in rows)} of {len(rows)} patches were caught by the trap's own test.",
+    )
 
 
 def random_table(rows):
-    return Table(["module", "before", "after", "caught by"], [(r["module"], f"`{r['before']}`".replace("|", "\\|"), f"`{r['after']}`".replace("|", "\\|"), f"`{r['caught by']}`" if r["caught by"] else "**nothing**") for r in rows],
-                 f"{sum(bool(r['caught by']) for r in rows)} of {len(rows)} random changes were caught.")
+    return Table(
+        ["module", "before", "after", "caught by"],
+        [
+            (
+                r["module"],
+                f"`{r['before']}`".replace("|", "\\|"),
+                f"`{r['after']}`".replace("|", "\\|"),
+                f"`{r['caught by']}`" if r["caught by"] else "**nothing**",
+            )
+            for r in rows
+        ],
+        f"{sum(bool(r['caught by']) for r in rows)} of {len(rows)} random changes were caught.",
+    )
 
 
 TABLES = {"traps": trap_table, "random": random_table}
@@ -119,7 +194,12 @@ def main():
         for i in range(len(patches()) if what == "traps" else most):
             if what == "traps":
                 row = patches()[i]
-                caught, seconds = try_it(folder, row["module"], patched(text(row["module"]), row), f"tests/test_traps.py -k test_trap_{int(row['trap']):02}")
+                caught, seconds = try_it(
+                    folder,
+                    row["module"],
+                    patched(text(row["module"]), row),
+                    f"tests/test_traps.py -k test_trap_{int(row['trap']):02}",
+                )
             else:
                 module = list(SUITES)[i % 3]
                 source, before, after = mutant(text(module), draw)
@@ -130,4 +210,5 @@ def main():
             write(what, rows)
 
 
-if __name__ == "__main__": main()
+if __name__ == "__main__":
+    main()

@@ -1,4 +1,5 @@
 "What both benchmarks share: the allocator of the package's launcher, timing in turns, and the files under results/."
+
 import json
 import os
 import platform
@@ -16,7 +17,8 @@ RESULTS = Path(__file__).resolve().parent.parent / "results/benchmarks"
 
 def start():
     "Begin again with the allocator's environment, which glibc reads only when a process starts; two threads."
-    if not ALLOCATOR.items() <= os.environ.items(): os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | ALLOCATOR)
+    if not ALLOCATOR.items() <= os.environ.items():
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | ALLOCATOR)
     torch.set_num_threads(2)
 
 
@@ -32,25 +34,42 @@ def in_turns(
         for name, function in functions.items():
             done()
             begin = time.perf_counter()
-            for _ in range(repeats): function()
+            for _ in range(repeats):
+                function()
             done()
-            if turn: seconds[name].append((time.perf_counter() - begin) / repeats)
+            if turn:
+                seconds[name].append((time.perf_counter() - begin) / repeats)
     return seconds
 
 
 def processor():
     "The model of the processor, as Linux or the platform names it."
     cpuinfo = Path("/proc/cpuinfo")
-    names = [l.split(":")[1].strip() for l in cpuinfo.read_text().splitlines() if l.startswith("model name")] if cpuinfo.exists() else []
+    names = (
+        [
+            l.split(":")[1].strip()
+            for l in cpuinfo.read_text().splitlines()
+            if l.startswith("model name")
+        ]
+        if cpuinfo.exists()
+        else []
+    )
     return names[0] if names else platform.processor()
 
 
 def save(name: str, results: dict, table: str):
     "Write results/benchmarks/NAME.json, and the table that pages show as NAME.md."
-    machine = dict(processor=processor(), threads=torch.get_num_threads(), torch=torch.__version__)
-    if torch.cuda.is_available(): machine["gpu"] = torch.cuda.get_device_name()
-    for suffix, text in (("json", json.dumps(dict(machine=machine) | results, indent=1)), ("md", table)):
-        with written(RESULTS / f"{name}.{suffix}") as temp: temp.write_text(text + "\n")
+    machine = dict(
+        processor=processor(), threads=torch.get_num_threads(), torch=torch.__version__
+    )
+    if torch.cuda.is_available():
+        machine["gpu"] = torch.cuda.get_device_name()
+    for suffix, text in (
+        ("json", json.dumps(dict(machine=machine) | results, indent=1)),
+        ("md", table),
+    ):
+        with written(RESULTS / f"{name}.{suffix}") as temp:
+            temp.write_text(text + "\n")
     print(table)
 
 

@@ -11,13 +11,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-LONG = "ALEXNET_NB_LONG" in os.environ  # everything, for many minutes, or the short form
+LONG = (
+    "ALEXNET_NB_LONG" in os.environ
+)  # everything, for many minutes, or the short form
 
 
 def skip_or_fail(reason):
     "Skip what a contributor's machine lacks; in CI, where it must run, fail."
     if os.environ.get("CI"):
-        pytest.fail(f"{reason}; install it, CI must not skip these tests", pytrace=False)
+        pytest.fail(
+            f"{reason}; install it, CI must not skip these tests", pytrace=False
+        )
     pytest.skip(reason, allow_module_level=True)
 
 
@@ -37,28 +41,60 @@ def site():
     return ROOT / "_docs"
 
 
-@pytest.fixture(scope="module")  # not longer: its event loop runs, and papermill wants one of its own
+@pytest.fixture(
+    scope="module"
+)  # not longer: its event loop runs, and papermill wants one of its own
 def browser():
     "Chromium, driven by Playwright: its own, or the system's."
     if not find_spec("playwright"):
-        skip_or_fail("playwright: got no such package, expected it: pip install -e '.[dev]'")
+        skip_or_fail(
+            "playwright: got no such package, expected it: pip install -e '.[dev]'"
+        )
     from playwright import sync_api as api
+
     with api.sync_playwright() as p:
-        for path in (None, *filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome")))):
-            try: browser = p.chromium.launch(executable_path=path, args=["--no-sandbox"])
-            except api.Error: continue
+        for path in (
+            None,
+            *filter(
+                None,
+                map(shutil.which, ("chromium", "chromium-browser", "google-chrome")),
+            ),
+        ):
+            try:
+                browser = p.chromium.launch(executable_path=path, args=["--no-sandbox"])
+            except api.Error:
+                continue
             yield browser
             return browser.close()
-        skip_or_fail("browser: got none, expected Chromium: apt-get install -y chromium")
+        skip_or_fail(
+            "browser: got none, expected Chromium: apt-get install -y chromium"
+        )
 
 
 @pytest.fixture
 def papermill(tmp_path):
     "Runs nbs/train.ipynb in a folder of its own; returns the finished process."
+
     def run(*parameters, env=None, timeout=120):
         flags = [x for p in parameters for x in ("-p", *p.split("=", 1))]
-        command = [sys.executable, "-m", "papermill", ROOT / "nbs/train.ipynb", "out.ipynb", "--no-progress-bar", *flags]
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=timeout, env=os.environ | (env or {}))
+        command = [
+            sys.executable,
+            "-m",
+            "papermill",
+            ROOT / "nbs/train.ipynb",
+            "out.ipynb",
+            "--no-progress-bar",
+            *flags,
+        ]
+        return subprocess.run(
+            command,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            env=os.environ | (env or {}),
+        )
+
     return run
 
 
@@ -71,22 +107,34 @@ def cells():
 def texts(folder):
     "What the cells of a notebook that ran in a folder said."
     nb = json.loads((folder / "out.ipynb").read_text())
-    return "\n".join("".join(o.get("text", "")) + "\n".join(o.get("traceback", "")) for c in nb["cells"] for o in c.get("outputs", []))
+    return "\n".join(
+        "".join(o.get("text", "")) + "\n".join(o.get("traceback", ""))
+        for c in nb["cells"]
+        for o in c.get("outputs", [])
+    )
 
 
 def workers(folder):
     "Command lines of processes that train in a folder."
     found = []
     for p in Path("/proc").glob("[0-9]*/cmdline"):
-        try: words = p.read_bytes().decode().split("\0")
-        except OSError: continue
-        if any(w == "alexnet_nb.training" or w.endswith("/alexnet-train") for w in words) and any(str(folder) in os.path.realpath(Path(p.parent, "cwd")) + w for w in words): found.append((int(p.parent.name), words))
+        try:
+            words = p.read_bytes().decode().split("\0")
+        except OSError:
+            continue
+        if any(
+            w == "alexnet_nb.training" or w.endswith("/alexnet-train") for w in words
+        ) and any(
+            str(folder) in os.path.realpath(Path(p.parent, "cwd")) + w for w in words
+        ):
+            found.append((int(p.parent.name), words))
     return found
 
 
 def gone(folder, seconds=10):
     end = time.monotonic() + seconds
-    while workers(folder) and time.monotonic() < end: time.sleep(0.2)
+    while workers(folder) and time.monotonic() < end:
+        time.sleep(0.2)
     return workers(folder) == []
 
 
@@ -106,10 +154,16 @@ if os.environ.get("RANK") in {ranks!r}:
 @pytest.fixture
 def fault(tmp_path, monkeypatch):
     "Lets processes meet a fault at an update, at random where no `step` is given; `None` takes it away. Returns the step."
+
     def put(what, step=None, ranks=("0",)):
         step = step or random.SystemRandom().randint(3, 22)
-        (tmp_path / "sitecustomize.py").write_text(FAULT.format(what=what, step=step, ranks=ranks) if what else "")
+        (tmp_path / "sitecustomize.py").write_text(
+            FAULT.format(what=what, step=step, ranks=ranks) if what else ""
+        )
         return step
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+
+    monkeypatch.setenv(
+        "PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    )
     monkeypatch.setenv("ALEXNET_NB_SAVE", "0")  # a checkpoint wherever there may be one
     return put

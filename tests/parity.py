@@ -1,6 +1,7 @@
 """Trains a net in two processes of one column each, then in one process, and prints for every tensor the largest difference as
 a share of its largest number (and, in float32, the mean difference as a share of the mean size).
 Run by torchrun; arguments: recipe, width, crop, classes, batch, steps, precision, fault."""
+
 import json
 import os
 import sys
@@ -37,24 +38,38 @@ def run(recipe, column, fault, dtype, classes, batch, steps, seed):
     net = AlexNet(recipe, classes, column)
     net.load_state_dict(initial_weights(recipe, classes, seed, column))
     net.to(dtype).train()
-    optimizer, draws, found = sgd(net, recipe), draw_epoch(len(images), see.border, recipe, seed, 0), {}
+    optimizer, draws, found = (
+        sgd(net, recipe),
+        draw_epoch(len(images), see.border, recipe, seed, 0),
+        {},
+    )
     for step in range(steps):
-        rates = rates_at(recipe, step / steps)  # the source's schedule drops, slows conv1 and freezes it on the way
+        rates = rates_at(
+            recipe, step / steps
+        )  # the source's schedule drops, slows conv1 and freezes it on the way
         set_rates(optimizer, rates)
         rows = slice(step * batch, (step + 1) * batch)
         masks = dropout_masks(recipe, batch, seed, step, column)
-        if fault == "masks": masks = {name: torch.rand(m.shape) < 0.5 for name, m in masks.items()}
+        if fault == "masks":
+            masks = {name: torch.rand(m.shape) < 0.5 for name, m in masks.items()}
         logits = net(see.train(images[rows], draws[rows], rates["colour"]), masks)
         loss = logits.sum() if column == 1 else F.cross_entropy(logits, labels[rows])
-        if fault == "loss": loss = 2 * loss
+        if fault == "loss":
+            loss = 2 * loss
         optimizer.zero_grad()
         loss.backward()
         if step == 0:
             found |= {"logits": logits.detach()} if column != 1 else {}
-            grads = gather_whole({n: p.grad.clone() for n, p in net.named_parameters()}, column)
+            grads = gather_whole(
+                {n: p.grad.clone() for n, p in net.named_parameters()}, column
+            )
         optimizer.step()
     weights = gather_whole({n: p.detach() for n, p in net.named_parameters()}, column)
-    return found | {f"gradient of {n}": g for n, g in grads.items()} | {f"{n} at the end": w for n, w in weights.items()}
+    return (
+        found
+        | {f"gradient of {n}": g for n, g in grads.items()}
+        | {f"{n} at the end": w for n, w in weights.items()}
+    )
 
 
 def largest(difference, reference):
@@ -72,15 +87,20 @@ init_process_group(2, "gloo", timedelta(minutes=5))
 seed = torch.tensor(settings[-1])
 dist.broadcast(seed, src=0)  # fresh numbers in every test, the same in both processes
 settings[-1], column = seed.item(), dist.get_rank()
-if fault == "gather": model_module.exchange = gather_without_gradient
+if fault == "gather":
+    model_module.exchange = gather_without_gradient
 dtype = getattr(torch, precision)
 two = run(recipe, column, fault, dtype, *settings)
 dist.destroy_process_group()
-bytes_sent = {f"bytes {way}": sent[way] // settings[2] for way in ("forward", "backward")}  # of a step
+bytes_sent = {
+    f"bytes {way}": sent[way] // settings[2] for way in ("forward", "backward")
+}  # of a step
 if column == 0:
     one = run(replace(recipe, lrn_across=fault == "lrn"), None, "", dtype, *settings)
     assert one.keys() == two.keys()
     gap = largest if precision == "float64" else mean
     gaps = {name: gap(two[name] - tensor, tensor) for name, tensor in one.items()}
     print(json.dumps(gaps | bytes_sent | {"seed": settings[-1]}), flush=True)
-os._exit(0)  # as the package's workers end: gloo's threads now and then abort a normal exit
+os._exit(
+    0
+)  # as the package's workers end: gloo's threads now and then abort a normal exit

@@ -1,6 +1,7 @@
 """Trains a tiny net on random pictures in several processes that share the batch, then in one process, and prints for every fault and
 tensor the largest difference as a share of its largest number: weights and velocities after ten steps of the source's schedule, and
 the metrics. Run by torchrun; arguments: TOGETHER:FAULT:PICTURES:BATCH:EPOCHS …"""
+
 import json
 import os
 import sys
@@ -14,59 +15,148 @@ from safetensors.torch import load_file
 
 from alexnet_nb import training
 from alexnet_nb.preprocessing import Packed, Split, pixel_statistics
-from alexnet_nb.training import Config, Share, Worker, checkpoints, dropout_masks, fit, join, last_checkpoint, meet, take
+from alexnet_nb.training import (
+    Config,
+    Share,
+    Worker,
+    checkpoints,
+    dropout_masks,
+    fit,
+    join,
+    last_checkpoint,
+    meet,
+    take,
+)
 
 
-def tell(found): print(json.dumps(found) + "\n", end="", flush=True)  # as one piece: the other processes write, too
+def tell(found):
+    print(
+        json.dumps(found) + "\n", end="", flush=True
+    )  # as one piece: the other processes write, too
 
 
 def pictures(seed, n):
     g = torch.Generator().manual_seed(seed)
-    halves = [(torch.randint(0, 256, (m, 3, 72, 72), dtype=torch.uint8, generator=g), torch.randint(0, 10, (m,), generator=g)) for m in (n, n - 3)]
+    halves = [
+        (
+            torch.randint(0, 256, (m, 3, 72, 72), dtype=torch.uint8, generator=g),
+            torch.randint(0, 10, (m,), generator=g),
+        )
+        for m in (n, n - 3)
+    ]
     train, val = (Split(images.numpy(), labels.numpy()) for images, labels in halves)
-    return Packed(Path("."), train, val, tuple("0123456789"), *pixel_statistics(train.images), {})
+    return Packed(
+        Path("."), train, val, tuple("0123456789"), *pixel_statistics(train.images), {}
+    )
 
 
 def result(folder):
     "What a run has left behind, as tensors."
     last = checkpoints(folder)[-1]
-    found = {f"{kind} {n}": t for kind in ("weights", "velocity") for n, t in load_file(last / f"{kind}.safetensors").items()}
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return found | {f"{split} {what}": torch.tensor([r[what] for r in rows if r["split"] == split]).double() for split in ("train", "val") for what in ("loss", "top1", "top5")}
+    found = {
+        f"{kind} {n}": t
+        for kind in ("weights", "velocity")
+        for n, t in load_file(last / f"{kind}.safetensors").items()
+    }
+    rows = [
+        json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()
+    ]
+    return found | {
+        f"{split} {what}": torch.tensor(
+            [r[what] for r in rows if r["split"] == split]
+        ).double()
+        for split in ("train", "val")
+        for what in ("loss", "top1", "top5")
+    }
 
 
 def broken(fault):
     "Step into a mistake; returns the way back."
-    saved = {name: getattr(training, name) for name in ("take", "dropout_masks")} | {"average": Worker.average}
-    if fault == "unweighted": training.take = lambda *a: Share(*(s := take(*a))[:2], float(s.weight > 0))
-    if fault == "masks": training.dropout_masks = lambda recipe, n, seed, step, column, device, rows: dropout_masks(recipe, rows.stop - rows.start, seed, step, column, device)
-    if fault == "apart": Worker.average = lambda self: None
-    return lambda: [setattr(Worker if name == "average" else training, name, f) for name, f in saved.items()]
+    saved = {name: getattr(training, name) for name in ("take", "dropout_masks")} | {
+        "average": Worker.average
+    }
+    if fault == "unweighted":
+        training.take = lambda *a: Share(*(s := take(*a))[:2], float(s.weight > 0))
+    if fault == "masks":
+        training.dropout_masks = lambda recipe, n, seed, step, column, device, rows: (
+            dropout_masks(recipe, rows.stop - rows.start, seed, step, column, device)
+        )
+    if fault == "apart":
+        Worker.average = lambda self: None
+    return lambda: [
+        setattr(Worker if name == "average" else training, name, f)
+        for name, f in saved.items()
+    ]
 
 
-meshes = [join(int(os.environ["WORLD_SIZE"]), together, "cpu") for together in (False, True)]
+meshes = [
+    join(int(os.environ["WORLD_SIZE"]), together, "cpu") for together in (False, True)
+]
 rank, shared = dist.get_rank(), [torch.seed() % 2**31, tempfile.mkdtemp()]
-dist.broadcast_object_list(shared, src=0)  # fresh numbers in every test, the same in all processes
+dist.broadcast_object_list(
+    shared, src=0
+)  # fresh numbers in every test, the same in all processes
 seed, folder = shared[0], Path(shared[1])
 for i, case in enumerate(sys.argv[1:]):
     together, fault, n, batch, epochs = case.split(":")
     mesh = meshes[int(together)]
     meet(mesh["column"].get_group())
-    data, runs = pictures(seed, int(n)), [folder / f"{i}-{name}" for name in ("many", "one")]
-    for run in runs: run.mkdir(exist_ok=True)
-    config = Config(data="random", width=1 / 16, size=72, crop=64, epochs=int(epochs), batch_size=int(batch), seed=seed, precision="float64")
+    data, runs = (
+        pictures(seed, int(n)),
+        [folder / f"{i}-{name}" for name in ("many", "one")],
+    )
+    for run in runs:
+        run.mkdir(exist_ok=True)
+    config = Config(
+        data="random",
+        width=1 / 16,
+        size=72,
+        crop=64,
+        epochs=int(epochs),
+        batch_size=int(batch),
+        seed=seed,
+        precision="float64",
+    )
     repair, before = broken(fault), '{"step": 7}\n'
-    if rank == 0 and fault == "seed": (runs[0] / "metrics.jsonl").write_text(before)
-    try: fit(Worker(runs[0], replace(config, seed=seed + (fault == "seed") * rank), data, mesh))
-    except RuntimeError as e: tell({"error": str(e), "kept": rank > 0 or (runs[0] / "metrics.jsonl").read_text() == before})
+    if rank == 0 and fault == "seed":
+        (runs[0] / "metrics.jsonl").write_text(before)
+    try:
+        fit(
+            Worker(
+                runs[0],
+                replace(config, seed=seed + (fault == "seed") * rank),
+                data,
+                mesh,
+            )
+        )
+    except RuntimeError as e:
+        tell(
+            {
+                "error": str(e),
+                "kept": rank > 0 or (runs[0] / "metrics.jsonl").read_text() == before,
+            }
+        )
     repair()
     if rank == 0 and fault != "seed":
         worker = Worker(runs[1], config, data, None)
         fit(worker)
         many, one = map(result, runs)
-        assert many.keys() == one.keys() and not worker.model.conv1.weight.requires_grad and worker.step == 10
-        tell({"case": case, "seed": seed} | {name: ((many[name] - one[name]).abs().max() / one[name].abs().max()).item() for name in one})
-if rank == 1: training.checkpoints = lambda folder: []  # a disk that shows it late
+        assert (
+            many.keys() == one.keys()
+            and not worker.model.conv1.weight.requires_grad
+            and worker.step == 10
+        )
+        tell(
+            {"case": case, "seed": seed}
+            | {
+                name: (
+                    (many[name] - one[name]).abs().max() / one[name].abs().max()
+                ).item()
+                for name in one
+            }
+        )
+if rank == 1:
+    training.checkpoints = lambda folder: []  # a disk that shows it late
 tell({"last": last_checkpoint(Worker(folder / "0-many", config, data, mesh)).name})
 dist.barrier()
 os._exit(0)  # as the package's workers end

@@ -1,4 +1,5 @@
 "What a picture gets depends on seed, epoch and position alone, and has the distribution that it should have."
+
 import os
 import re
 import threading
@@ -13,7 +14,14 @@ from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms import functional as theirs
 
 from alexnet_nb import augmentation
-from alexnet_nb.augmentation import Input, crop, draw_epoch, draw_rectangles, generator, resized_crop
+from alexnet_nb.augmentation import (
+    Input,
+    crop,
+    draw_epoch,
+    draw_rectangles,
+    generator,
+    resized_crop,
+)
 from alexnet_nb.preprocessing import Split, prepare
 from alexnet_nb.recipes import RECIPES, paper, source2012, torchvision
 from alexnet_nb.training import Config, Worker, ahead, pictures, run_epochs, run_recipe
@@ -34,7 +42,12 @@ def test_half_of_the_pictures_are_mirrored_and_the_noise_has_its_covariance():
     cov = a @ a.T
     see = Input(paper, np.full((3, 256, 256), 128.0), cov, dtype=torch.float64)
     noise = draws.colour.double() @ see.axes.T
-    np.testing.assert_allclose(np.cov(noise.T.numpy()), 0.01 * cov, rtol=0.1, atol=0.01 * np.diag(cov).max() * 0.05)
+    np.testing.assert_allclose(
+        np.cov(noise.T.numpy()),
+        0.01 * cov,
+        rtol=0.1,
+        atol=0.01 * np.diag(cov).max() * 0.05,
+    )
 
 
 def test_noise_does_not_round_away():
@@ -42,60 +55,101 @@ def test_noise_does_not_round_away():
     data = prepare("digits", 72)
     see = Input(run_recipe(Config()), data.mean, data.cov)
     draws = draw_epoch(512, see.border, see.recipe, 0, 0)
-    moved = see.train(pictures(data.train, slice(0, 512)), draws) * see.recipe.colour_divide - see.train(pictures(data.train, slice(0, 512)), draws, colour=False)
+    moved = see.train(
+        pictures(data.train, slice(0, 512)), draws
+    ) * see.recipe.colour_divide - see.train(
+        pictures(data.train, slice(0, 512)), draws, colour=False
+    )
     expected = 0.1 * np.sqrt(np.trace(data.cov))
-    assert moved.square().sum(1).mean().sqrt() == pytest.approx(expected, rel=0.15) and expected > 5
+    assert (
+        moved.square().sum(1).mean().sqrt() == pytest.approx(expected, rel=0.15)
+        and expected > 5
+    )
 
 
 @pytest.fixture(scope="module")
 def worker(tmp_path_factory):
-    return lambda **settings: Worker(tmp_path_factory.mktemp("run"), Config(**settings), prepare("digits", 72), None)
+    return lambda **settings: Worker(
+        tmp_path_factory.mktemp("run"), Config(**settings), prepare("digits", 72), None
+    )
 
 
 @pytest.mark.parametrize("recipe", ["paper", "source2012", "torchvision"])
 def test_batch_size_prefetch_and_resuming_change_nothing(worker, recipe):
     def epoch(size, first=0, prefetch=True):
         w = worker(recipe=recipe, batch_size=size)
-        draws, numbers = draw_epoch(len(w.data.train), w.see.border, w.recipe, 3, 5), range(first, w.per_epoch)
-        reads = ahead(lambda i: w.read(None, draws, i), numbers) if prefetch else (w.read(None, draws, i) for i in numbers)
+        draws, numbers = (
+            draw_epoch(len(w.data.train), w.see.border, w.recipe, 3, 5),
+            range(first, w.per_epoch),
+        )
+        reads = (
+            ahead(lambda i: w.read(None, draws, i), numbers)
+            if prefetch
+            else (w.read(None, draws, i) for i in numbers)
+        )
         xs, ys = zip(*(w.batch(*read, True) for read in reads))
         return torch.cat(xs), torch.cat(ys)
+
     x, y = epoch(128)
     assert len(x) == len(y) == 1437
-    for other in (epoch(128, prefetch=False), epoch(100), epoch(7)): assert torch.equal(other[0], x) and torch.equal(other[1], y)
+    for other in (epoch(128, prefetch=False), epoch(100), epoch(7)):
+        assert torch.equal(other[0], x) and torch.equal(other[1], y)
     late = epoch(128, first=4)
-    assert torch.equal(late[0], x[4 * 128:]) and torch.equal(late[1], y[4 * 128:])
+    assert torch.equal(late[0], x[4 * 128 :]) and torch.equal(late[1], y[4 * 128 :])
 
 
 def test_no_thread_stays_after_an_error():
     before = threading.active_count()
 
     def broken(i):
-        if i == 2: raise OSError("the disk is gone")
+        if i == 2:
+            raise OSError("the disk is gone")
         return i
+
     seen = []
     with pytest.raises(OSError, match="the disk is gone"):
-        for i in ahead(broken, range(5)): seen.append(i)
+        for i in ahead(broken, range(5)):
+            seen.append(i)
     assert seen == [0, 1] and threading.active_count() == before
-    for i in ahead(lambda i: i, range(5)): break  # the reader stops early
-    assert list(ahead(lambda i: i, range(3, 6))) == [3, 4, 5] and list(ahead(lambda i: i, range(0))) == []
+    for i in ahead(lambda i: i, range(5)):
+        break  # the reader stops early
+    assert (
+        list(ahead(lambda i: i, range(3, 6))) == [3, 4, 5]
+        and list(ahead(lambda i: i, range(0))) == []
+    )
     assert threading.active_count() == before
 
 
-def anonymous(): return int(re.search(r"RssAnon:\s+(\d+)", open("/proc/self/status").read())[1]) / 1e6  # GB
+def anonymous():
+    return (
+        int(re.search(r"RssAnon:\s+(\d+)", open("/proc/self/status").read())[1]) / 1e6
+    )  # GB
 
 
 def test_ten_gigabytes_stay_on_disk(tmp_path):
     "Every fifth batch of 10 GB (a sparse file) of packed pictures takes next to no memory of its own."
     n = 51_000
-    images = np.lib.format.open_memmap(tmp_path / "images.npy", "w+", np.uint8, (n, 3, 256, 256))
+    images = np.lib.format.open_memmap(
+        tmp_path / "images.npy", "w+", np.uint8, (n, 3, 256, 256)
+    )
     del images
     assert os.path.getsize(tmp_path / "images.npy") > 10e9
-    split = Split(np.load(tmp_path / "images.npy", mmap_mode="r"), np.zeros(n, np.int64))
+    split = Split(
+        np.load(tmp_path / "images.npy", mmap_mode="r"), np.zeros(n, np.int64)
+    )
     see, before = Input(paper, np.zeros((3, 256, 256)), np.eye(3)), anonymous()
     draws, most = draw_epoch(n, 32, paper, 0, 0), 0
-    for i, squares in enumerate(ahead(lambda i: see.cut(pictures(split, slice(i * 128, i * 128 + 128)), draws[i * 128:i * 128 + 128]), range(0, n // 128, 5))):
-        if i % 20 == 0: see.finish(squares, draws[i * 128:i * 128 + 128])
+    for i, squares in enumerate(
+        ahead(
+            lambda i: see.cut(
+                pictures(split, slice(i * 128, i * 128 + 128)),
+                draws[i * 128 : i * 128 + 128],
+            ),
+            range(0, n // 128, 5),
+        )
+    ):
+        if i % 20 == 0:
+            see.finish(squares, draws[i * 128 : i * 128 + 128])
         most = max(most, anonymous() - before)
     assert i == (n // 128 - 1) // 5 and most < 0.7
 
@@ -103,7 +157,10 @@ def test_ten_gigabytes_stay_on_disk(tmp_path):
 def test_chunks_of_32_share_a_crop():
     for recipe, share in ((paper, 1), (source2012, 32)):
         draws = draw_epoch(320, 32, recipe, 0, 0)
-        keys = [tuple(o) + (f,) for o, f in zip(draws.offsets.tolist(), draws.flips.tolist())]
+        keys = [
+            tuple(o) + (f,)
+            for o, f in zip(draws.offsets.tolist(), draws.flips.tolist())
+        ]
         assert sum(a != b for a, b in zip(keys, keys[1:])) >= 320 // share - 1 - 5
         assert all(keys[i] == keys[i // share * share] for i in range(320))
 
@@ -112,9 +169,20 @@ def seen_square(image, recipe, draws, i):
     "What a recipe cuts out of a picture: a square of the crop's side, or torchvision's resized crop."
     top, left = draws.offsets[i].tolist()
     if recipe.crop_rule == "shift":
-        return image[:, top:top + recipe.crop, left:left + recipe.crop]
+        return image[:, top : top + recipe.crop, left : left + recipe.crop]
     size = [recipe.crop, recipe.crop]
-    return theirs.resized_crop(torch.from_numpy(image).float(), top, left, *draws.shapes[i].tolist(), size, antialias=True).round().numpy()
+    return (
+        theirs.resized_crop(
+            torch.from_numpy(image).float(),
+            top,
+            left,
+            *draws.shapes[i].tolist(),
+            size,
+            antialias=True,
+        )
+        .round()
+        .numpy()
+    )
 
 
 def test_every_recipe_sees_its_kind_of_picture():
@@ -125,21 +193,52 @@ def test_every_recipe_sees_its_kind_of_picture():
         see = Input(recipe, mean, cov, dtype=torch.float64)
         draws = draw_epoch(4, see.border, recipe, 1, 2)
         x = see.train(torch.from_numpy(images), draws)
-        noise = draws.colour.double() @ see.axes.T if recipe.colour_std else torch.zeros(4, 3)
-        for i, ((top, left), flip) in enumerate(zip(draws.offsets.tolist(), draws.flips.tolist())):
+        noise = (
+            draws.colour.double() @ see.axes.T
+            if recipe.colour_std
+            else torch.zeros(4, 3)
+        )
+        for i, ((top, left), flip) in enumerate(
+            zip(draws.offsets.tolist(), draws.flips.tolist())
+        ):
             turn = (lambda a: a[..., ::-1]) if flip else (lambda a: a)
             square = turn(seen_square(images[i], recipe, draws, i)).astype(float)
-            at = {"image": (see.border // 2,) * 2, "aligned": (top, left)}.get(recipe.mean)
-            away = mean.mean((1, 2))[:, None, None] if at is None else mean[:, at[0]:at[0] + recipe.crop, at[1]:at[1] + recipe.crop]
-            if recipe.mean == "aligned": away = turn(away)
-            expected = (square - away + noise[i].numpy()[:, None, None]) / np.array(recipe.scale)[:, None, None] / recipe.colour_divide
+            at = {"image": (see.border // 2,) * 2, "aligned": (top, left)}.get(
+                recipe.mean
+            )
+            away = (
+                mean.mean((1, 2))[:, None, None]
+                if at is None
+                else mean[:, at[0] : at[0] + recipe.crop, at[1] : at[1] + recipe.crop]
+            )
+            if recipe.mean == "aligned":
+                away = turn(away)
+            expected = (
+                (square - away + noise[i].numpy()[:, None, None])
+                / np.array(recipe.scale)[:, None, None]
+                / recipe.colour_divide
+            )
             np.testing.assert_allclose(x[i].numpy(), expected, rtol=1e-9, atol=1e-9)
 
 
 def test_crop_takes_any_layout():
-    images, offsets = torch.randint(0, 256, (5, 3, 20, 20), dtype=torch.uint8), torch.randint(0, 4, (5, 2))
-    for kind in (images, images.contiguous(memory_format=torch.channels_last), images[:, :, :, :18], images.double(), images[:1].expand(5, -1, -1, -1)):
-        expected = torch.stack([im[:, top:top + 14, left:left + 14] for im, (top, left) in zip(kind, offsets.tolist())])
+    images, offsets = (
+        torch.randint(0, 256, (5, 3, 20, 20), dtype=torch.uint8),
+        torch.randint(0, 4, (5, 2)),
+    )
+    for kind in (
+        images,
+        images.contiguous(memory_format=torch.channels_last),
+        images[:, :, :, :18],
+        images.double(),
+        images[:1].expand(5, -1, -1, -1),
+    ):
+        expected = torch.stack(
+            [
+                im[:, top : top + 14, left : left + 14]
+                for im, (top, left) in zip(kind, offsets.tolist())
+            ]
+        )
         assert torch.equal(crop(kind, offsets, 14), expected)
 
 
@@ -149,22 +248,40 @@ def test_rectangles_have_torchvisions_distribution():
     rule = RandomResizedCrop(224)
     for size in (256, 17):
         image = torch.empty(3, size, size)
-        expected = np.array([rule.get_params(image, rule.scale, rule.ratio) for _ in range(n)])
+        expected = np.array(
+            [rule.get_params(image, rule.scale, rule.ratio) for _ in range(n)]
+        )
         offsets, shapes = draw_rectangles(n, size, generator(seed))
         found = torch.cat((offsets, shapes), 1).numpy()
-        assert (found[:, :2] >= 0).all() and (found[:, 2:] >= 1).all() and (found[:, :2] + found[:, 2:] <= size).all()
-        pairs = [(found[:, i], expected[:, i]) for i in range(4)] + [(f[:, 2] * f[:, 3] for f in (found, expected))]
-        pairs += [(f[:, 3] / f[:, 2] for f in (found, expected)), (f[:, 0] / np.maximum(size - f[:, 2], 1) for f in (found, expected))]
+        assert (
+            (found[:, :2] >= 0).all()
+            and (found[:, 2:] >= 1).all()
+            and (found[:, :2] + found[:, 2:] <= size).all()
+        )
+        pairs = [(found[:, i], expected[:, i]) for i in range(4)] + [
+            (f[:, 2] * f[:, 3] for f in (found, expected))
+        ]
+        pairs += [
+            (f[:, 3] / f[:, 2] for f in (found, expected)),
+            (f[:, 0] / np.maximum(size - f[:, 2], 1) for f in (found, expected)),
+        ]
         assert min(ks_2samp(*pair).pvalue for pair in pairs) > 1e-6, seed
 
 
 def test_rectangles_have_torchvisions_limits(monkeypatch):
     "8 to 100 % of the area, 3:4 to 4:3; and the whole picture where none of the tries fits."
     size = 4096  # so that rounding to whole pixels hardly counts
-    _, shapes = draw_rectangles(50_000, size, generator(int.from_bytes(os.urandom(3), "big")))
+    _, shapes = draw_rectangles(
+        50_000, size, generator(int.from_bytes(os.urandom(3), "big"))
+    )
     share, ratio = shapes.double().prod(1) / size**2, shapes[:, 1] / shapes[:, 0]
-    assert share.min().item() == pytest.approx(0.08, abs=1e-3) and 0.98 < share.max().item() <= 1
-    assert (ratio.min().item(), ratio.max().item()) == pytest.approx((3 / 4, 4 / 3), abs=2e-3)
+    assert (
+        share.min().item() == pytest.approx(0.08, abs=1e-3)
+        and 0.98 < share.max().item() <= 1
+    )
+    assert (ratio.min().item(), ratio.max().item()) == pytest.approx(
+        (3 / 4, 4 / 3), abs=2e-3
+    )
     monkeypatch.setattr(augmentation, "CROP_TRIES", 0)
     offsets, shapes = draw_rectangles(5, 256, generator(0))
     assert (offsets == 0).all() and (shapes == 256).all()
@@ -175,12 +292,26 @@ def test_resized_crop_equals_torchvisions():
     seed = int.from_bytes(os.urandom(3), "big")
     image = np.random.default_rng(seed).integers(0, 256, (3, 256, 256), np.uint8)
     offsets, shapes = draw_rectangles(12, 256, generator(seed))
-    found = resized_crop(torch.from_numpy(image).expand(12, -1, -1, -1), offsets, shapes, 224)
+    found = resized_crop(
+        torch.from_numpy(image).expand(12, -1, -1, -1), offsets, shapes, 224
+    )
     pil = Image.fromarray(image.transpose(1, 2, 0))
     for ours, offset, shape in zip(found, offsets.tolist(), shapes.tolist()):
-        expected = theirs.resized_crop(torch.from_numpy(image).float(), *offset, *shape, [224, 224], antialias=True).round().clamp(0, 255)
+        expected = (
+            theirs.resized_crop(
+                torch.from_numpy(image).float(),
+                *offset,
+                *shape,
+                [224, 224],
+                antialias=True,
+            )
+            .round()
+            .clamp(0, 255)
+        )
         assert torch.equal(ours.float(), expected), seed
-        of_pil = np.asarray(theirs.resized_crop(pil, *offset, *shape, [224, 224])).transpose(2, 0, 1)
+        of_pil = np.asarray(
+            theirs.resized_crop(pil, *offset, *shape, [224, 224])
+        ).transpose(2, 0, 1)
         assert np.abs(ours.numpy().astype(int) - of_pil).max() <= 1, seed
 
 
@@ -188,15 +319,25 @@ def test_draws_of_the_other_recipes_are_what_they_were():
     "A recipe whose crops are shifted draws the same numbers as before there was another rule."
     draws = draw_epoch(4, 32, paper, 3, 5)
     g = generator(3, 5)
-    assert torch.equal(draws.offsets, torch.randint(0, 33, (4, 2), generator=g)) and draws.shapes is None
+    assert (
+        torch.equal(draws.offsets, torch.randint(0, 33, (4, 2), generator=g))
+        and draws.shapes is None
+    )
     assert torch.equal(draws.flips, torch.rand(4, generator=g) < 0.5)
     assert torch.equal(draws.colour, torch.randn(4, 3, generator=g) * 0.1)
 
 
 def test_an_aligned_mean_and_resized_crops_are_refused():
-    see = Input(replace(RECIPES["caffe"], crop_rule="resized"), np.zeros((3, 256, 256)), np.eye(3))
+    see = Input(
+        replace(RECIPES["caffe"], crop_rule="resized"),
+        np.zeros((3, 256, 256)),
+        np.eye(3),
+    )
     with pytest.raises(ValueError, match="mean: got 'aligned'"):
-        see.cut(torch.zeros(2, 3, 256, 256, dtype=torch.uint8), draw_epoch(2, see.border, see.recipe, 0, 0))
+        see.cut(
+            torch.zeros(2, 3, 256, 256, dtype=torch.uint8),
+            draw_epoch(2, see.border, see.recipe, 0, 0),
+        )
 
 
 def test_torchvision_trains(worker):
@@ -205,6 +346,11 @@ def test_torchvision_trains(worker):
     before = {name: p.detach().clone() for name, p in w.model.named_parameters()}
     w.folder.joinpath("checkpoints").mkdir(exist_ok=True)
     run_epochs(w, 3)
-    assert w.step == 3 and all(not torch.equal(before[name], p) for name, p in w.model.named_parameters())
+    assert w.step == 3 and all(
+        not torch.equal(before[name], p) for name, p in w.model.named_parameters()
+    )
     draws = draw_epoch(len(w.data.train), w.see.border, w.recipe, 0, 0)
-    assert w.recipe.crop_rule == torchvision.crop_rule and len({tuple(s) for s in draws.shapes.tolist()}) > 100
+    assert (
+        w.recipe.crop_rule == torchvision.crop_rule
+        and len({tuple(s) for s in draws.shapes.tolist()}) > 100
+    )

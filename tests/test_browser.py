@@ -1,4 +1,5 @@
 "Every page as a reader sees it: the built site in Chromium, light and dark, wide and narrow."
+
 import functools
 import http.server
 import re
@@ -13,14 +14,28 @@ import pytest
 from conftest import ROOT, skip_or_fail
 
 if not find_spec("playwright") or not find_spec("axe_playwright_python"):
-    skip_or_fail("playwright and axe: got no such packages, expected them: pip install -e '.[dev]'")
+    skip_or_fail(
+        "playwright and axe: got no such packages, expected them: pip install -e '.[dev]'"
+    )
 from playwright.sync_api import expect
 
-AXE = (Path(find_spec("axe_playwright_python").origin).parent / "axe.min.js").read_text()
+AXE = (
+    Path(find_spec("axe_playwright_python").origin).parent / "axe.min.js"
+).read_text()
 BASE = runpy.run_path(str(ROOT / ".ci/site.py"))["address"]()[1]
-NOTEBOOKS = [p.relative_to(ROOT / "nbs") for p in (ROOT / "nbs").rglob("*.ipynb") if "-checkpoint" not in p.stem]
-PAGES = sorted(re.sub(r"(^|/)\d\d_", r"\1", str(p.with_suffix(".html"))) for p in NOTEBOOKS) + ["404.html"]
-WIDE, LAPTOP, PHONE = dict(width=1500, height=900), dict(width=1280, height=800), dict(width=390, height=844)
+NOTEBOOKS = [
+    p.relative_to(ROOT / "nbs")
+    for p in (ROOT / "nbs").rglob("*.ipynb")
+    if "-checkpoint" not in p.stem
+]
+PAGES = sorted(
+    re.sub(r"(^|/)\d\d_", r"\1", str(p.with_suffix(".html"))) for p in NOTEBOOKS
+) + ["404.html"]
+WIDE, LAPTOP, PHONE = (
+    dict(width=1500, height=900),
+    dict(width=1280, height=800),
+    dict(width=390, height=844),
+)
 
 # the least contrast of text with what is painted behind it, and that text; each pair of colours counts once
 CONTRAST = """() => {
@@ -50,7 +65,11 @@ CUT = """() => {
 
 class Host(http.server.SimpleHTTPRequestHandler):
     "As the real host: the site in its folder, and 404.html wherever there is nothing."
-    def translate_path(self, path): return super().translate_path(path.removeprefix(BASE) if path.startswith(BASE + "/") else "/nothing")
+
+    def translate_path(self, path):
+        return super().translate_path(
+            path.removeprefix(BASE) if path.startswith(BASE + "/") else "/nothing"
+        )
 
     def send_error(self, code, *_):
         self.send_response(code)
@@ -58,13 +77,16 @@ class Host(http.server.SimpleHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(Path(self.directory, "404.html").read_bytes())
 
-    def log_message(self, *_): pass
+    def log_message(self, *_):
+        pass
 
 
 @pytest.fixture(scope="module")
 def top(site):
     "The address of the site, served while the tests of this file run."
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Host, directory=str(site))) as server:
+    with http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(Host, directory=str(site))
+    ) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}{BASE}/"
         server.shutdown()
@@ -73,13 +95,21 @@ def top(site):
 @pytest.fixture(scope="module")
 def tab(browser, top):
     "A tab of a reader whose system is dark, and who has never been here; what it asks for, and whatever it complains about."
-    context = browser.new_context(viewport=WIDE, color_scheme="dark", reduced_motion="reduce")
+    context = browser.new_context(
+        viewport=WIDE, color_scheme="dark", reduced_motion="reduce"
+    )
     context.add_init_script("localStorage.clear()")
     page, asked, faults = context.new_page(), [], []
-    page.on("console", lambda m: faults.append(f"console: {m.text}") if m.type == "error" else None)
+    page.on(
+        "console",
+        lambda m: faults.append(f"console: {m.text}") if m.type == "error" else None,
+    )
     page.on("pageerror", lambda e: faults.append(f"error: {e}"))
     page.on("requestfailed", lambda r: faults.append(f"failed: {r.url}"))
-    page.on("response", lambda r: faults.append(f"{r.status}: {r.url}") if r.status >= 400 else None)
+    page.on(
+        "response",
+        lambda r: faults.append(f"{r.status}: {r.url}") if r.status >= 400 else None,
+    )
     page.on("request", lambda r: asked.append(r.url))
     return SimpleNamespace(page=page, asked=asked, faults=faults, top=top)
 
@@ -87,7 +117,9 @@ def tab(browser, top):
 @pytest.fixture(scope="module", params=PAGES)
 def seen(request, tab):
     "A page of the site, opened; the tests of a page share the visit."
-    tab.page.goto("about:blank")  # what the last page still asked for ends now, and is not this page's fault
+    tab.page.goto(
+        "about:blank"
+    )  # what the last page still asked for ends now, and is not this page's fault
     tab.asked.clear()
     tab.faults.clear()
     tab.page.set_viewport_size(WIDE)
@@ -99,12 +131,16 @@ def seen(request, tab):
 BACKGROUND = "getComputedStyle(document.body).backgroundColor"
 
 
-def ground(page): return {"rgb(255, 255, 255)": "light", "rgb(39, 43, 48)": "dark"}[page.evaluate(BACKGROUND)]
+def ground(page):
+    return {"rgb(255, 255, 255)": "light", "rgb(39, 43, 48)": "dark"}[
+        page.evaluate(BACKGROUND)
+    ]
 
 
 def turn(page, mode):
     "Use the switch, if the page is not in this mode."
-    if ground(page) == mode: return
+    if ground(page) == mode:
+        return
     before = page.evaluate(BACKGROUND)
     page.get_by_title("dark mode").locator("visible=true").first.click()
     page.wait_for_function(f"{BACKGROUND} !== {before!r}")
@@ -114,14 +150,28 @@ def turn(page, mode):
 
 def violations(page, options):
     "What axe finds to be serious or critical."
-    if not page.evaluate("() => 'axe' in window"): page.evaluate(AXE)
-    found = page.evaluate("([where, how]) => axe.run(where, how).then(r => r.violations)", options)
-    return [f"{v['id']} {n['target']}: {n['failureSummary']}" for v in found if v["impact"] in ("serious", "critical") for n in v["nodes"]]
+    if not page.evaluate("() => 'axe' in window"):
+        page.evaluate(AXE)
+    found = page.evaluate(
+        "([where, how]) => axe.run(where, how).then(r => r.violations)", options
+    )
+    return [
+        f"{v['id']} {n['target']}: {n['failureSummary']}"
+        for v in found
+        if v["impact"] in ("serious", "critical")
+        for n in v["nodes"]
+    ]
 
 
 # Colours take long in code, which is left to CONTRAST. Each of the other rules sees a page wide and on a phone, but in one mode
-HOW, COLOUR = dict(resultTypes=["violations"], preload=False), ["color-contrast", "link-in-text-block"]
-ALL, ONLY_COLOUR = [dict(exclude=["pre code"]), HOW], [dict(exclude=["pre code"]), HOW | dict(runOnly=COLOUR)]
+HOW, COLOUR = (
+    dict(resultTypes=["violations"], preload=False),
+    ["color-contrast", "link-in-text-block"],
+)
+ALL, ONLY_COLOUR = (
+    [dict(exclude=["pre code"]), HOW],
+    [dict(exclude=["pre code"]), HOW | dict(runOnly=COLOUR)],
+)
 NO_COLOUR = ["html", HOW | dict(rules={rule: dict(enabled=False) for rule in COLOUR})]
 
 
@@ -146,9 +196,17 @@ def test_mathematics_is_laid_out(seen):
 
 
 def test_page_is_small(seen, site):
-    names = seen.page.evaluate("performance.getEntriesByType('resource').map(e => e.name)")
-    files = {site / n.removeprefix(seen.top).partition("?")[0] for n in (*names, seen.page.url) if n.startswith(seen.top)}
-    sent = sum(len(zlib.compress(f.read_bytes())) for f in files if f.is_file())  # as a server sends them
+    names = seen.page.evaluate(
+        "performance.getEntriesByType('resource').map(e => e.name)"
+    )
+    files = {
+        site / n.removeprefix(seen.top).partition("?")[0]
+        for n in (*names, seen.page.url)
+        if n.startswith(seen.top)
+    }
+    sent = sum(
+        len(zlib.compress(f.read_bytes())) for f in files if f.is_file()
+    )  # as a server sends them
     assert len(files) > 8 and sent < 900_000
 
 
@@ -165,8 +223,12 @@ def test_both_modes_can_be_read(seen):
 def test_nothing_is_cut_on_a_wide_screen_or_a_phone(seen):
     for size in (WIDE, PHONE):
         seen.page.set_viewport_size(size)
-        seen.page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
-        assert seen.page.evaluate("document.documentElement.scrollWidth") <= size["width"]
+        seen.page.evaluate(
+            "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
+        )
+        assert (
+            seen.page.evaluate("document.documentElement.scrollWidth") <= size["width"]
+        )
         assert seen.page.evaluate(CUT) == []
     assert violations(seen.page, NO_COLOUR) == []
 
@@ -182,8 +244,17 @@ def test_an_address_that_does_not_exist_leads_back(tab):
     "In whatever folder: styles, pictures and links of 404.html are found from there."
     tab.faults.clear()
     tab.page.goto(f"{tab.top}experiments/no/such/page.html")
-    assert [f for f in tab.faults if not f.startswith("console") and f != f"404: {tab.page.url}"] == []  # only the page itself is missing
-    assert tab.page.evaluate("getComputedStyle(document.querySelector('main h1')).borderBottomWidth") == "3px"
+    assert [
+        f
+        for f in tab.faults
+        if not f.startswith("console") and f != f"404: {tab.page.url}"
+    ] == []  # only the page itself is missing
+    assert (
+        tab.page.evaluate(
+            "getComputedStyle(document.querySelector('main h1')).borderBottomWidth"
+        )
+        == "3px"
+    )
     tab.page.get_by_role("main").get_by_role("link", name="Start").click()
     expect(tab.page).to_have_url(f"{tab.top}index.html")
 
@@ -195,13 +266,20 @@ def test_ids_are_unique(seen):
 
 
 def test_only_the_open_page_is_marked_as_such(seen):
-    marked = seen.page.evaluate("[...document.querySelectorAll('a[href][aria-current=page]')].map(a => a.href)")
+    marked = seen.page.evaluate(
+        "[...document.querySelectorAll('a[href][aria-current=page]')].map(a => a.href)"
+    )
     assert [link for link in marked if link.partition("#")[0] != seen.page.url] == []
 
 
 def test_every_heading_of_a_column_has_a_name(seen):
     "And every navigation has one of its own."
-    assert seen.page.evaluate("[...document.querySelectorAll('main th')].filter(e => !e.textContent.trim()).length") == 0
+    assert (
+        seen.page.evaluate(
+            "[...document.querySelectorAll('main th')].filter(e => !e.textContent.trim()).length"
+        )
+        == 0
+    )
     names = seen.page.evaluate("""[...document.querySelectorAll("nav")].filter(e => e.getClientRects().length)
         .map(e => e.ariaLabel || document.getElementById(e.getAttribute("aria-labelledby"))?.textContent || "")""")
     assert len(set(names)) == len(names)
@@ -229,8 +307,18 @@ def test_on_paper_nothing_is_cut_or_dim(seen):
     seen.page.set_viewport_size(dict(width=720, height=1000))
     seen.page.emulate_media(media="print")
     try:
-        assert seen.page.evaluate("[...document.querySelectorAll('header nav, nav, button[title^=Copy]')].filter(e => !e.closest('main') && e.getClientRects().length).length") == 0
-        assert seen.page.evaluate("[...document.querySelectorAll('main pre')].filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.textContent.slice(0, 60))") == []
+        assert (
+            seen.page.evaluate(
+                "[...document.querySelectorAll('header nav, nav, button[title^=Copy]')].filter(e => !e.closest('main') && e.getClientRects().length).length"
+            )
+            == 0
+        )
+        assert (
+            seen.page.evaluate(
+                "[...document.querySelectorAll('main pre')].filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.textContent.slice(0, 60))"
+            )
+            == []
+        )
         dim = seen.page.evaluate("""[...document.querySelectorAll("main :is(p, li, td, pre, h2)")].filter(e => e.getClientRects().length)
             .map(e => getComputedStyle(e).color).filter(c => c !== "rgb(0, 0, 0)")""")
         assert dim == [] and seen.page.evaluate(BACKGROUND) == "rgb(255, 255, 255)"
@@ -242,13 +330,17 @@ def test_a_phone_has_a_list_of_contents(seen):
     "In the text, for a page that has something to list; where there is room for one beside it, not a second one."
     page = seen.page
     inside = page.locator("main summary").get_by_text("On this page")
-    heads = page.evaluate("[...document.querySelectorAll('main h2')].filter(h => !h.closest('.callout, [role=note]')).length")
+    heads = page.evaluate(
+        "[...document.querySelectorAll('main h2')].filter(h => !h.closest('.callout, [role=note]')).length"
+    )
     page.set_viewport_size(WIDE)
     expect(inside.locator("visible=true")).to_have_count(0)
     page.set_viewport_size(PHONE)
     expect(inside.locator("visible=true")).to_have_count(int(heads > 2))
     if heads > 2:
-        inside.evaluate("e => e.closest('details').open = false")  # an earlier test opened them all
+        inside.evaluate(
+            "e => e.closest('details').open = false"
+        )  # an earlier test opened them all
         inside.click()
         links = inside.locator("xpath=..").get_by_role("link")
         assert links.count() == heads
@@ -258,12 +350,24 @@ def test_a_phone_has_a_list_of_contents(seen):
 
 def ends_in_sight(page):
     "Wait until the target of the page's address is in the window, and nothing of the layout lies on its first line."
-    page.wait_for_function("""() => { const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    page.wait_for_function(
+        """() => { const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
         const box = target.getBoundingClientRect(), top = document.elementFromPoint(box.left + Math.min(8, box.width / 2), box.top + 4);
-        return box.top >= 0 && !!top?.closest("main"); }""", timeout=5000)
+        return box.top >= 0 && !!top?.closest("main"); }""",
+        timeout=5000,
+    )
 
 
-TARGETS = ["learning.html#check_signal", "family.html#run-147", "lrn.html#lrn-equation", "lrn.html#lrn-class", "claims.html#the-commands", "howto.html#train-on-imagenet", "training.html#a-run", "traps.html#stepping-into-them-on-purpose"]
+TARGETS = [
+    "learning.html#check_signal",
+    "family.html#run-147",
+    "lrn.html#lrn-equation",
+    "lrn.html#lrn-class",
+    "claims.html#the-commands",
+    "howto.html#train-on-imagenet",
+    "training.html#a-run",
+    "traps.html#stepping-into-them-on-purpose",
+]
 
 
 @pytest.mark.parametrize("size", [WIDE, LAPTOP, PHONE], ids=["wide", "laptop", "phone"])
@@ -294,14 +398,23 @@ def test_search_finds(tab, start, words):
     page.goto(tab.top + start)
     ask(page, words)
     page.keyboard.press("Enter")
-    page.wait_for_url(lambda address: address.partition("?")[0].partition("#")[0] != tab.top + start)
+    page.wait_for_url(
+        lambda address: address.partition("?")[0].partition("#")[0] != tab.top + start
+    )
     expect(page.get_by_role("main")).to_contain_text(words)
-    if "#" in page.url: ends_in_sight(page)
+    if "#" in page.url:
+        ends_in_sight(page)
 
 
 # each with a page that must be the first found; no page has these words side by side
-QUERIES = {"6.9 loss stuck": "symptoms.html", "why is my loss nan": "symptoms.html", "how do I train on imagenet": "howto.html",
-           "colour PCA noise": "augmentation.html", "scaling dropout": "dropout.html", "two GPUs column": "multigpu.html"}
+QUERIES = {
+    "6.9 loss stuck": "symptoms.html",
+    "why is my loss nan": "symptoms.html",
+    "how do I train on imagenet": "howto.html",
+    "colour PCA noise": "augmentation.html",
+    "scaling dropout": "dropout.html",
+    "two GPUs column": "multigpu.html",
+}
 
 
 @pytest.mark.parametrize("words", QUERIES)
@@ -310,14 +423,20 @@ def test_search_finds_words_in_any_order(tab, words):
     tab.page.goto(tab.top + "survived.html")
     ask(tab.page, words)
     tab.page.keyboard.press("Enter")
-    tab.page.wait_for_url(lambda address: address.partition("?")[0].partition("#")[0] == tab.top + QUERIES[words])
+    tab.page.wait_for_url(
+        lambda address: (
+            address.partition("?")[0].partition("#")[0] == tab.top + QUERIES[words]
+        )
+    )
 
 
 def family(page, top, size=WIDE):
     "The page of the family tree, the drawing that is shown at this width, and where its focus is."
     page.set_viewport_size(size)
     page.goto(f"{top}family.html")
-    return page.locator("#family svg:visible"), lambda: page.evaluate("document.activeElement.getAttribute('href')?.slice(1)")
+    return page.locator("#family svg:visible"), lambda: page.evaluate(
+        "document.activeElement.getAttribute('href')?.slice(1)"
+    )
 
 
 @pytest.mark.parametrize("size", [WIDE, PHONE], ids=["wide", "phone"])
@@ -327,15 +446,27 @@ def test_family_marks_answer_keys(tab, size):
     detail, rows = page.locator("#family .detail"), page.locator("#runs tbody tr")
     marks = drawing.locator(".run")
     order = marks.evaluate_all("all => all.map(a => a.getAttribute('href').slice(1))")
-    assert len(order) > 90 and set(order) <= set(rows.evaluate_all("all => all.map(r => r.id)"))
-    assert marks.evaluate_all("all => all.filter(a => a.tabIndex === 0).length") == 1  # one stop for the whole drawing
+    assert len(order) > 90 and set(order) <= set(
+        rows.evaluate_all("all => all.map(r => r.id)")
+    )
+    assert (
+        marks.evaluate_all("all => all.filter(a => a.tabIndex === 0).length") == 1
+    )  # one stop for the whole drawing
     drawing.locator(".run[tabindex='0']").focus()
     at = order.index("run-145")
     assert focus() == "run-145"
-    for key, to in (("ArrowRight", order[at + 1]), ("ArrowLeft", "run-145"), ("ArrowLeft", order[at - 1]), ("ArrowRight", "run-145"), ("ArrowUp", "run-137")):
+    for key, to in (
+        ("ArrowRight", order[at + 1]),
+        ("ArrowLeft", "run-145"),
+        ("ArrowLeft", order[at - 1]),
+        ("ArrowRight", "run-145"),
+        ("ArrowUp", "run-137"),
+    ):
         page.keyboard.press(key)
         assert focus() == to
-        expect(detail.locator(".head a")).to_have_text(page.locator(f"[id='{to}'] td").first.text_content().strip())
+        expect(detail.locator(".head a")).to_have_text(
+            page.locator(f"[id='{to}'] td").first.text_content().strip()
+        )
         assert page.locator("#runs tr.chosen").get_attribute("id") == to
     page.keyboard.press("ArrowDown")
     assert page.locator(f"[id='{focus()}'] td").nth(1).text_content() == "137"
@@ -353,12 +484,22 @@ def test_family_marks_answer_the_mouse(tab):
 
 def test_family_table_is_sorted_and_searched(tab):
     family(tab.page, tab.top)
-    first, shown = tab.page.locator("#runs tbody tr:visible td").first, tab.page.locator("#runs tbody tr:visible")
+    first, shown = (
+        tab.page.locator("#runs tbody tr:visible td").first,
+        tab.page.locator("#runs tbody tr:visible"),
+    )
     tab.page.locator("#runs input").fill("pooling overlap")
-    assert 0 < shown.count() < 20 and f"{shown.count()} of" in tab.page.locator("#runs .count").text_content()
+    assert (
+        0 < shown.count() < 20
+        and f"{shown.count()} of" in tab.page.locator("#runs .count").text_content()
+    )
     tab.page.locator("#runs input").fill("")
     tab.page.get_by_role("button", name="began").click()
-    began = [c for c in tab.page.locator("#runs tbody tr td:nth-child(3)").all_text_contents() if c]
+    began = [
+        c
+        for c in tab.page.locator("#runs tbody tr td:nth-child(3)").all_text_contents()
+        if c
+    ]
     assert began == sorted(began) and len(began) > 80 and first.is_visible()
 
 

@@ -1,4 +1,5 @@
 "What a run leaves on the disk: whole, its own, finite, and enough to repeat what it would have done."
+
 import json
 import os
 import shutil
@@ -60,8 +61,13 @@ def begin(folder, data, **settings):
 
 def rows(folder):
     "The lines of the metrics without clock times."
-    found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in row.items() if "seconds" not in name} for row in found]
+    found = [
+        json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()
+    ]
+    return [
+        {name: value for name, value in row.items() if "seconds" not in name}
+        for row in found
+    ]
 
 
 def assert_same(run, whole):
@@ -104,7 +110,9 @@ def undisturbed(tmp_path_factory, digits, plateau):
 
 
 @pytest.mark.parametrize("kill", [None, kill_in_validation, kill_before_checkpoint])
-def test_stopped_after_every_epoch_the_plateau_rule_forgets_nothing(tmp_path, monkeypatch, digits, plateau, undisturbed, kill):
+def test_stopped_after_every_epoch_the_plateau_rule_forgets_nothing(
+    tmp_path, monkeypatch, digits, plateau, undisturbed, kill
+):
     for epoch in range(1, 11):
         if kill:
             with monkeypatch.context() as patch, pytest.raises(Killed):
@@ -132,7 +140,9 @@ def test_a_checkpoint_without_its_validation_is_refused(tmp_path, digits):
     fit(begin(tmp_path, digits))
     state = checkpoints(tmp_path)[-1] / "state.json"
     state.write_text(json.dumps(json.loads(state.read_text()) | {"val_errors": []}))
-    with pytest.raises(ValueError, match="got 0 validation errors, expected 1, one an epoch; remove it"):
+    with pytest.raises(
+        ValueError, match="got 0 validation errors, expected 1, one an epoch; remove it"
+    ):
         begin(tmp_path, digits)
 
 
@@ -148,27 +158,43 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path, monkeypatch, digits
             for weight in group["params"]:
                 weight.data.fill_(torch.inf)
 
-    with monkeypatch.context() as patch, pytest.raises(FloatingPointError, match="not finite after step 5, .* nothing was saved"):
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(
+            FloatingPointError, match="not finite after step 5, .* nothing was saved"
+        ),
+    ):
         patch.setattr(torch.optim.SGD, "step", overflow)
         run_epochs(worker, 12)
     assert checkpoints(tmp_path)[-1].name == "step-0000004"
     fit(begin(tmp_path, digits))
-    assert all(weight.isfinite().all() for weight in load_file(tmp_path / "model.safetensors").values())
+    assert all(
+        weight.isfinite().all()
+        for weight in load_file(tmp_path / "model.safetensors").values()
+    )
 
 
 def test_a_run_that_ends_in_overflow_does_not_succeed(tmp_path):
     "One step of all images, after which nothing else would notice; and what it wrote is JSON to any reader."
-    with pytest.raises(RuntimeError, match="FloatingPointError: validation loss: got nan after step 1"):
+    with pytest.raises(
+        RuntimeError, match="FloatingPointError: validation loss: got nan after step 1"
+    ):
         train(Config(out_dir=str(tmp_path / "run"), batch_size=1437, lr=1e30, **TINY))
-    assert not (tmp_path / "run/model.safetensors").exists() and not checkpoints(tmp_path / "run")
+    assert not (tmp_path / "run/model.safetensors").exists() and not checkpoints(
+        tmp_path / "run"
+    )
     for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines():
         json.loads(line, parse_constant=dies)
 
 
 def test_means_are_over_images_not_over_batches(tmp_path, digits):
     "520 images in batches of 128 leave a batch of 8, which is no quarter of the epoch."
-    steps = [StepMetrics(128, 1.0, 0.75, 0.5, 0.1, 0.0)] * 4 + [StepMetrics(8, 2.0, 0.0, 0.0, 0.1, 0.0)]
-    assert mean_metrics(steps) == pytest.approx((528 / 520, 0.75 * 512 / 520, 0.5 * 512 / 520))
+    steps = [StepMetrics(128, 1.0, 0.75, 0.5, 0.1, 0.0)] * 4 + [
+        StepMetrics(8, 2.0, 0.0, 0.0, 0.1, 0.0)
+    ]
+    assert mean_metrics(steps) == pytest.approx(
+        (528 / 520, 0.75 * 512 / 520, 0.5 * 512 / 520)
+    )
     worker = begin(tmp_path, digits, batch_size=500)
     said = []
     worker.say = lambda words, mark=":": said.append(words)
@@ -178,7 +204,10 @@ def test_means_are_over_images_not_over_batches(tmp_path, digits):
     assert [row["images"] for row in rows(tmp_path) if row["split"] == "val"] == [360]
     loss = sum(row["loss"] * row["images"] for row in found) / 1437
     error = sum(row["top1"] * row["images"] for row in found) / 1437
-    assert any(f"loss {loss:.3f} " in words and f"training {error:6.1%}" in words for words in said), said
+    assert any(
+        f"loss {loss:.3f} " in words and f"training {error:6.1%}" in words
+        for words in said
+    ), said
 
 
 def victim(path):
@@ -197,7 +226,10 @@ def test_a_file_that_is_a_link_is_replaced(tmp_path, digits):
         (run / name).symlink_to(mine)
     train(Config(out_dir=str(run), resume=True, **TINY))
     assert mine.read_text() == "my thesis\n"
-    assert len(rows(run)) == 13 and not any((run / name).is_symlink() for name in (".lock", "metrics.jsonl", "log/torchrun.txt"))
+    assert len(rows(run)) == 13 and not any(
+        (run / name).is_symlink()
+        for name in (".lock", "metrics.jsonl", "log/torchrun.txt")
+    )
 
 
 @pytest.mark.parametrize("name", ["checkpoints", "log"])
@@ -206,8 +238,14 @@ def test_a_folder_that_is_a_link_is_refused(tmp_path, digits, name):
     elsewhere.mkdir()
     worker = begin(run, digits)
     (run / name).symlink_to(elsewhere)
-    for start in (lambda: fit(worker), lambda: train(Config(out_dir=str(run), resume=True, **TINY))):
-        with pytest.raises(ValueError, match=f"out_dir: got .*{name}, a link to .*elsewhere, expected a folder of the run itself"):
+    for start in (
+        lambda: fit(worker),
+        lambda: train(Config(out_dir=str(run), resume=True, **TINY)),
+    ):
+        with pytest.raises(
+            ValueError,
+            match=f"out_dir: got .*{name}, a link to .*elsewhere, expected a folder of the run itself",
+        ):
             start()
     if name == "checkpoints":
         with pytest.raises(ValueError, match="a link to"):
@@ -223,7 +261,10 @@ def test_copies_beside_the_checkpoints_are_passed_over(tmp_path, digits):
     (tmp_path / "checkpoints/step-0000001-notes").write_text("mine")
     (tmp_path / "checkpoints/step-0000000").symlink_to(tmp_path)
     fit(begin(tmp_path, digits))
-    assert Path(f"{last}-best").is_dir() and (tmp_path / "checkpoints/step-0000001-notes").exists()
+    assert (
+        Path(f"{last}-best").is_dir()
+        and (tmp_path / "checkpoints/step-0000001-notes").exists()
+    )
     assert len(checkpoints(tmp_path)) == 2
 
 
@@ -264,11 +305,17 @@ def test_a_planted_temporary_name_is_not_used(tmp_path):
         with written(tmp_path / "config.json") as temp:
             names.append(temp.name)
             temp.write_text("{}")
-    assert len(set(names)) == 2 and not any(str(os.getpid()) == name.rpartition(".")[2] for name in names)
+    assert len(set(names)) == 2 and not any(
+        str(os.getpid()) == name.rpartition(".")[2] for name in names
+    )
 
 
 def test_a_run_keeps_what_turns_images_into_its_input(tmp_path, digits):
     fit(begin(tmp_path, digits))
     stats = np.load(tmp_path / "stats.npz")
-    assert np.array_equal(stats["mean"], digits.mean) and np.array_equal(stats["cov"], digits.cov)
-    assert json.loads((tmp_path / "data.json").read_text())["names"] == list(digits.names)
+    assert np.array_equal(stats["mean"], digits.mean) and np.array_equal(
+        stats["cov"], digits.cov
+    )
+    assert json.loads((tmp_path / "data.json").read_text())["names"] == list(
+        digits.names
+    )

@@ -1,4 +1,5 @@
 "A run is evaluated as it was trained, on its own images or on others, and counts its views as what they are."
+
 import json
 from dataclasses import replace
 
@@ -49,11 +50,17 @@ def test_other_data_are_measured_with_the_mean_of_the_run(tmp_path, run, digits)
     assert "of 120 pictures" in table
     assert (run / "result.json").read_bytes() == before
     found = json.loads((run / "result-packed-all.json").read_text())
-    assert found["n"] == 120 and found["data"] == str(others.path) and found["sha256"] == others.meta["sha256"]
+    assert (
+        found["n"] == 120
+        and found["data"] == str(others.path)
+        and found["sha256"] == others.meta["sha256"]
+    )
     model = load_model(run)
     by_hand = Input(model.recipe, digits.mean, digits.cov)
     parts = (others.train, others.val)
-    scores = torch.cat([probabilities(model, by_hand, part.images, 5) for part in parts])
+    scores = torch.cat(
+        [probabilities(model, by_hand, part.images, 5) for part in parts]
+    )
     labels = torch.tensor(np.concatenate([part.labels for part in parts]))
     assert error_rates(scores, labels) == (found["top1"], found["top5"])
     assert torch.equal(load_input(run, model).mean, by_hand.mean)
@@ -73,7 +80,10 @@ def test_the_training_images_of_a_run_are_not_its_result(run, digits):
 
 
 def test_other_classes_are_refused(tmp_path, run):
-    with pytest.raises(ValueError, match=r"data: got the classes cat, dog, expected those of .*, 0, 1, 2, 3, 4, … \(10 in all\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"data: got the classes cat, dog, expected those of .*, 0, 1, 2, 3, 4, … \(10 in all\)",
+    ):
         evaluate(run, packed(tmp_path, ["cat", "dog"]))
 
 
@@ -83,12 +93,16 @@ def test_the_same_classes_in_another_order_are_refused(run, digits):
 
 
 def test_another_size_is_refused(tmp_path, run, digits):
-    with pytest.raises(ValueError, match="data: got images of 80×80 pixels, expected 72"):
+    with pytest.raises(
+        ValueError, match="data: got images of 80×80 pixels, expected 72"
+    ):
         evaluate(run, packed(tmp_path, digits.names, 80))
 
 
 def test_an_unknown_part_is_refused(run, digits):
-    with pytest.raises(ValueError, match="split: got 'test', expected one of val, train, all"):
+    with pytest.raises(
+        ValueError, match="split: got 'test', expected one of val, train, all"
+    ):
         evaluate(run, digits, split="test")
 
 
@@ -112,7 +126,9 @@ def test_images_of_another_size_than_the_mean_are_refused(size):
     images = torch.zeros(2, 3, size, size, dtype=torch.uint8)
     see = transform(72, 64)
     for use in (see.views, lambda x: see.cut(x, None)):
-        with pytest.raises(ValueError, match=f"images: got {size}×{size} pixels, expected 72×72"):
+        with pytest.raises(
+            ValueError, match=f"images: got {size}×{size} pixels, expected 72×72"
+        ):
             use(images)
 
 

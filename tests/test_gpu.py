@@ -1,4 +1,5 @@
 "On a GPU, where there is one: what the processor computes, and the same again."
+
 import json
 import os
 import subprocess
@@ -21,56 +22,93 @@ LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channel
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_response_normalisation(layout):
     "Value and gradient, in float64; on the processor they come from other code."
-    x, g = (torch.randn(3, 32, 9, 11, dtype=torch.float64).contiguous(memory_format=LAYOUTS[layout]) * s for s in (30, 1))
+    x, g = (
+        torch.randn(3, 32, 9, 11, dtype=torch.float64).contiguous(
+            memory_format=LAYOUTS[layout]
+        )
+        * s
+        for s in (30, 1)
+    )
     found = []
     for device in ("cpu", "cuda"):
         here = x.to(device).requires_grad_()
         y = lrn(here, columns=2)
-        found.append([t.cpu() for t in (y.detach(), *torch.autograd.grad(y, here, g.to(device)))])
-    for a, b in zip(*found): torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-12)
+        found.append(
+            [t.cpu() for t in (y.detach(), *torch.autograd.grad(y, here, g.to(device)))]
+        )
+    for a, b in zip(*found):
+        torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["paper", "source2012", "caffe", "torchvision"])
 def test_net(name):
     "Loss and every gradient of a training step with its dropout, in float64."
     recipe, found = reduced(RECIPES[name], 1 / 8, 96), []
-    x, y, weights = torch.randn(4, 3, 96, 96, dtype=torch.float64) * 60, torch.randint(10, (4,)), initial_weights(recipe, 10, 0)
+    x, y, weights = (
+        torch.randn(4, 3, 96, 96, dtype=torch.float64) * 60,
+        torch.randint(10, (4,)),
+        initial_weights(recipe, 10, 0),
+    )
     for device in ("cpu", "cuda"):
         model = AlexNet(recipe, 10)
         model.load_state_dict(weights)
         model.to(device, torch.float64).train()
-        loss = F.cross_entropy(model(x.to(device), dropout_masks(recipe, 4, 0, 0, device=device)), y.to(device))
+        loss = F.cross_entropy(
+            model(x.to(device), dropout_masks(recipe, 4, 0, 0, device=device)),
+            y.to(device),
+        )
         loss.backward()
         found.append([loss.item(), *(p.grad.cpu() for p in model.parameters())])
     assert found[0][0] == pytest.approx(found[1][0], rel=1e-12)
-    for a, b in zip(found[0][1:], found[1][1:]): torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-12 + 1e-9 * a.abs().max().item())
+    for a, b in zip(found[0][1:], found[1][1:]):
+        torch.testing.assert_close(
+            a, b, rtol=1e-8, atol=1e-12 + 1e-9 * a.abs().max().item()
+        )
 
 
 @pytest.fixture
 def trained(tmp_path):
     "Train digits for an epoch in a folder of that name; what was printed, and the losses of all steps and of the validation."
+
     def run(name, hidden=False, **settings):
         settings = dict(epochs=1, out_dir=str(tmp_path / name)) | settings
         code = f"from alexnet_nb.training import Config, train; train(Config(**{settings!r}))"
         env = os.environ | (dict(CUDA_VISIBLE_DEVICES="") if hidden else {})
-        done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=300)
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
         assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout, [json.loads(line)["loss"] for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        return done.stdout, [
+            json.loads(line)["loss"]
+            for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        ]
+
     return run
 
 
 def test_run_follows_that_of_the_processor(trained, tmp_path):
     "In float64; with gpus=2 one device holds both columns, and says so."
-    (_, here), (_, there) = trained("gpu", gpus=2, precision="float64"), trained("cpu", hidden=True, precision="float64")
+    (_, here), (_, there) = (
+        trained("gpu", gpus=2, precision="float64"),
+        trained("cpu", hidden=True, precision="float64"),
+    )
     said = json.loads((tmp_path / "gpu/env.json").read_text())["layout"]
-    if torch.cuda.device_count() == 1: assert said == "1 CUDA device: both columns in one process on one of them"
+    if torch.cuda.device_count() == 1:
+        assert said == "1 CUDA device: both columns in one process on one of them"
     assert len(here) == len(there) > 10 and here == pytest.approx(there, rel=1e-6)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_run_repeats_itself(trained, precision):
-    first, again = (trained(name, precision=precision)[1] for name in ("first", "again"))
+    first, again = (
+        trained(name, precision=precision)[1] for name in ("first", "again")
+    )
     assert first == again
 
 
-def test_dry_run_goes_on_from_its_checkpoint(trained): assert "resumed at step 2" in trained("dry", dry_run=True)[0]
+def test_dry_run_goes_on_from_its_checkpoint(trained):
+    assert "resumed at step 2" in trained("dry", dry_run=True)[0]

@@ -1,4 +1,5 @@
 "A run on one machine opens no door: its listeners, its environment, the current folder, and what libraries print."
+
 import base64
 import io
 import os
@@ -32,7 +33,9 @@ def descendants(pid):
     parents = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
-            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
+            parents[int(stat.parent.name)] = int(
+                stat.read_text().rpartition(")")[2].split()[1]
+            )
         except OSError:
             continue
     found = [pid]
@@ -83,7 +86,14 @@ def attack(port, path):
     except OSError:
         return False
     try:
-        store = dist.TCPStore("127.0.0.2", port, None, False, timeout=timedelta(seconds=5), wait_for_workers=False)
+        store = dist.TCPStore(
+            "127.0.0.2",
+            port,
+            None,
+            False,
+            timeout=timedelta(seconds=5),
+            wait_for_workers=False,
+        )
         for key in store.list_keys():
             if key.startswith("torch.rendezvous") and "/" not in key:
                 store.set(key, base64.b64encode(pickle.dumps(Attack(path))).decode())
@@ -131,8 +141,17 @@ def test_what_a_cluster_has_set_for_another_job_is_left_out(tmp_path):
     """With PET_NNODES=2, which Kubeflow sets, torchrun would wait for a second machine; with PET_MAX_RESTARTS it would
     start a failed process again and again."""
     other = dict(
-        PET_NNODES="2", PET_NODE_RANK="0", PET_NPROC_PER_NODE="4", PET_MAX_RESTARTS="3", PET_RDZV_ENDPOINT="10.1.2.3:29500",
-        RANK="1", WORLD_SIZE="4", LOCAL_RANK="1", MASTER_ADDR="10.1.2.3", MASTER_PORT="29500", TORCHELASTIC_RUN_ID="none",
+        PET_NNODES="2",
+        PET_NODE_RANK="0",
+        PET_NPROC_PER_NODE="4",
+        PET_MAX_RESTARTS="3",
+        PET_RDZV_ENDPOINT="10.1.2.3:29500",
+        RANK="1",
+        WORLD_SIZE="4",
+        LOCAL_RANK="1",
+        MASTER_ADDR="10.1.2.3",
+        MASTER_PORT="29500",
+        TORCHELASTIC_RUN_ID="none",
     )
     process = start(tmp_path, "gpus=2, epochs=1", **other)
     try:
@@ -142,23 +161,57 @@ def test_what_a_cluster_has_set_for_another_job_is_left_out(tmp_path):
 
 
 def test_a_setting_of_the_users_stays(monkeypatch, tmp_path):
-    for name in ("PET_NNODES", "GROUP_RANK", "ROLE_WORLD_SIZE", "TORCHELASTIC_RESTART_COUNT"):
+    for name in (
+        "PET_NNODES",
+        "GROUP_RANK",
+        "ROLE_WORLD_SIZE",
+        "TORCHELASTIC_RESTART_COUNT",
+    ):
         monkeypatch.setenv(name, "2")
     monkeypatch.setenv("PETROL", "3")
     env = worker_environment(layout(2, found=0), str(tmp_path))
-    assert env["PETROL"] == "3" and not {"PET_NNODES", "GROUP_RANK", "ROLE_WORLD_SIZE", "TORCHELASTIC_RESTART_COUNT"} & env.keys()
+    assert (
+        env["PETROL"] == "3"
+        and not {
+            "PET_NNODES",
+            "GROUP_RANK",
+            "ROLE_WORLD_SIZE",
+            "TORCHELASTIC_RESTART_COUNT",
+        }
+        & env.keys()
+    )
 
 
 def test_code_in_the_current_folder_is_not_run(tmp_path):
     "alexnet-train in a folder of somebody else's images, which holds a torch.py."
     (tmp_path / "data").mkdir()
     (tmp_path / "data/torch.py").write_text(f"open({str(tmp_path / 'pwned')!r}, 'w')\n")
-    (tmp_path / "alexnet-train").write_text("import sys\nfrom alexnet_nb.training import main\nsys.exit(main())\n")
-    command = [sys.executable, tmp_path / "alexnet-train", "--width", "0.0625", "--epochs", "1", "--out-dir", tmp_path / "run"]
+    (tmp_path / "alexnet-train").write_text(
+        "import sys\nfrom alexnet_nb.training import main\nsys.exit(main())\n"
+    )
+    command = [
+        sys.executable,
+        tmp_path / "alexnet-train",
+        "--width",
+        "0.0625",
+        "--epochs",
+        "1",
+        "--out-dir",
+        tmp_path / "run",
+    ]
     env = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=tmp_path / "data", env=env, capture_output=True, text=True, timeout=150)
+    done = subprocess.run(
+        command,
+        cwd=tmp_path / "data",
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=150,
+    )
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "run/model.safetensors").exists() and not (tmp_path / "pwned").exists()
+    assert (tmp_path / "run/model.safetensors").exists() and not (
+        tmp_path / "pwned"
+    ).exists()
 
 
 def test_bytes_that_are_not_utf8_go_to_the_log(tmp_path, fault):

@@ -1,4 +1,5 @@
 "The notebooks keep to the rules of the house."
+
 import ast
 import base64
 import io
@@ -22,22 +23,36 @@ source = lambda cell: "".join(cell["source"])
 
 
 def test_parameters_cell_equals_config(cells):
-    tagged = [c for c in cells("train.ipynb") if "parameters" in c["metadata"].get("tags", [])]
+    tagged = [
+        c for c in cells("train.ipynb") if "parameters" in c["metadata"].get("tags", [])
+    ]
     assert len(tagged) == 1
-    lines = [re.match(r"(\w+): (.+?) = (.+?)  # (.+)$|(\w+): (.+?) = (.+)$", l) for l in source(tagged[0]).splitlines()]
-    found = {(m[1] or m[5]): (m[2] or m[6], ast.literal_eval(m[3] or m[7]), m[4]) for m in lines}
+    lines = [
+        re.match(r"(\w+): (.+?) = (.+?)  # (.+)$|(\w+): (.+?) = (.+)$", l)
+        for l in source(tagged[0]).splitlines()
+    ]
+    found = {
+        (m[1] or m[5]): (m[2] or m[6], ast.literal_eval(m[3] or m[7]), m[4])
+        for m in lines
+    }
     code = Path(sys.modules["alexnet_nb.training"].__file__).read_text()
     kinds = typing.get_type_hints(Config)
     assert list(found) == list(kinds)
     for name, (kind, default, comment) in found.items():
         assert eval(kind) == kinds[name] and default == getattr(Config(), name)
-        assert comment is None or f"# {comment}\n" in code, f"the comment on {name} differs from Config's"
+        assert comment is None or f"# {comment}\n" in code, (
+            f"the comment on {name} differs from Config's"
+        )
 
 
 def test_train_notebook_holds_no_function(cells):
     for cell in cells("train.ipynb"):
         if cell["cell_type"] == "code":
-            assert not [n for n in ast.walk(ast.parse(source(cell))) if isinstance(n, (ast.FunctionDef, ast.Lambda, ast.ClassDef))]
+            assert not [
+                n
+                for n in ast.walk(ast.parse(source(cell)))
+                if isinstance(n, (ast.FunctionDef, ast.Lambda, ast.ClassDef))
+            ]
 
 
 @pytest.mark.parametrize("path", EVERY, ids=lambda p: p.stem)
@@ -47,31 +62,74 @@ def test_outputs_are_clean(path):
     assert path.stat().st_size < 600_000
     for cell in nb["cells"]:
         kinds = [o.get("name", o["output_type"]) for o in cell.get("outputs", [])]
-        assert all(a != "stdout" or b != "stdout" for a, b in zip(kinds, kinds[1:])), f"cell {cell['id']}: lines printed one by one are one output in Jupyter, and with coalesce_streams in nbclient"
+        assert all(a != "stdout" or b != "stdout" for a, b in zip(kinds, kinds[1:])), (
+            f"cell {cell['id']}: lines printed one by one are one output in Jupyter, and with coalesce_streams in nbclient"
+        )
         for output in cell.get("outputs", []):
-            words = json.dumps({k: v for k, v in output.get("data", {}).items() if k.startswith("text/")} | {"text": output.get("text", "")})
-            assert output["output_type"] != "error" and output.get("name") != "stderr", words
-            assert not re.search(r"/(root|tmp|home|work)/|Warning|0x[0-9a-f]{8}", words), words
+            words = json.dumps(
+                {
+                    k: v
+                    for k, v in output.get("data", {}).items()
+                    if k.startswith("text/")
+                }
+                | {"text": output.get("text", "")}
+            )
+            assert (
+                output["output_type"] != "error" and output.get("name") != "stderr"
+            ), words
+            assert not re.search(
+                r"/(root|tmp|home|work)/|Warning|0x[0-9a-f]{8}", words
+            ), words
             if png := output.get("data", {}).get("image/png"):
-                assert Image.open(io.BytesIO(base64.b64decode(png))).convert("RGBA").getpixel((1, 1))[3] == 0, "a figure for light pages only: plt.style.use"
+                assert (
+                    Image.open(io.BytesIO(base64.b64decode(png)))
+                    .convert("RGBA")
+                    .getpixel((1, 1))[3]
+                    == 0
+                ), "a figure for light pages only: plt.style.use"
 
 
-@pytest.mark.parametrize("path", [p for p in NOTEBOOKS if p.stem[0].isdigit()], ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "path", [p for p in NOTEBOOKS if p.stem[0].isdigit()], ids=lambda p: p.stem
+)
 def test_page_has_its_form(path):
     "Naive before exported, a visible check, a picture, the source's note, mistakes, and something to try."
     nb = json.loads(path.read_text())
     prose = "\n".join(source(c) for c in nb["cells"] if c["cell_type"] == "markdown")
-    for part in ("::: {.callout-note}\n## What the source did", "## Common mistakes", "## What to try", "<details><summary>Answer</summary>"):
+    for part in (
+        "::: {.callout-note}\n## What the source did",
+        "## Common mistakes",
+        "## What to try",
+        "<details><summary>Answer</summary>",
+    ):
         assert part in prose, part
-    shown = [c for c in nb["cells"] if c["cell_type"] == "code" and "#| hide" not in source(c)]
-    assert any(re.search(r"^\s*(assert|test_eq|torch\.testing|with expect_fail)", source(c), re.M) for c in shown)
-    assert any(k.startswith("image/") for c in shown for o in c["outputs"] for k in o.get("data", {}))
+    shown = [
+        c
+        for c in nb["cells"]
+        if c["cell_type"] == "code" and "#| hide" not in source(c)
+    ]
+    assert any(
+        re.search(
+            r"^\s*(assert|test_eq|torch\.testing|with expect_fail)", source(c), re.M
+        )
+        for c in shown
+    )
+    assert any(
+        k.startswith("image/")
+        for c in shown
+        for o in c["outputs"]
+        for k in o.get("data", {})
+    )
 
 
 def test_notebooks_import_upward_only():
     order = {p.stem[3:]: i for i, p in enumerate(NOTEBOOKS) if p.stem[0].isdigit()}
     for module, i in order.items():
-        for name in re.findall(r"^from alexnet_nb\.(\w+) import", (ROOT / f"alexnet_nb/{module}.py").read_text(), re.M):
+        for name in re.findall(
+            r"^from alexnet_nb\.(\w+) import",
+            (ROOT / f"alexnet_nb/{module}.py").read_text(),
+            re.M,
+        ):
             assert order[name] < i, f"{module} imports {name}, which comes later"
 
 
@@ -79,7 +137,8 @@ def test_imports_stand_alone(cells):
     "The docs build runs every cell that imports, so such a cell does nothing else."
     for path in NOTEBOOKS:
         for cell in cells(path.name):
-            if cell["cell_type"] != "code" or "nbdev_export" in source(cell): continue
+            if cell["cell_type"] != "code" or "nbdev_export" in source(cell):
+                continue
             body = ast.parse(re.sub(r"^\s*[%!].*$", "", source(cell), flags=re.M)).body
             kinds = {isinstance(n, (ast.Import, ast.ImportFrom)) for n in body}
             assert kinds != {True, False}, f"{path.name}: {source(cell)[:80]}"
@@ -94,15 +153,27 @@ def test_readme_is_made_from_index(tmp_path):
     assert [str(p) for p in made] == ["README.md", "nbs/columns.svg"]
     for path in made:
         committed = (ROOT / path).read_text()
-        assert committed == (tmp_path / path).read_text(), f"{path}: run `python .ci/site.py readme`"
+        assert committed == (tmp_path / path).read_text(), (
+            f"{path}: run `python .ci/site.py readme`"
+        )
     readme = (ROOT / "README.md").read_text()
     assert len(re.findall(r"```sh\n(.+?)\n```", readme, re.S)) == 2
 
 
 def test_package_is_exported(tmp_path):
     "nbdev_export on a copy gives the committed package."
-    subprocess.run(["git", "-C", ROOT, "checkout-index", "-a", f"--prefix={tmp_path}/"], check=True)
-    for path in NOTEBOOKS: (tmp_path / "nbs" / path.name).write_bytes(path.read_bytes())
-    subprocess.run([Path(sys.executable).with_name("nbdev_export")], cwd=tmp_path, check=True, capture_output=True)
+    subprocess.run(
+        ["git", "-C", ROOT, "checkout-index", "-a", f"--prefix={tmp_path}/"], check=True
+    )
+    for path in NOTEBOOKS:
+        (tmp_path / "nbs" / path.name).write_bytes(path.read_bytes())
+    subprocess.run(
+        [Path(sys.executable).with_name("nbdev_export")],
+        cwd=tmp_path,
+        check=True,
+        capture_output=True,
+    )
     for module in (ROOT / "alexnet_nb").glob("*.py"):
-        assert (tmp_path / "alexnet_nb" / module.name).read_text() == module.read_text(), f"{module.name}: run nbdev_export"
+        assert (
+            tmp_path / "alexnet_nb" / module.name
+        ).read_text() == module.read_text(), f"{module.name}: run nbdev_export"

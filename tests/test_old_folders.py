@@ -1,4 +1,5 @@
 "Runs and packed sets that an earlier version wrote are read, verified and resumed, or refused by name."
+
 import json
 import shutil
 
@@ -9,7 +10,17 @@ from conftest import ROOT
 from safetensors.torch import load_file
 
 from alexnet_nb.preprocessing import check
-from alexnet_nb.training import Config, Worker, begun_with, checkpoints, fit, last_checkpoint, layout, start_run, typed
+from alexnet_nb.training import (
+    Config,
+    Worker,
+    begun_with,
+    checkpoints,
+    fit,
+    last_checkpoint,
+    layout,
+    start_run,
+    typed,
+)
 
 OLD = ROOT / "tests/fixtures/0.1.0"
 
@@ -17,7 +28,10 @@ OLD = ROOT / "tests/fixtures/0.1.0"
 @pytest.mark.parametrize("store", ["raw", "jpeg"])
 def test_a_packed_set_opens_and_is_whole(store):
     data = check(OLD / f"packed-{store}")
-    assert data.names == ("bright", "dark") and (len(data.train), len(data.val)) == (18, 2)
+    assert data.names == ("bright", "dark") and (len(data.train), len(data.val)) == (
+        18,
+        2,
+    )
     brightness = np.array([image.mean() for image in data.train.images[:]])
     assert np.array_equal(brightness < 115, data.train.labels == 1)
 
@@ -25,8 +39,14 @@ def test_a_packed_set_opens_and_is_whole(store):
 def resumed(folder, data, **changes):
     "The run in a folder, as the configuration that is stored there asks for it."
     stored = begun_with(str(folder))
-    known = {name: typed(name, stored[name], kind) for name, kind in Config.__annotations__.items() if name in stored}
-    config = Config(**known | dict(out_dir=str(folder), data=str(data.path), resume=True) | changes)
+    known = {
+        name: typed(name, stored[name], kind)
+        for name, kind in Config.__annotations__.items()
+        if name in stored
+    }
+    config = Config(
+        **known | dict(out_dir=str(folder), data=str(data.path), resume=True) | changes
+    )
     return Worker(folder, config, data, None)
 
 
@@ -38,9 +58,15 @@ def test_a_run_is_resumed_to_its_end(tmp_path):
     fit(resumed(tmp_path, data))
     after = load_file(tmp_path / "model.safetensors")
     assert before.keys() == after.keys()
-    assert all(after[name].isfinite().all() and after[name].shape == before[name].shape for name in after)
+    assert all(
+        after[name].isfinite().all() and after[name].shape == before[name].shape
+        for name in after
+    )
     assert any(not torch.equal(after[name], before[name]) for name in after)
-    steps = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    steps = [
+        json.loads(line)["step"]
+        for line in (tmp_path / "metrics.jsonl").read_text().splitlines()
+    ]
     assert steps == [1, 2, 3, 3, 4, 5, 6, 6, 7, 8, 9, 9, 10, 11, 12, 12]
     assert checkpoints(tmp_path)[-1].name == "step-0000012"
 

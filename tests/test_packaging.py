@@ -1,4 +1,5 @@
 "The wheel builds, installs and imports outside the repository, and needs torch, torchvision and numpy only."
+
 import configparser
 import subprocess
 import sys
@@ -10,11 +11,27 @@ from conftest import ROOT
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("wheel")
-    subprocess.run(["git", "-C", ROOT, "checkout-index", "-a", f"--prefix={folder}/tree/"], check=True)
+    subprocess.run(
+        ["git", "-C", ROOT, "checkout-index", "-a", f"--prefix={folder}/tree/"],
+        check=True,
+    )
     pip = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check"]
-    subprocess.run([*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", folder, folder / "tree"], check=True)
-    wheel, = folder.glob("*.whl")
-    subprocess.run([*pip, "install", "--no-deps", "--target", folder / "site", wheel], check=True)
+    subprocess.run(
+        [
+            *pip,
+            "wheel",
+            "--no-deps",
+            "--no-build-isolation",
+            "-w",
+            folder,
+            folder / "tree",
+        ],
+        check=True,
+    )
+    (wheel,) = folder.glob("*.whl")
+    subprocess.run(
+        [*pip, "install", "--no-deps", "--target", folder / "site", wheel], check=True
+    )
     return folder / "site"
 
 
@@ -34,17 +51,34 @@ assert alexnet_nb.__file__.startswith({str(installed)!r}), alexnet_nb.__file__
 print(LRN()(torch.ones(1, 5, 1, 1)).shape)
 import alexnet_nb.qualitative, alexnet_nb.training
 """
-    done = subprocess.run([sys.executable, "-I", "-c", script], capture_output=True, text=True, cwd=installed)
-    assert "torch.Size([1, 5, 1, 1])" in done.stdout and done.returncode == 0, done.stderr
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", script],
+        capture_output=True,
+        text=True,
+        cwd=installed,
+    )
+    assert "torch.Size([1, 5, 1, 1])" in done.stdout and done.returncode == 0, (
+        done.stderr
+    )
 
 
 def test_data_files_are_in_the_wheel(installed):
-    for name in ("figures.mplstyle", "lab.tsv", "lab.LICENSE"): assert (installed / "alexnet_nb" / name).exists(), name
+    for name in ("figures.mplstyle", "lab.tsv", "lab.LICENSE"):
+        assert (installed / "alexnet_nb" / name).exists(), name
 
 
 def test_constraints_are_the_pins_of_settings():
     settings = configparser.ConfigParser(delimiters=["="])
     settings.read(ROOT / "settings.ini")
-    pins = {w for k in ("dev_requirements", "train_requirements") for w in settings["DEFAULT"][k].split() if "==" in w}
-    listed = {l for l in (ROOT / "constraints.txt").read_text().splitlines() if l and not l.startswith("#")}
+    pins = {
+        w
+        for k in ("dev_requirements", "train_requirements")
+        for w in settings["DEFAULT"][k].split()
+        if "==" in w
+    }
+    listed = {
+        l
+        for l in (ROOT / "constraints.txt").read_text().splitlines()
+        if l and not l.startswith("#")
+    }
     assert listed == pins

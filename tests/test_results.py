@@ -1,4 +1,5 @@
 "Every run under results/ is whole, and its figures agree with each other."
+
 import csv
 import importlib
 import json
@@ -18,13 +19,17 @@ RUNS = sorted(p.parent for p in (ROOT / "results").glob("*/result.json"))
 def test_recorded_run_is_whole(folder):
     config = Config(**json.loads((folder / "config.json").read_text()))
     result = json.loads((folder / "result.json").read_text())
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()
+    ]
     val = [r for r in rows if r["split"] == "val"]
     assert [r["epoch"] for r in val] == list(range(1, config.epochs + 1))
     assert val[-1]["top1"] == pytest.approx(result["top1_central"], abs=1e-9)
     assert result["recipe"] == config.recipe and result["seed"] == config.seed
     classes = 5 if folder.name == "flowers5" else 1000
-    assert result["parameters"] == sum(l.parameters for l in plan(run_recipe(config), classes))
+    assert result["parameters"] == sum(
+        l.parameters for l in plan(run_recipe(config), classes)
+    )
 
 
 def test_recorded_flowers_stay_under_thirty_percent():
@@ -41,37 +46,67 @@ def test_table_is_made_from_its_numbers(name, monkeypatch):
     module = importlib.import_module(name)
     for path in (ROOT / "results/benchmarks").glob(f"{name}*.json"):
         results = json.loads(path.read_text())
-        assert path.with_suffix(".md").read_text() == module.table(results.get("rounds", results)) + "\n"
+        assert (
+            path.with_suffix(".md").read_text()
+            == module.table(results.get("rounds", results)) + "\n"
+        )
 
 
 def test_recorded_gpu_runs_are_what_the_front_page_says(cells):
     "All tests passed, and so many full-size runs of the plateau experiment are from a GPU; no other page lists it again."
     record = json.loads((ROOT / "results/gpu/h100.json").read_text())
-    runs = [json.loads(line) for line in (ROOT / "results/in_place/metrics.jsonl").read_text().splitlines()]
+    runs = [
+        json.loads(line)
+        for line in (ROOT / "results/in_place/metrics.jsonl").read_text().splitlines()
+    ]
     whole = [r["device"] for r in runs if "precision" not in r["job"]]
-    said, = ("".join(c["source"]) for c in cells("index.ipynb") if "## What has been run where" in "".join(c["source"]))
-    assert record["tests"] == {"file": "tests/test_gpu.py", "passed": 10, "of": 10} and "all ten tests of `tests/test_gpu.py` passed" in said
+    (said,) = (
+        "".join(c["source"])
+        for c in cells("index.ipynb")
+        if "## What has been run where" in "".join(c["source"])
+    )
+    assert (
+        record["tests"] == {"file": "tests/test_gpu.py", "passed": 10, "of": 10}
+        and "all ten tests of `tests/test_gpu.py` passed" in said
+    )
     assert f"{whole.count('cuda')} of the {len(whole)} full-size runs" in said
     for page in ("10_training.ipynb", "cluster.ipynb", "howto.ipynb"):
-        prose = "".join("".join(c["source"]) for c in cells(page) if c["cell_type"] == "markdown")
+        prose = "".join(
+            "".join(c["source"]) for c in cells(page) if c["cell_type"] == "markdown"
+        )
         assert "index.ipynb#what-has-been-run-where" in prose and "H100" not in prose
 
 
 def test_recorded_drills_were_survived(monkeypatch):
     "The table of drills is made from its outcomes; all survived, and nothing stayed behind."
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    with open(ROOT / "results/drills/drills.tsv") as f: rows = list(csv.DictReader(f, delimiter="\t"))
-    assert (ROOT / "results/drills/drills.md").read_text() == f"{importlib.import_module('drills').table(rows)}\n"
-    assert len({r["pass"] for r in rows}) >= 5 and {r["outcome"] for r in rows} == {"survived"} and {r["left behind"] for r in rows} == {"0"}
+    with open(ROOT / "results/drills/drills.tsv") as f:
+        rows = list(csv.DictReader(f, delimiter="\t"))
+    assert (
+        ROOT / "results/drills/drills.md"
+    ).read_text() == f"{importlib.import_module('drills').table(rows)}\n"
+    assert (
+        len({r["pass"] for r in rows}) >= 5
+        and {r["outcome"] for r in rows} == {"survived"}
+        and {r["left behind"] for r in rows} == {"0"}
+    )
 
 
 def test_recorded_measurement_of_lrn_is_five_times_as_fast():
     "In the measurement that is shown, in both layouts, eager and compiled; and never slower than torch's."
     rounds = json.loads((ROOT / "results/benchmarks/lrn.json").read_text())["rounds"]
-    seconds = {(tuple(r["shape"]), r["layout"], r["busy"]): {n: statistics.median(s) for n, s in r["seconds"].items()} for r in rounds}
+    seconds = {
+        (tuple(r["shape"]), r["layout"], r["busy"]): {
+            n: statistics.median(s) for n, s in r["seconds"].items()
+        }
+        for r in rounds
+    }
     for layout in ("contiguous", "channels-last"):
         main = seconds[(32, 96, 55, 55), layout, False]
-        assert main["torch's"] >= 5 * main["ours"] and main["torch's"] >= 5 * main["ours, compiled"]
+        assert (
+            main["torch's"] >= 5 * main["ours"]
+            and main["torch's"] >= 5 * main["ours, compiled"]
+        )
         assert main["torch's, compiled"] >= 1.4 * main["ours, compiled"]
     assert all(s["torch's"] > s["ours"] for s in seconds.values())
 
@@ -79,7 +114,11 @@ def test_recorded_measurement_of_lrn_is_five_times_as_fast():
 def test_recorded_measurement_of_packing_and_batches_is_fast_enough():
     "In the measurement that is shown: packing beside PIL, batches beside a copy and a memory-mapped Dataset."
     r = json.loads((ROOT / "results/benchmarks/data.json").read_text())
-    ratio = lambda group, a, b: statistics.median(x / y for x, y in zip(r[group]["seconds"][a], r[group]["seconds"][b]))
-    assert ratio("packing, one core", "PIL, Resize(256), CenterCrop(256)", "ours") >= 1.7
+    ratio = lambda group, a, b: statistics.median(
+        x / y for x, y in zip(r[group]["seconds"][a], r[group]["seconds"][b])
+    )
+    assert (
+        ratio("packing, one core", "PIL, Resize(256), CenterCrop(256)", "ours") >= 1.7
+    )
     assert ratio("batches", "a copy of as many bytes", "ours") >= 0.6
     assert ratio("batches", "memory-mapped Dataset, DataLoader", "ours") >= 1.5

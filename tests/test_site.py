@@ -1,4 +1,5 @@
 "The site builds in one command, its links and mathematics are whole, and it says to others what it is. What needs a browser is in test_browser.py."
+
 import hashlib
 import html.parser
 import importlib
@@ -22,7 +23,10 @@ MODULES = sorted(p.stem for p in (ROOT / "alexnet_nb").glob("[a-z]*.py"))
 
 @pytest.fixture(scope="module")
 def pages(site):
-    return {str(p.relative_to(site).with_suffix("")): p.read_text() for p in site.rglob("*.html")}
+    return {
+        str(p.relative_to(site).with_suffix("")): p.read_text()
+        for p in site.rglob("*.html")
+    }
 
 
 class Outline(html.parser.HTMLParser):
@@ -64,7 +68,7 @@ class Outline(html.parser.HTMLParser):
 
     def heading(self, name):
         "The first heading at or after an id."
-        blocks = self.blocks[self.ids[name]:]
+        blocks = self.blocks[self.ids[name] :]
         return next(words.strip() for tag, words in blocks if tag[0] == "h")
 
 
@@ -75,7 +79,11 @@ def meta(page):
 
 
 def test_every_notebook_has_its_page(pages):
-    names = {re.sub(r"(^|/)\d\d_", r"\1", str(p.relative_to(ROOT / "nbs").with_suffix(""))) for p in (ROOT / "nbs").rglob("*.ipynb") if "-checkpoint" not in p.stem}
+    names = {
+        re.sub(r"(^|/)\d\d_", r"\1", str(p.relative_to(ROOT / "nbs").with_suffix("")))
+        for p in (ROOT / "nbs").rglob("*.ipynb")
+        if "-checkpoint" not in p.stem
+    }
     assert names | {"404"} == set(pages)
 
 
@@ -84,23 +92,42 @@ def test_mathematics_is_mathml(pages):
     for name, page in pages.items():
         prose = re.sub(r"<(pre|code|script|style)\b.*?</\1>", "", page, flags=re.S)
         assert not re.search(r"\\[a-zA-Z]{3,}|\$\$", prose), name
-        assert not re.search(r"\]\([\w./#-]+\)|\.ipynb\)", prose), f"{name}: Markdown is left"
+        assert not re.search(r"\]\([\w./#-]+\)|\.ipynb\)", prose), (
+            f"{name}: Markdown is left"
+        )
 
 
 def test_signatures_are_a_readers(pages):
     for name, page in pages.items():
-        assert not (found := re.search(r"VAR_POSITIONAL|builtin_function_or_method|:NoneType=|__main__\.", re.sub(r"<[^>]+>", "", page))), (name, found)
+        assert not (
+            found := re.search(
+                r"VAR_POSITIONAL|builtin_function_or_method|:NoneType=|__main__\.",
+                re.sub(r"<[^>]+>", "", page),
+            )
+        ), (name, found)
 
 
 def test_no_page_loads_from_another_host(pages):
     for name, page in pages.items():
-        assert not re.findall(r'<(?:script|link(?! rel="canonical")|img)[^>]+(?:src|href)="(?:https?:)?//[^"]+"', page), name
+        assert not re.findall(
+            r'<(?:script|link(?! rel="canonical")|img)[^>]+(?:src|href)="(?:https?:)?//[^"]+"',
+            page,
+        ), name
 
 
 def test_links_to_a_missing_anchor_are_found(tmp_path):
-    (tmp_path / "page.html").write_text('<a href="other.html">x</a><a href="#nowhere">y</a><h2 id="here"></h2><a href="#here">z</a><a href="/alexnet_nb/page.html#here">top</a><a href="/alexnet_nb/gone.html">w</a>')
-    CHECK["broken"].__globals__["SITE"], before = tmp_path, CHECK["broken"].__globals__["SITE"]
-    assert [b.split(": ")[1] for b in CHECK["broken"]()] == ["other.html", "#nowhere", "/alexnet_nb/gone.html"]
+    (tmp_path / "page.html").write_text(
+        '<a href="other.html">x</a><a href="#nowhere">y</a><h2 id="here"></h2><a href="#here">z</a><a href="/alexnet_nb/page.html#here">top</a><a href="/alexnet_nb/gone.html">w</a>'
+    )
+    CHECK["broken"].__globals__["SITE"], before = (
+        tmp_path,
+        CHECK["broken"].__globals__["SITE"],
+    )
+    assert [b.split(": ")[1] for b in CHECK["broken"]()] == [
+        "other.html",
+        "#nowhere",
+        "/alexnet_nb/gone.html",
+    ]
     CHECK["broken"].__globals__["SITE"] = before
 
 
@@ -113,7 +140,7 @@ def test_every_exported_symbol_is_documented_on_its_page(pages, module):
     documented = set()
     for number, (tag, words) in enumerate(blocks):
         name, follows = words.strip(), []
-        for block in blocks[number + 1:]:
+        for block in blocks[number + 1 :]:
             if block[0][0] == "h":
                 break
             follows.append(block)
@@ -122,14 +149,20 @@ def test_every_exported_symbol_is_documented_on_its_page(pages, module):
             if any(tag == "emphasized" and words.strip() for tag, words in follows):
                 documented.add(name)
     for name in code.__all__:
-        if callable(getattr(code, name)): assert name in documented, name
-        else: assert re.search(rf"\b{name}\b", shown), name
+        if callable(getattr(code, name)):
+            assert name in documented, name
+        else:
+            assert re.search(rf"\b{name}\b", shown), name
 
 
 def test_links_that_show_a_name_lead_to_its_heading(pages):
     "A link to `LRN` leads to the class, not to the function `lrn`."
     outlines = {name: Outline(page) for name, page in pages.items()}
-    names = {name for module in MODULES for name in importlib.import_module(f"alexnet_nb.{module}").__all__}
+    names = {
+        name
+        for module in MODULES
+        for name in importlib.import_module(f"alexnet_nb.{module}").__all__
+    }
     followed = set()
     for outline in outlines.values():
         for link, words in outline.links:
@@ -142,7 +175,10 @@ def test_links_that_show_a_name_lead_to_its_heading(pages):
 
 
 def test_code_in_tables_is_printed_without_backslashes(pages):
-    cells = re.findall(r"<code>([^<]*)</code>", "".join(re.findall(r"<td.*?</td>", pages["traps"], re.S)))
+    cells = re.findall(
+        r"<code>([^<]*)</code>",
+        "".join(re.findall(r"<td.*?</td>", pages["traps"], re.S)),
+    )
     code = [unescape(words) for words in cells]
     assert "init_bias: tuple | None = (0.0, 0.0" in code
     assert [words for words in code if r"\|" in words] == []
@@ -154,41 +190,77 @@ def test_code_in_tables_is_printed_without_backslashes(pages):
 def test_drawings_are_in_the_page_and_have_a_name(pages):
     for name, page in pages.items():
         tags = Outline(page).tags
-        assert [a["src"] for tag, a in tags if tag == "img" and a["src"].endswith(".svg")] == []
+        assert [
+            a["src"] for tag, a in tags if tag == "img" and a["src"].endswith(".svg")
+        ] == []
         if name in ("index", "tour", "model"):
-            labels = [a.get("aria-label", "") for tag, a in tags if tag == "svg" and a.get("role") == "img"]
-            assert any("conv3, fc6, fc7 and fc8 read both" in words for words in labels), name
+            labels = [
+                a.get("aria-label", "")
+                for tag, a in tags
+                if tag == "svg" and a.get("role") == "img"
+            ]
+            assert any(
+                "conv3, fc6, fc7 and fc8 read both" in words for words in labels
+            ), name
 
 
 def test_a_link_to_a_page_has_title_sentence_and_picture(pages, site):
     from PIL import Image
+
     host = "".join(CHECK["address"]())
     for name, page in pages.items():
         said = meta(page)
-        assert said["og:title"] and len(said["og:description"]) > 20 and said["og:image"] == f"{host}/card.png", name
+        assert (
+            said["og:title"]
+            and len(said["og:description"]) > 20
+            and said["og:image"] == f"{host}/card.png"
+        ), name
         assert said["twitter:image"] == said["og:image"], name
-        icons = [a["href"] for tag, a in Outline(page).tags if tag == "link" and a.get("rel") == "icon"]
+        icons = [
+            a["href"]
+            for tag, a in Outline(page).tags
+            if tag == "link" and a.get("rel") == "icon"
+        ]
         assert len(icons) == 1 and icons[0].endswith("favicon.svg"), name
     with Image.open(site / "card.png") as card:
         assert card.size == (1200, 630)
-        assert card.text["drawing"] == hashlib.sha256((ROOT / "nbs/columns.svg").read_bytes()).hexdigest(), "the drawing has changed: python .ci/card.py"
-    assert (site / "favicon.svg").read_text() == runpy.run_path(str(ROOT / ".ci/card.py"))["favicon"]()
+        assert (
+            card.text["drawing"]
+            == hashlib.sha256((ROOT / "nbs/columns.svg").read_bytes()).hexdigest()
+        ), "the drawing has changed: python .ci/card.py"
+    assert (site / "favicon.svg").read_text() == runpy.run_path(
+        str(ROOT / ".ci/card.py")
+    )["favicon"]()
 
 
 def test_llms_txt_lists_every_page(pages, site):
-    listed = dict(re.findall(r"^- \[.+?\]\((.+?)\.html\): (.{20,})$", (site / "llms.txt").read_text(), flags=re.M))
+    listed = dict(
+        re.findall(
+            r"^- \[.+?\]\((.+?)\.html\): (.{20,})$",
+            (site / "llms.txt").read_text(),
+            flags=re.M,
+        )
+    )
     host = "".join(CHECK["address"]()) + "/"
     assert {u.removeprefix(host) for u in listed} == set(pages) - {"404"}
-    straight = lambda words: words.translate({0x2019: "'", 0x201c: '"', 0x201d: '"'})  # one renderer sets quotes, one does not
-    for url, line in listed.items(): assert straight(meta(pages[url.removeprefix(host)])["description"]) == straight(line)
+    straight = lambda words: words.translate(
+        {0x2019: "'", 0x201C: '"', 0x201D: '"'}
+    )  # one renderer sets quotes, one does not
+    for url, line in listed.items():
+        assert straight(meta(pages[url.removeprefix(host)])["description"]) == straight(
+            line
+        )
 
 
 def test_the_page_for_lost_readers_works_in_any_folder(pages):
     links = re.findall(r'(?:href|src)="([^"#]+)"', pages["404"])
-    assert len(links) > 20 and all(l.startswith(("/alexnet_nb/", "https://")) for l in links)
+    assert len(links) > 20 and all(
+        l.startswith(("/alexnet_nb/", "https://")) for l in links
+    )
 
 
 # --- the staged copy: what Quarto needs and smalldocs forgives
+
 
 @pytest.fixture
 def copy(site, tmp_path):
@@ -212,37 +284,63 @@ def replaced(copy, name, old, new):
 
 def markdown(*lines):
     "A change that adds a cell of prose."
-    cell = dict(cell_type="markdown", metadata={}, id="added", source=[line + "\n" for line in lines])
+    cell = dict(
+        cell_type="markdown",
+        metadata={},
+        id="added",
+        source=[line + "\n" for line in lines],
+    )
     return lambda cells: cells.append(cell)
 
 
 def stage_as_strings(copy):
     "As `.ci/site.py` once did, everywhere."
     for path in copy.rglob("*.ipynb"):
+
         def join(cells):
             for cell in cells:
                 cell["source"] = "".join(cell["source"])
+
         notebook(copy, path.relative_to(copy).with_suffix(""), join)
 
 
 def leave_html(cells):
     "As nbdev stages the output of a cell that displays HTML."
-    output = next(o for c in cells for o in c.get("outputs", []) if "{=html}" in "".join(o.get("data", {}).get("text/markdown", "")))
+    output = next(
+        o
+        for c in cells
+        for o in c.get("outputs", [])
+        if "{=html}" in "".join(o.get("data", {}).get("text/markdown", ""))
+    )
     output["data"] = {"text/html": output["data"]["text/markdown"]}
 
 
 def leave_pipes(cells):
-    output = next(o for c in cells for o in c.get("outputs", []) if "&#124;" in o.get("data", {}).get("text/markdown", ""))
+    output = next(
+        o
+        for c in cells
+        for o in c.get("outputs", [])
+        if "&#124;" in o.get("data", {}).get("text/markdown", "")
+    )
     output["data"]["text/markdown"] += "| `a \\| b` |\n"
 
 
 def rename_cell(cells):
-    next(c for c in cells if "show_doc(window_sum)" in "".join(c["source"]))["id"] = "window_sum"
+    next(c for c in cells if "show_doc(window_sum)" in "".join(c["source"]))["id"] = (
+        "window_sum"
+    )
 
 
 def share_anchor(cells):
-    for output in (o["data"] for c in cells for o in c.get("outputs", []) if "text/markdown" in o.get("data", {})):
-        output["text/markdown"] = output["text/markdown"].replace("### LRN {#lrn-class}", "### LRN")
+    for output in (
+        o["data"]
+        for c in cells
+        for o in c.get("outputs", [])
+        if "text/markdown" in o.get("data", {})
+    ):
+        output["text/markdown"] = output["text/markdown"].replace(
+            "### LRN {#lrn-class}", "### LRN"
+        )
 
 
 def lose_language(copy):
@@ -254,29 +352,141 @@ def lose_language(copy):
 
 HTML = "```{=html}"
 BROKEN = {
-    "sources as strings": (stage_as_strings, r"lrn\.ipynb cell 3 source: got one string, expected a list of lines; "),
-    "sources without ends": (lambda c: notebook(c, "lrn", lambda cells: cells[3].update(source=["## By hand", "words"])), r"lrn\.ipynb cell 3 source: got lines without their ends, "),
-    "html as such": (lambda c: notebook(c, "lrn", leave_html), r"lrn\.ipynb cell \d+ output: got text/html, expected text/markdown with a raw block; "),
-    "far script": (lambda c: notebook(c, "tour", markdown(HTML, '<script src="https://cdn.example.org/jquery.js"></script>', "```")), r"tour\.ipynb: got https://cdn\.example\.org/jquery\.js, expected nothing from another host; "),
-    "far import": (lambda c: notebook(c, "tour", markdown(HTML, '<script type="module">import x from "https://cdn.example.org/x.js"</script>', "```")), r"tour\.ipynb: got https://cdn\.example\.org/x\.js, "),
-    "far picture": (lambda c: notebook(c, "tour", markdown("![a cat](https://example.org/cat.png)")), r"tour\.ipynb: got https://example\.org/cat\.png, "),
-    "far font": (lambda c: replaced(c, "styles.css", "body {", "@import url('//fonts.example.org/a.css');\nbody {"), r"styles\.css: got //fonts\.example\.org/a\.css, "),
-    "far script everywhere": (lambda c: replaced(c, "after.html", "<script>", '<script src="//cdn.example.org/a.js"></script><script>'), r"after\.html: got //cdn\.example\.org/a\.js, "),
-    "no card": (lambda c: replaced(c, "_quarto.yml", "open-graph: {image: /card.png}", "open-graph: true"), r"_quarto\.yml open-graph: got None, expected image: /card\.png; "),
-    "card of a page": (lambda c: notebook(c, "tour", lambda cells: cells[0].update(source=["---\n", "title: x\n", "image: y.png\n", "---\n"])), r"tour\.ipynb image: got y\.png, expected none"),
-    "no address": (lambda c: replaced(c, "_quarto.yml", "  site-url:", "  not-url:"), r"_quarto\.yml site-url: got None, "),
-    "anchor elsewhere": (lambda c: notebook(c, "tour", markdown("[x](lrn.ipynb#nowhere)")), r"tour\.ipynb lrn\.ipynb#nowhere: got no such target, expected an anchor; "),
-    "anchor here": (lambda c: notebook(c, "tour", markdown(HTML, '<a href="#nowhere">x</a>', "```")), r"tour\.ipynb #nowhere: got no such target, expected an anchor; "),
-    "file": (lambda c: notebook(c, "experiments/plateau", markdown("[x](lrn.ipynb)")), r"experiments/plateau\.ipynb lrn\.ipynb: got no such target, expected a file; "),
-    "page of the sidebar": (lambda c: replaced(c, "_quarto.yml", "href: howto.ipynb", "href: howtoo.ipynb"), r"_quarto\.yml howtoo\.ipynb: got no file, "),
-    "page marked twice": (lambda c: replaced(c, "_quarto.yml", "    right:\n", "    right:\n      - text: How to\n        href: howto.ipynb\n"), r"_quarto\.yml howto\.ipynb: got two entries, expected one; "),
-    "escaped pipe": (lambda c: notebook(c, "traps", leave_pipes), r"traps\.ipynb cell \d+: got an escaped pipe in "),
-    "id of a cell": (lambda c: notebook(c, "lrn", rename_cell), r"lrn\.ipynb id window_sum: got more than one, expected one; "),
-    "names of one anchor": (lambda c: notebook(c, "lrn", share_anchor), r"lrn\.ipynb heading LRN: got #lrn, the id of lrn, expected an id of its own; "),
-    "citation": (lambda c: notebook(c, "tour", markdown("As [@alex12] says.")), r"tour\.ipynb cell \d+: got \[@alex12, expected a link; "),
-    "reference": (lambda c: notebook(c, "tour", markdown("See @fig-one.")), r"tour\.ipynb cell \d+: got @fig-one, expected a link; "),
-    "mermaid": (lambda c: notebook(c, "tour", markdown("```{mermaid}", "graph", "```")), r"tour\.ipynb cell \d+: got \{mermaid\}, expected a stored drawing; "),
-    "language": (lose_language, r"lrn\.ipynb kernelspec: got language None, expected python; "),
+    "sources as strings": (
+        stage_as_strings,
+        r"lrn\.ipynb cell 3 source: got one string, expected a list of lines; ",
+    ),
+    "sources without ends": (
+        lambda c: notebook(
+            c, "lrn", lambda cells: cells[3].update(source=["## By hand", "words"])
+        ),
+        r"lrn\.ipynb cell 3 source: got lines without their ends, ",
+    ),
+    "html as such": (
+        lambda c: notebook(c, "lrn", leave_html),
+        r"lrn\.ipynb cell \d+ output: got text/html, expected text/markdown with a raw block; ",
+    ),
+    "far script": (
+        lambda c: notebook(
+            c,
+            "tour",
+            markdown(
+                HTML, '<script src="https://cdn.example.org/jquery.js"></script>', "```"
+            ),
+        ),
+        r"tour\.ipynb: got https://cdn\.example\.org/jquery\.js, expected nothing from another host; ",
+    ),
+    "far import": (
+        lambda c: notebook(
+            c,
+            "tour",
+            markdown(
+                HTML,
+                '<script type="module">import x from "https://cdn.example.org/x.js"</script>',
+                "```",
+            ),
+        ),
+        r"tour\.ipynb: got https://cdn\.example\.org/x\.js, ",
+    ),
+    "far picture": (
+        lambda c: notebook(
+            c, "tour", markdown("![a cat](https://example.org/cat.png)")
+        ),
+        r"tour\.ipynb: got https://example\.org/cat\.png, ",
+    ),
+    "far font": (
+        lambda c: replaced(
+            c,
+            "styles.css",
+            "body {",
+            "@import url('//fonts.example.org/a.css');\nbody {",
+        ),
+        r"styles\.css: got //fonts\.example\.org/a\.css, ",
+    ),
+    "far script everywhere": (
+        lambda c: replaced(
+            c,
+            "after.html",
+            "<script>",
+            '<script src="//cdn.example.org/a.js"></script><script>',
+        ),
+        r"after\.html: got //cdn\.example\.org/a\.js, ",
+    ),
+    "no card": (
+        lambda c: replaced(
+            c, "_quarto.yml", "open-graph: {image: /card.png}", "open-graph: true"
+        ),
+        r"_quarto\.yml open-graph: got None, expected image: /card\.png; ",
+    ),
+    "card of a page": (
+        lambda c: notebook(
+            c,
+            "tour",
+            lambda cells: cells[0].update(
+                source=["---\n", "title: x\n", "image: y.png\n", "---\n"]
+            ),
+        ),
+        r"tour\.ipynb image: got y\.png, expected none",
+    ),
+    "no address": (
+        lambda c: replaced(c, "_quarto.yml", "  site-url:", "  not-url:"),
+        r"_quarto\.yml site-url: got None, ",
+    ),
+    "anchor elsewhere": (
+        lambda c: notebook(c, "tour", markdown("[x](lrn.ipynb#nowhere)")),
+        r"tour\.ipynb lrn\.ipynb#nowhere: got no such target, expected an anchor; ",
+    ),
+    "anchor here": (
+        lambda c: notebook(
+            c, "tour", markdown(HTML, '<a href="#nowhere">x</a>', "```")
+        ),
+        r"tour\.ipynb #nowhere: got no such target, expected an anchor; ",
+    ),
+    "file": (
+        lambda c: notebook(c, "experiments/plateau", markdown("[x](lrn.ipynb)")),
+        r"experiments/plateau\.ipynb lrn\.ipynb: got no such target, expected a file; ",
+    ),
+    "page of the sidebar": (
+        lambda c: replaced(c, "_quarto.yml", "href: howto.ipynb", "href: howtoo.ipynb"),
+        r"_quarto\.yml howtoo\.ipynb: got no file, ",
+    ),
+    "page marked twice": (
+        lambda c: replaced(
+            c,
+            "_quarto.yml",
+            "    right:\n",
+            "    right:\n      - text: How to\n        href: howto.ipynb\n",
+        ),
+        r"_quarto\.yml howto\.ipynb: got two entries, expected one; ",
+    ),
+    "escaped pipe": (
+        lambda c: notebook(c, "traps", leave_pipes),
+        r"traps\.ipynb cell \d+: got an escaped pipe in ",
+    ),
+    "id of a cell": (
+        lambda c: notebook(c, "lrn", rename_cell),
+        r"lrn\.ipynb id window_sum: got more than one, expected one; ",
+    ),
+    "names of one anchor": (
+        lambda c: notebook(c, "lrn", share_anchor),
+        r"lrn\.ipynb heading LRN: got #lrn, the id of lrn, expected an id of its own; ",
+    ),
+    "citation": (
+        lambda c: notebook(c, "tour", markdown("As [@alex12] says.")),
+        r"tour\.ipynb cell \d+: got \[@alex12, expected a link; ",
+    ),
+    "reference": (
+        lambda c: notebook(c, "tour", markdown("See @fig-one.")),
+        r"tour\.ipynb cell \d+: got @fig-one, expected a link; ",
+    ),
+    "mermaid": (
+        lambda c: notebook(c, "tour", markdown("```{mermaid}", "graph", "```")),
+        r"tour\.ipynb cell \d+: got \{mermaid\}, expected a stored drawing; ",
+    ),
+    "language": (
+        lose_language,
+        r"lrn\.ipynb kernelspec: got language None, expected python; ",
+    ),
 }
 
 
@@ -291,17 +501,20 @@ def test_a_staged_copy_that_quarto_would_break_is_found(copy, what):
     change(copy)
     found = STAGED["faults"](copy)
     assert [line for line in found if re.match(message, line)], found
-    for line in found: assert re.fullmatch(r".+: got .+, expected .+; .+", line), line
+    for line in found:
+        assert re.fullmatch(r".+: got .+, expected .+; .+", line), line
 
 
 def test_nothing_is_rendered_from_such_a_copy(copy, monkeypatch, capsys):
     "The command ends with a message, and so with 1."
     stage_as_strings(copy)
     command = CHECK["main"].__globals__
-    for name in ("readme", "stage"): monkeypatch.setitem(command, name, lambda: None)
+    for name in ("readme", "stage"):
+        monkeypatch.setitem(command, name, lambda: None)
     monkeypatch.setitem(command, "STAGED", copy)
     monkeypatch.setattr(sys, "argv", ["site.py"])
-    with pytest.raises(SystemExit, match=r"^staged: got \d+ faults, expected none; "): CHECK["main"]()
+    with pytest.raises(SystemExit, match=r"^staged: got \d+ faults, expected none; "):
+        CHECK["main"]()
     assert "got one string, expected a list of lines" in capsys.readouterr().out
     assert not (copy / "_site").exists()
 
@@ -310,7 +523,10 @@ def test_anchors_are_those_of_the_rendered_page(pages):
     "So the check of the staged copy speaks of the page that readers see."
     folder, checked = (ROOT / "_proc").resolve(), 0
     for path in folder.rglob("*.ipynb"):
-        staged, page = STAGED["Page"](folder, path), pages[str(path.relative_to(folder).with_suffix(""))]
+        staged, page = (
+            STAGED["Page"](folder, path),
+            pages[str(path.relative_to(folder).with_suffix(""))],
+        )
         assert set(staged.anchors) <= set(Outline(page).ids), path.name
         checked += len(staged.anchors)
     assert checked > 300
@@ -319,7 +535,8 @@ def test_anchors_are_those_of_the_rendered_page(pages):
 def test_quarto_renders_only_when_asked_for(copy, tmp_path, monkeypatch, capfd):
     "Not because it lies on PATH; and one that is missing is named."
     command = CHECK["main"].__globals__
-    for name in ("readme", "stage"): monkeypatch.setitem(command, name, lambda: None)
+    for name in ("readme", "stage"):
+        monkeypatch.setitem(command, name, lambda: None)
     monkeypatch.setitem(command, "STAGED", copy)
     monkeypatch.setitem(command, "SITE", tmp_path / "site")
     quarto = tmp_path / "bin/quarto"
@@ -328,11 +545,17 @@ def test_quarto_renders_only_when_asked_for(copy, tmp_path, monkeypatch, capfd):
 
     def run(*flags):
         monkeypatch.setattr(sys, "argv", ["site.py", *flags])
-        with pytest.raises(SystemExit) as end: CHECK["main"]()
+        with pytest.raises(SystemExit) as end:
+            CHECK["main"]()
         return end.value.code
 
-    if not shutil.which("quarto"): assert run("--quarto").startswith("quarto: got no such program, expected it on this machine; ")
-    quarto.write_text(f'#!/bin/sh\nmkdir -p "$2/_site"; echo "$1" > "{tmp_path}/asked"; echo "<h1>x</h1>" | tee "$2/_site/404.html"\n')
+    if not shutil.which("quarto"):
+        assert run("--quarto").startswith(
+            "quarto: got no such program, expected it on this machine; "
+        )
+    quarto.write_text(
+        f'#!/bin/sh\nmkdir -p "$2/_site"; echo "$1" > "{tmp_path}/asked"; echo "<h1>x</h1>" | tee "$2/_site/404.html"\n'
+    )
     quarto.chmod(0o755)
     assert run() == 0 and not (tmp_path / "asked").exists()
     assert "lrn" in {p.stem for p in (tmp_path / "site").glob("*.html")}
@@ -342,40 +565,78 @@ def test_quarto_renders_only_when_asked_for(copy, tmp_path, monkeypatch, capfd):
 
 # --- what GitHub does with it
 
-WORKFLOWS = {p.stem: yaml.load(p.read_text(), yaml.BaseLoader) for p in (ROOT / ".github/workflows").glob("*.yml")}
-JOBS = {f"{name}: {key}": job for name, w in WORKFLOWS.items() for key, job in w["jobs"].items()}
+WORKFLOWS = {
+    p.stem: yaml.load(p.read_text(), yaml.BaseLoader)
+    for p in (ROOT / ".github/workflows").glob("*.yml")
+}
+JOBS = {
+    f"{name}: {key}": job
+    for name, w in WORKFLOWS.items()
+    for key, job in w["jobs"].items()
+}
 
 
-def steps(job): return [step.get("run") or step["uses"].partition("@")[0] for step in job["steps"]]
+def steps(job):
+    return [step.get("run") or step["uses"].partition("@")[0] for step in job["steps"]]
 
 
 def test_what_is_published_is_the_build_that_the_tests_saw():
     test, deploy = (JOBS[f"test: {key}"] for key in ("test", "deploy"))
     done = steps(test)
-    build, look, keep = done.index("python .ci/site.py"), done.index("pytest"), done.index("actions/upload-pages-artifact")
+    build, look, keep = (
+        done.index("python .ci/site.py"),
+        done.index("pytest"),
+        done.index("actions/upload-pages-artifact"),
+    )
     assert build < look < keep
-    assert test["steps"][look]["env"]["ALEXNET_NB_SITE"] == "_docs" == test["steps"][keep]["with"]["path"]
-    assert not [run for run in done[build + 1:] if "site.py" in run]
+    assert (
+        test["steps"][look]["env"]["ALEXNET_NB_SITE"]
+        == "_docs"
+        == test["steps"][keep]["with"]["path"]
+    )
+    assert not [run for run in done[build + 1 :] if "site.py" in run]
     assert deploy["needs"] == "test" and steps(deploy) == ["actions/deploy-pages"]
     for condition in (deploy["if"], test["steps"][keep]["if"]):
-        assert "github.ref == 'refs/heads/main'" in condition and "pull_request" in condition
-    uses = [step["uses"] for job in JOBS.values() for step in job["steps"] if "uses" in step]
+        assert (
+            "github.ref == 'refs/heads/main'" in condition
+            and "pull_request" in condition
+        )
+    uses = [
+        step["uses"] for job in JOBS.values() for step in job["steps"] if "uses" in step
+    ]
     assert sum("deploy-pages" in action for action in uses) == 1
 
 
 def test_only_the_job_that_deploys_may_write():
     for name, job in JOBS.items():
-        expected = dict(pages="write", **{"id-token": "write"}) if name == "test: deploy" else None
+        expected = (
+            dict(pages="write", **{"id-token": "write"})
+            if name == "test: deploy"
+            else None
+        )
         assert job.get("permissions") == expected, name
         assert 0 < int(job["timeout-minutes"]) <= 120, name
         for step in job["steps"]:
-            if "uses" not in step: continue
+            if "uses" not in step:
+                continue
             assert re.fullmatch(r"[\w-]+/[\w/-]+@[0-9a-f]{40}", step["uses"]), step
-            if "checkout" in step["uses"]: assert step["with"]["persist-credentials"] == "false"
-            if "setup-python" in step["uses"]: assert step["with"]["cache"] == "pip" and step["with"]["cache-dependency-path"] == "settings.ini"
+            if "checkout" in step["uses"]:
+                assert step["with"]["persist-credentials"] == "false"
+            if "setup-python" in step["uses"]:
+                assert (
+                    step["with"]["cache"] == "pip"
+                    and step["with"]["cache-dependency-path"] == "settings.ini"
+                )
     for workflow in WORKFLOWS.values():
-        assert workflow["permissions"] == dict(contents="read") and "group" in workflow["concurrency"] and "workflow_dispatch" in workflow["on"]
-    assert WORKFLOWS["test"]["on"]["push"] == dict(branches=["main"]) and "pull_request" in WORKFLOWS["test"]["on"]  # a pull request runs once
+        assert (
+            workflow["permissions"] == dict(contents="read")
+            and "group" in workflow["concurrency"]
+            and "workflow_dispatch" in workflow["on"]
+        )
+    assert (
+        WORKFLOWS["test"]["on"]["push"] == dict(branches=["main"])
+        and "pull_request" in WORKFLOWS["test"]["on"]
+    )  # a pull request runs once
 
 
 def test_quarto_is_looked_at_every_week():
@@ -383,8 +644,14 @@ def test_quarto_is_looked_at_every_week():
     assert set(workflow["on"]) == {"schedule", "workflow_dispatch"}
     done, job = steps(JOBS["quarto: quarto"]), JOBS["quarto: quarto"]
     look = next(i for i, run in enumerate(done) if run.startswith("pytest"))
-    assert done.index("quarto-dev/quarto-actions/setup") < done.index("python .ci/site.py --quarto") < look
-    assert set(re.findall(r"tests/\w+\.py", done[look])) == {f"tests/test_{name}.py" for name in ("site", "browser", "play")}
+    assert (
+        done.index("quarto-dev/quarto-actions/setup")
+        < done.index("python .ci/site.py --quarto")
+        < look
+    )
+    assert set(re.findall(r"tests/\w+\.py", done[look])) == {
+        f"tests/test_{name}.py" for name in ("site", "browser", "play")
+    }
     assert job["steps"][look]["env"]["ALEXNET_NB_SITE"] == "_docs"
 
 
@@ -392,10 +659,34 @@ def test_quarto_is_looked_at_every_week():
 def test_without_a_browser_ci_fails_and_others_skip(tmp_path, ci):
     (tmp_path / "test_one.py").write_text("def test_one(browser): pass\n")
     bare = {key: value for key, value in os.environ.items() if key != "CI"}
-    bare |= dict(PATH=str(tmp_path), PLAYWRIGHT_BROWSERS_PATH=str(tmp_path), PYTHONPATH=str(ROOT / "tests"))
+    bare |= dict(
+        PATH=str(tmp_path),
+        PLAYWRIGHT_BROWSERS_PATH=str(tmp_path),
+        PYTHONPATH=str(ROOT / "tests"),
+    )
     if ci:
         bare["CI"] = "true"
-    command = [sys.executable, "-m", "pytest", "-p", "conftest", "-rs", "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", tmp_path, tmp_path]
-    done = subprocess.run(command, capture_output=True, text=True, env=bare, cwd=tmp_path)
-    assert "browser: got none, expected Chromium" in done.stdout, done.stdout + done.stderr
-    assert ("1 error" if ci else "1 skipped") in done.stdout and done.returncode == (1 if ci else 0)
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "conftest",
+        "-rs",
+        "-p",
+        "no:cacheprovider",
+        "-c",
+        os.devnull,
+        "--rootdir",
+        tmp_path,
+        tmp_path,
+    ]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=bare, cwd=tmp_path
+    )
+    assert "browser: got none, expected Chromium" in done.stdout, (
+        done.stdout + done.stderr
+    )
+    assert ("1 error" if ci else "1 skipped") in done.stdout and done.returncode == (
+        1 if ci else 0
+    )

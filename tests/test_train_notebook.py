@@ -1,4 +1,5 @@
 "The papermill job: dry run and bad input."
+
 import json
 import shutil
 import subprocess
@@ -17,10 +18,18 @@ def test_dry_run_goes_through_everything(papermill, tmp_path):
     done = papermill("gpus=2", "dry_run=True", "epochs=1")
     assert done.returncode == 0, done.stderr
     said = texts(tmp_path)
-    for words in ("over gloo", "and every gradient", "resumed at step 2", "the dry run is in runs/digits-source2012-001"): assert words in said, words
+    for words in (
+        "over gloo",
+        "and every gradient",
+        "resumed at step 2",
+        "the dry run is in runs/digits-source2012-001",
+    ):
+        assert words in said, words
     assert "-p resume True" not in said  # nothing goes on with a dry run
-    run, = (tmp_path / "runs").iterdir()
-    assert {"result.json", "model.safetensors", "env.json"} <= {p.name for p in run.iterdir()}
+    (run,) = (tmp_path / "runs").iterdir()
+    assert {"result.json", "model.safetensors", "env.json"} <= {
+        p.name for p in run.iterdir()
+    }
     assert gone(tmp_path)
 
 
@@ -28,23 +37,37 @@ def test_the_printed_line_goes_on_with_the_run(papermill, tmp_path):
     "As it is printed; at an earlier checkpoint, as after a stop, the end is the same."
     done = papermill("gpus=2", "epochs=2", "width=0.0625")
     assert done.returncode == 0, done.stderr
-    run, = (tmp_path / "runs").iterdir()
-    line = next(l for l in texts(tmp_path).splitlines() if l.startswith("papermill nbs/train.ipynb"))
+    (run,) = (tmp_path / "runs").iterdir()
+    line = next(
+        l
+        for l in texts(tmp_path).splitlines()
+        if l.startswith("papermill nbs/train.ipynb")
+    )
     weights = (run / "model.safetensors").read_bytes()
     shutil.rmtree(run / "checkpoints/step-0000024")
     (tmp_path / "nbs").symlink_to(ROOT / "nbs")
-    done = subprocess.run(line, shell=True, cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        line, shell=True, cwd=tmp_path, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
-    assert "resumed at step 12" in texts(tmp_path) and (run / "model.safetensors").read_bytes() == weights
-    assert [json.loads(l)["step"] for l in (run / "metrics.jsonl").read_text().splitlines()] == [*range(1, 13), 12, *range(13, 25), 24]
+    assert (
+        "resumed at step 12" in texts(tmp_path)
+        and (run / "model.safetensors").read_bytes() == weights
+    )
+    assert [
+        json.loads(l)["step"] for l in (run / "metrics.jsonl").read_text().splitlines()
+    ] == [*range(1, 13), 12, *range(13, 25), 24]
 
 
-@pytest.mark.parametrize("parameter, words", [
-    ("gpu=2", "unknown parameter gpu: did you mean gpus?"),
-    ("epochs=ten", "parameter epochs: found 'ten', expected int or None"),
-    ("data=nowhere", "data: nowhere is not a folder"),
-    ("batch_size=5000", "batch_size: found 5000, but the data have only 1437"),
-])
+@pytest.mark.parametrize(
+    "parameter, words",
+    [
+        ("gpu=2", "unknown parameter gpu: did you mean gpus?"),
+        ("epochs=ten", "parameter epochs: found 'ten', expected int or None"),
+        ("data=nowhere", "data: nowhere is not a folder"),
+        ("batch_size=5000", "batch_size: found 5000, but the data have only 1437"),
+    ],
+)
 def test_bad_input_is_refused_before_any_work(papermill, tmp_path, parameter, words):
     done = papermill(parameter)
     assert done.returncode != 0
@@ -52,15 +75,32 @@ def test_bad_input_is_refused_before_any_work(papermill, tmp_path, parameter, wo
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize("settings", [dict(gpus=2, precision="bfloat16"), dict(gpus=2, recipe="paper"), dict(recipe="caffe")], ids=str)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        dict(gpus=2, precision="bfloat16"),
+        dict(gpus=2, recipe="paper"),
+        dict(recipe="caffe"),
+    ],
+    ids=str,
+)
 def test_other_settings_go_through_a_dry_run(tmp_path, settings, capfd):
-    folder = train(check(Config(dry_run=True, out_dir=str(tmp_path / "run"), **settings)))
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    folder = train(
+        check(Config(dry_run=True, out_dir=str(tmp_path / "run"), **settings))
+    )
+    rows = [
+        json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()
+    ]
     assert [r["step"] for r in rows] == [1, 2, 3, 3]
     said = capfd.readouterr().out
     flags = Path("/proc/cpuinfo").read_text().split()
-    assert ("no instructions for bfloat16" in said) == (settings.get("precision") == "bfloat16" and not {"avx512_bf16", "amx_bf16"} & {*flags})
-    assert "resumed at step 2" in said and ("and every gradient" in said) == (settings.get("gpus") == 2)
+    assert ("no instructions for bfloat16" in said) == (
+        settings.get("precision") == "bfloat16"
+        and not {"avx512_bf16", "amx_bf16"} & {*flags}
+    )
+    assert "resumed at step 2" in said and ("and every gradient" in said) == (
+        settings.get("gpus") == 2
+    )
 
 
 def test_each_recipe_keeps_its_crop():
@@ -69,25 +109,44 @@ def test_each_recipe_keeps_its_crop():
         assert complete(Config(data="photos", recipe=name)).crop == RECIPES[name].crop
 
 
-@pytest.mark.parametrize("files, words", [
-    (["train/", "val/"], "no images for train"),
-    (["train/a/1.png", "val/a/2.png"], "has one class"),
-    (["train/a/1.png", "train/b/", "val/a/2.png"], "no images for the classes b"),
-    (["train/a/1.png", "train/b/2.png", "val/c/3.png"], "has classes that train has not: c"),
-    (["train/a/1.png", "train/b/2.png"], "none named val"),
-    (["train/a/1.png", "train/b/2.png", "val/a/broken.png"], "no picture for val"),
-])
+@pytest.mark.parametrize(
+    "files, words",
+    [
+        (["train/", "val/"], "no images for train"),
+        (["train/a/1.png", "val/a/2.png"], "has one class"),
+        (["train/a/1.png", "train/b/", "val/a/2.png"], "no images for the classes b"),
+        (
+            ["train/a/1.png", "train/b/2.png", "val/c/3.png"],
+            "has classes that train has not: c",
+        ),
+        (["train/a/1.png", "train/b/2.png"], "none named val"),
+        (["train/a/1.png", "train/b/2.png", "val/a/broken.png"], "no picture for val"),
+    ],
+)
 def test_odd_folders_are_refused(tmp_path, monkeypatch, files, words):
     monkeypatch.setenv("ALEXNET_NB_CACHE", str(tmp_path / "cache"))
     for name in files:
         path = tmp_path / "data" / name
         (path if name.endswith("/") else path.parent).mkdir(parents=True, exist_ok=True)
-        if "broken" in name: path.write_text("not a picture")
-        elif not name.endswith("/"): Image.new("RGB", (20, 20)).save(path)
-    with pytest.raises((ValueError, FileNotFoundError), match=words): prepare(str(tmp_path / "data"), 16)
+        if "broken" in name:
+            path.write_text("not a picture")
+        elif not name.endswith("/"):
+            Image.new("RGB", (20, 20)).save(path)
+    with pytest.raises((ValueError, FileNotFoundError), match=words):
+        prepare(str(tmp_path / "data"), 16)
 
 
-@pytest.mark.parametrize("settings, steps", [(dict(batch_size=4), [1, 2, 3, 3]), (dict(batch_size=1437, epochs=2), [1, 1, 2, 2])], ids=["many small steps", "fewer than three"])
+@pytest.mark.parametrize(
+    "settings, steps",
+    [
+        (dict(batch_size=4), [1, 2, 3, 3]),
+        (dict(batch_size=1437, epochs=2), [1, 1, 2, 2]),
+    ],
+    ids=["many small steps", "fewer than three"],
+)
 def test_a_dry_run_of(tmp_path, settings, steps):
     folder = train(Config(dry_run=True, out_dir=str(tmp_path / "run"), **settings))
-    assert [json.loads(l)["step"] for l in (folder / "metrics.jsonl").read_text().splitlines()] == steps
+    assert [
+        json.loads(l)["step"]
+        for l in (folder / "metrics.jsonl").read_text().splitlines()
+    ] == steps

@@ -1,5 +1,6 @@
 """The points on which paper and source differ, or on which reproductions commonly go wrong (nbs/traps.tsv). Each test fails
 when its trap is stepped into."""
+
 import csv
 from dataclasses import replace
 
@@ -30,15 +31,33 @@ small = lambda recipe, **changes: replace(recipe, **SMALL | changes)
 def test_every_trap_has_its_row():
     assert [int(t["number"]) for t in TRAPS] == list(range(1, 41))
     for t in TRAPS:
-        assert t["trap"] and t["words"].endswith(".") and (ROOT / f"nbs/{t['page']}.ipynb").exists()
-    assert [t["test"] for t in TRAPS if t["test"]] == sorted(n for n in globals() if n.startswith("test_trap_"))
+        assert (
+            t["trap"]
+            and t["words"].endswith(".")
+            and (ROOT / f"nbs/{t['page']}.ipynb").exists()
+        )
+    assert [t["test"] for t in TRAPS if t["test"]] == sorted(
+        n for n in globals() if n.startswith("test_trap_")
+    )
 
 
 @pytest.fixture(scope="module")
 def photographs():
     "Eight crops of two photographs, 224 pixels, on the scale 0 to 255 minus their mean: what a full-size net sees."
-    pictures = [load_sample_image(f"{name}.jpg").transpose(2, 0, 1) for name in ("china", "flower")]
-    crops = torch.tensor(np.stack([p[:, y:y + 224, x:x + 224] for p in pictures for y in (0, 180) for x in (100, 400)])).float()
+    pictures = [
+        load_sample_image(f"{name}.jpg").transpose(2, 0, 1)
+        for name in ("china", "flower")
+    ]
+    crops = torch.tensor(
+        np.stack(
+            [
+                p[:, y : y + 224, x : x + 224]
+                for p in pictures
+                for y in (0, 180)
+                for x in (100, 400)
+            ]
+        )
+    ).float()
     return crops - crops.mean((0, 2, 3), keepdim=True)
 
 
@@ -51,10 +70,19 @@ def logit_spread(recipe, x):
 
 def test_trap_01_deviations_of_conv3_to_conv5(photographs):
     torch.manual_seed(0)
-    found = {name: [round(getattr(AlexNet(small(r)), f"conv{i}").weight.std().item(), 2) for i in (1, 3, 4, 5)]
-             for name, r in (("paper", paper), ("source", source2012))}
+    found = {
+        name: [
+            round(getattr(AlexNet(small(r)), f"conv{i}").weight.std().item(), 2)
+            for i in (1, 3, 4, 5)
+        ]
+        for name, r in (("paper", paper), ("source", source2012))
+    }
     assert found == {"paper": [0.01] * 4, "source": [0.01, 0.03, 0.03, 0.03]}
-    assert 8 < logit_spread(source2012, photographs) / logit_spread(paper, photographs) < 30
+    assert (
+        8
+        < logit_spread(source2012, photographs) / logit_spread(paper, photographs)
+        < 30
+    )
 
 
 def test_trap_02_divided_pixels(photographs):
@@ -63,7 +91,10 @@ def test_trap_02_divided_pixels(photographs):
         see = Input(recipe, np.zeros((3, 256, 256)), np.zeros((3, 3)))
         x = see.views(torch.full((1, 3, 256, 256), 255, dtype=torch.uint8), 1)
         assert x.unique().tolist() == [255]
-        assert logit_spread(recipe, photographs) / logit_spread(recipe, photographs / 58) > 20
+        assert (
+            logit_spread(recipe, photographs) / logit_spread(recipe, photographs / 58)
+            > 20
+        )
 
 
 @torch.no_grad()
@@ -71,42 +102,77 @@ def share_on(recipe, x):
     "Share of the positive responses of conv2 and conv4, both behind biases of 1, in a fresh full-size net."
     torch.manual_seed(0)
     net, found = AlexNet(recipe).eval(), {}
-    for name in ("conv2", "conv4"): getattr(net, name).register_forward_hook(lambda module, inputs, out, name=name: found.update({name: (out > 0).double().mean().item()}))
+    for name in ("conv2", "conv4"):
+        getattr(net, name).register_forward_hook(
+            lambda module, inputs, out, name=name: found.update(
+                {name: (out > 0).double().mean().item()}
+            )
+        )
     net(x)
     return found
 
 
 def test_trap_03_biases_of_one(photographs):
     "With divided pixels, or the paper's deviations, hardly a unit behind a bias of 1 is ever off: its ReLU does nothing."
-    raw, divided, weak = share_on(source2012, photographs), share_on(source2012, photographs / 58), share_on(paper, photographs)
+    raw, divided, weak = (
+        share_on(source2012, photographs),
+        share_on(source2012, photographs / 58),
+        share_on(paper, photographs),
+    )
     zero = share_on(replace(source2012, init_bias=(0.0,) * 8), photographs / 58)
-    assert raw["conv2"] < 0.8 and raw["conv4"] < 0.8 and zero["conv2"] < 0.6 and zero["conv4"] < 0.6
+    assert (
+        raw["conv2"] < 0.8
+        and raw["conv4"] < 0.8
+        and zero["conv2"] < 0.6
+        and zero["conv4"] < 0.6
+    )
     assert divided["conv2"] > 0.999 and weak["conv4"] > 0.999
     assert source2012.scale == paper.scale == (1.0, 1.0, 1.0)
     net = AlexNet(small(source2012), 10)
-    assert [getattr(net, n).bias.unique().tolist() for n in LAYERS] == [[0], [1], [0], [1], [1], [1], [1], [0]]
+    assert [getattr(net, n).bias.unique().tolist() for n in LAYERS] == [
+        [0],
+        [1],
+        [0],
+        [1],
+        [1],
+        [1],
+        [1],
+        [0],
+    ]
 
 
 def test_trap_04_last_window_over_the_edge():
     "A pixel reaches exactly the windows that cover it: the first begins at the first pixel, the last holds the last eight."
     for recipe in (paper, source2012):
-        net = AlexNet(replace(recipe, kernels=SMALL["kernels"], hidden=SMALL["hidden"])).eval()
+        net = AlexNet(
+            replace(recipe, kernels=SMALL["kernels"], hidden=SMALL["hidden"])
+        ).eval()
         nn.init.ones_(net.conv1.weight), nn.init.zeros_(net.conv1.bias)
         out = []
         net.conv1.register_forward_hook(lambda module, inputs, y: out.append(y[0, 0]))
         for pixel in (0, 215, 216, 223):
             x = torch.zeros(1, 3, 224, 224)
             x[0, 0, pixel, pixel] = 1
-            with torch.no_grad(): net(x)
-        assert out[0].shape == (55, 55) and net.fc6.in_features == SMALL["kernels"][-1] * 6 * 6
-        assert [o.diagonal().nonzero().flatten().tolist() for o in out] == [[0], [52, 53], [52, 53, 54], [54]]
+            with torch.no_grad():
+                net(x)
+        assert (
+            out[0].shape == (55, 55)
+            and net.fc6.in_features == SMALL["kernels"][-1] * 6 * 6
+        )
+        assert [o.diagonal().nonzero().flatten().tolist() for o in out] == [
+            [0],
+            [52, 53],
+            [52, 53, 54],
+            [54],
+        ]
 
 
 def test_trap_05_alpha_over_sum_or_mean():
     x = torch.rand(2, 10, 3, 3, dtype=torch.float64) * 100
     theirs = lambda alpha: F.local_response_norm(x, 5, alpha=alpha, beta=0.75, k=2.0)
     ours = {r.name: AlexNet(small(r)).after["conv2"][1] for r in (paper, source2012)}
-    for norm in ours.values(): norm.columns = 1
+    for norm in ours.values():
+        norm.columns = 1
     torch.testing.assert_close(ours["paper"](x), theirs(5e-4))
     torch.testing.assert_close(ours["source2012"](x), theirs(1e-4))
     assert (theirs(5e-4) / theirs(1e-4)).min() < 0.8
@@ -116,16 +182,30 @@ def test_trap_05_alpha_over_sum_or_mean():
 def test_trap_06_k_is_two():
     x = torch.full((1, 16, 1, 1), 1e-3)
     for recipe in (paper, source2012):
-        torch.testing.assert_close(AlexNet(small(recipe)).after["conv2"][1](x), x * 2**-0.75)
-    torch.testing.assert_close(nn.LocalResponseNorm(5)(x) / LRN()(x), torch.full_like(x, 1.68), rtol=2e-3, atol=0)
+        torch.testing.assert_close(
+            AlexNet(small(recipe)).after["conv2"][1](x), x * 2**-0.75
+        )
+    torch.testing.assert_close(
+        nn.LocalResponseNorm(5)(x) / LRN()(x),
+        torch.full_like(x, 1.68),
+        rtol=2e-3,
+        atol=0,
+    )
 
 
 def test_trap_07_normalisation_before_relu():
     "A negative response among positive ones: it damps its neighbours in the source, and nothing in the paper."
-    x = torch.tensor([0.0, 0.0, 100.0, -200.0] + [0.0] * 4)[None, :, None, None].expand(1, 8, 3, 3)
-    out = {r.name: AlexNet(small(r)).after["conv1"](x)[0, 2].item() for r in (paper, source2012)}
+    x = torch.tensor([0.0, 0.0, 100.0, -200.0] + [0.0] * 4)[None, :, None, None].expand(
+        1, 8, 3, 3
+    )
+    out = {
+        r.name: AlexNet(small(r)).after["conv1"](x)[0, 2].item()
+        for r in (paper, source2012)
+    }
     assert out["paper"] == pytest.approx(100 / (2 + 1e-4 * 100**2) ** 0.75, rel=1e-5)
-    assert out["source2012"] == pytest.approx(100 / (2 + 2e-5 * (100**2 + 200**2)) ** 0.75, rel=1e-5)
+    assert out["source2012"] == pytest.approx(
+        100 / (2 + 2e-5 * (100**2 + 200**2)) ** 0.75, rel=1e-5
+    )
 
 
 def test_trap_08_normalisation_per_column():
@@ -134,14 +214,24 @@ def test_trap_08_normalisation_per_column():
         x, half = torch.rand(1, channels, 2, 2) * 50, channels // 2
         changed = x.clone()
         changed[:, half] += 100
-        differs = (net.after[name][1](x) != net.after[name][1](changed)).flatten(2).any(2)[0].nonzero().flatten().tolist()
+        differs = (
+            (net.after[name][1](x) != net.after[name][1](changed))
+            .flatten(2)
+            .any(2)[0]
+            .nonzero()
+            .flatten()
+            .tolist()
+        )
         assert differs == [half, half + 1, half + 2]
 
 
 def test_trap_09_second_norm_over_conv2():
     x = torch.full((1, 16, 7, 7), 50.0)
     x[:, 1:] = 0  # a single map, so that both norms are known
-    with_it, without = (AlexNet(small(r)).after["conv2"](x)[0, 0, 1, 1].item() for r in (source2012, paper))
+    with_it, without = (
+        AlexNet(small(r)).after["conv2"](x)[0, 0, 1, 1].item()
+        for r in (source2012, paper)
+    )
     first = 50 / (2 + 2e-5 * 50**2) ** 0.75
     assert with_it == pytest.approx(first / (1 + 0.001 * first**2) ** 0.75, rel=1e-5)
     assert without == pytest.approx(50 / (2 + 1e-4 * 50**2) ** 0.75, rel=1e-5)
@@ -153,13 +243,18 @@ def test_trap_10_rule_of_the_biases():
         optimizer = sgd(net, recipe)
         set_rates(optimizer, rates_at(recipe, 0))
         before = {n: p.detach().clone() for n, p in net.named_parameters()}
-        for p in net.parameters(): p.grad = torch.ones_like(p)
+        for p in net.parameters():
+            p.grad = torch.ones_like(p)
         optimizer.step()
         for n, p in net.named_parameters():
             step = 0.02 if n.endswith("bias") else 0.01 * (1 + 0.0005 * before[n])
             torch.testing.assert_close(p.detach(), before[n] - step)
-    assert [rates_at(source2012, e / 90)["biases"] for e in (0, 30, 60, 89)] == [0.02] * 4  # but in conv1
-    assert [rates_at(source2012, e / 90)["conv1_bias"] for e in (0, 30, 60, 89)] == [0.02] * 3 + [0]
+    assert [rates_at(source2012, e / 90)["biases"] for e in (0, 30, 60, 89)] == [
+        0.02
+    ] * 4  # but in conv1
+    assert [rates_at(source2012, e / 90)["conv1_bias"] for e in (0, 30, 60, 89)] == [
+        0.02
+    ] * 3 + [0]
 
 
 def test_trap_11_conv1_is_frozen():
@@ -173,10 +268,22 @@ def test_trap_11_conv1_is_frozen():
         optimizer.zero_grad()
         net(torch.randn(2, 3, 72, 72) * 60).square().sum().backward()
         optimizer.step()
-        moved[epoch] = [not torch.equal(*pair) for pair in zip(before, watched)], rates["conv1"], rates["conv1_bias"]
-    assert {e: m[0] for e, m in moved.items()} == {0: [True] * 4, 65: [True] * 4, 66: [True] * 4, 71: [False, False, True, True]}
+        moved[epoch] = (
+            [not torch.equal(*pair) for pair in zip(before, watched)],
+            rates["conv1"],
+            rates["conv1_bias"],
+        )
+    assert {e: m[0] for e, m in moved.items()} == {
+        0: [True] * 4,
+        65: [True] * 4,
+        66: [True] * 4,
+        71: [False, False, True, True],
+    }
     assert moved[66][1:] == pytest.approx((moved[65][1] / 10, moved[65][2] / 10))
-    assert rates_at(paper, 0.99, drops=3)["conv1"] > 0 and rates_at(paper, 0.99, drops=3)["conv1_bias"] > 0
+    assert (
+        rates_at(paper, 0.99, drops=3)["conv1"] > 0
+        and rates_at(paper, 0.99, drops=3)["conv1_bias"] > 0
+    )
 
 
 def noisy(recipe, n=4000, cov=np.diag([400.0, 1600.0, 14400.0])):
@@ -184,13 +291,19 @@ def noisy(recipe, n=4000, cov=np.diag([400.0, 1600.0, 14400.0])):
     mean = np.full((3, 80, 80), 28.0)
     see = Input(replace(recipe, crop=72), mean, cov, dtype=torch.float64)
     images = torch.full((1, 3, 80, 80), 128, dtype=torch.uint8).expand(n, -1, -1, -1)
-    return lambda colour: see.finish(see.cut(images, draw_epoch(n, see.border, see.recipe, 0, 0)), draw_epoch(n, see.border, see.recipe, 0, 0), colour)[:, :, 0, 0]
+    return lambda colour: see.finish(
+        see.cut(images, draw_epoch(n, see.border, see.recipe, 0, 0)),
+        draw_epoch(n, see.border, see.recipe, 0, 0),
+        colour,
+    )[:, :, 0, 0]
 
 
 def test_trap_12_colour_noise_is_switched_off():
     "In the last epochs, and with it the division by 1.1."
     on = [rates_at(source2012, epoch / 90)["colour"] for epoch in range(90)]
-    assert on == [True] * 66 + [False] * 24 and all(rates_at(paper, e / 90)["colour"] for e in range(90))
+    assert on == [True] * 66 + [False] * 24 and all(
+        rates_at(paper, e / 90)["colour"] for e in range(90)
+    )
     see = noisy(source2012, 64)
     assert see(False).unique().tolist() == [100] and see(True).std(0).min() > 0.5
 
@@ -198,12 +311,20 @@ def test_trap_12_colour_noise_is_switched_off():
 def test_trap_13_eigenvalues_or_their_roots():
     for recipe in (paper, source2012):
         deviations = noisy(recipe)(True).std(0) * recipe.colour_divide
-        torch.testing.assert_close(deviations, torch.tensor([2.0, 4.0, 12.0], dtype=torch.float64), rtol=0.05, atol=0)  # a tenth of the roots
+        torch.testing.assert_close(
+            deviations,
+            torch.tensor([2.0, 4.0, 12.0], dtype=torch.float64),
+            rtol=0.05,
+            atol=0,
+        )  # a tenth of the roots
 
 
 def test_trap_14_divided_by_one_point_one():
     without = replace(source2012, colour_divide=1.0)
-    torch.testing.assert_close(noisy(without)(True) / noisy(source2012)(True), torch.full((4000, 3), 1.1, dtype=torch.float64))
+    torch.testing.assert_close(
+        noisy(without)(True) / noisy(source2012)(True),
+        torch.full((4000, 3), 1.1, dtype=torch.float64),
+    )
     assert noisy(paper)(True).mean() > 99
 
 
@@ -211,17 +332,31 @@ def test_trap_15_the_mean_image():
     "Wherever the crop lies, its centre is subtracted; in Caffe's recipe the mean is cut like the picture."
     mean = np.random.default_rng().uniform(0, 255, (3, 80, 80))
     for recipe in (paper, source2012, RECIPES["caffe"]):
-        see = Input(replace(recipe, crop=72, colour_std=0.0), mean, np.eye(3), dtype=torch.float64)
-        draws = replace(draw_epoch(1, see.border, see.recipe, 0, 0), offsets=torch.tensor([[1, 7]]), flips=torch.tensor([False]))
-        away = -see.train(torch.zeros(1, 3, 80, 80, dtype=torch.uint8), draws)[0].numpy()
+        see = Input(
+            replace(recipe, crop=72, colour_std=0.0),
+            mean,
+            np.eye(3),
+            dtype=torch.float64,
+        )
+        draws = replace(
+            draw_epoch(1, see.border, see.recipe, 0, 0),
+            offsets=torch.tensor([[1, 7]]),
+            flips=torch.tensor([False]),
+        )
+        away = -see.train(torch.zeros(1, 3, 80, 80, dtype=torch.uint8), draws)[
+            0
+        ].numpy()
         top, left = (1, 7) if recipe.name == "caffe" else (4, 4)
-        np.testing.assert_array_equal(away, mean[:, top:top + 72, left:left + 72])
+        np.testing.assert_array_equal(away, mean[:, top : top + 72, left : left + 72])
 
 
 def test_trap_16_one_crop_for_32_pictures():
     for recipe, different in ((source2012, 4), (paper, 128)):
         draws = draw_epoch(128, 32, recipe, 0, 0)
-        keys = {(*offset, flip) for offset, flip in zip(draws.offsets.tolist(), draws.flips.tolist())}
+        keys = {
+            (*offset, flip)
+            for offset, flip in zip(draws.offsets.tolist(), draws.flips.tolist())
+        }
         assert len(keys) == different if recipe is source2012 else len(keys) > 100
 
 
@@ -229,36 +364,82 @@ def test_trap_17_no_new_order(tmp_path, monkeypatch):
     "Every epoch reads the pictures in the order in which they were packed."
     data = prepare("digits", 72)
     for recipe, same in (("source2012", True), ("shuffling", False)):
-        monkeypatch.setitem(RECIPES, "shuffling", replace(source2012, name="shuffling", reshuffle=True))
-        worker, orders = Worker(tmp_path / recipe, Config(recipe=recipe, epochs=2, batch_size=1437), data, None), []
+        monkeypatch.setitem(
+            RECIPES, "shuffling", replace(source2012, name="shuffling", reshuffle=True)
+        )
+        worker, orders = (
+            Worker(
+                tmp_path / recipe,
+                Config(recipe=recipe, epochs=2, batch_size=1437),
+                data,
+                None,
+            ),
+            [],
+        )
         worker.folder.mkdir()
         read = worker.read
         worker.read = lambda *args: orders.append(read(*args)) or orders[-1]
-        worker.update, worker.validate = (lambda x, y: setattr(worker, "step", worker.step + 1) or (0.0, 0.0, 0.0)), (lambda limit: (0.0, 0.0, 0.0))
+        worker.update, worker.validate = (
+            (lambda x, y: setattr(worker, "step", worker.step + 1) or (0.0, 0.0, 0.0)),
+            (lambda limit: (0.0, 0.0, 0.0)),
+        )
         run_epochs(worker, 2)
         labels = [r[2].numpy() for r in orders]
-        assert np.array_equal(labels[0], labels[1]) == same and np.array_equal(labels[0], data.train.labels) == same
+        assert (
+            np.array_equal(labels[0], labels[1]) == same
+            and np.array_equal(labels[0], data.train.labels) == same
+        )
 
 
 def test_trap_18_2178_crops():
     draws = draw_epoch(60_000, 32, paper, 0, 0)
-    assert len({(*offset, flip) for offset, flip in zip(draws.offsets.tolist(), draws.flips.tolist())}) == 2 * 33**2 == 2178
+    assert (
+        len(
+            {
+                (*offset, flip)
+                for offset, flip in zip(draws.offsets.tolist(), draws.flips.tolist())
+            }
+        )
+        == 2 * 33**2
+        == 2178
+    )
 
 
 def test_trap_19_place_and_scale_of_dropout():
     x = torch.randn(3, 3, 72, 72) * 60
-    for recipe, behind, factors in ((paper, True, (1, 0.5)), (source2012, True, (1, 0.5)), (small(torchvision, scale=(1, 1, 1)), False, (2, 1))):
+    for recipe, behind, factors in (
+        (paper, True, (1, 0.5)),
+        (source2012, True, (1, 0.5)),
+        (small(torchvision, scale=(1, 1, 1)), False, (2, 1)),
+    ):
         net = AlexNet(small(recipe), 10)
-        masks = {name: torch.rand(3, layer.out_features if behind else layer.in_features) < 0.5 for name, layer in (("fc6", net.fc6), ("fc7", net.fc7))}
+        masks = {
+            name: torch.rand(3, layer.out_features if behind else layer.in_features)
+            < 0.5
+            for name, layer in (("fc6", net.fc6), ("fc7", net.fc7))
+        }
         seen = {}
         for name in ("conv5", "fc6", "fc7", "fc8"):
-            getattr(net, name).register_forward_hook(lambda module, inputs, out, name=name: seen.update({name: (inputs[0], out)}))
+            getattr(net, name).register_forward_hook(
+                lambda module, inputs, out, name=name: seen.update(
+                    {name: (inputs[0], out)}
+                )
+            )
         for training, factor in zip((True, False), factors):
             net.train(training)(x, masks)
-            hidden = {"fc7": F.relu(seen["fc6"][1]), "fc8": F.relu(seen["fc7"][1])}  # the hidden units that the next layer reads
+            hidden = {
+                "fc7": F.relu(seen["fc6"][1]),
+                "fc8": F.relu(seen["fc7"][1]),
+            }  # the hidden units that the next layer reads
             of = {"fc7": "fc6", "fc8": "fc7"} if behind else {"fc7": "fc7"}
             for reader, h in hidden.items():
-                keep = masks[of[reader]] * factor if reader in of and training else factor if reader in of else 1
+                keep = (
+                    masks[of[reader]] * factor
+                    if reader in of and training
+                    else factor
+                    if reader in of
+                    else 1
+                )
                 torch.testing.assert_close(seen[reader][0], h * keep)
 
 
@@ -269,8 +450,13 @@ def test_trap_21_torchvision_is_another_net():
 
 
 def test_trap_22_conv4_is_384_wide():
-    assert {name: AlexNet(replace(r, hidden=(32, 32)), 10).conv4.out_channels for name, r in RECIPES.items()} == {
-        name: 256 if name == "torchvision" else 192 if name == "one_gpu" else 384 for name in RECIPES}
+    assert {
+        name: AlexNet(replace(r, hidden=(32, 32)), 10).conv4.out_channels
+        for name, r in RECIPES.items()
+    } == {
+        name: 256 if name == "torchvision" else 192 if name == "one_gpu" else 384
+        for name in RECIPES
+    }
 
 
 def test_trap_23_neurons_of_conv1():
@@ -282,7 +468,11 @@ def test_trap_23_neurons_of_conv1():
 
 
 def test_trap_24_net_on_one_gpu():
-    shapes = {n: tuple(p.shape) for n, p in AlexNet(RECIPES["one_gpu"]).named_parameters() if n.endswith("weight")}
+    shapes = {
+        n: tuple(p.shape)
+        for n, p in AlexNet(RECIPES["one_gpu"]).named_parameters()
+        if n.endswith("weight")
+    }
     assert [s[0] for s in shapes.values()] == [48, 128, 192, 192, 256, 4096, 4096, 1000]
     assert sum(torch.Size(s).numel() + s[0] for s in shapes.values()) == 59_798_312
 
@@ -290,31 +480,56 @@ def test_trap_24_net_on_one_gpu():
 def test_trap_25_pooling_without_overlap():
     net = AlexNet(replace(RECIPES["non_overlapping"], hidden=(32, 32)), 10)
     shapes = {}
-    for name in ("conv2", "conv5", "fc6"): getattr(net, name).register_forward_hook(lambda module, inputs, y, name=name: shapes.update({name: y.shape[-1]}))
+    for name in ("conv2", "conv5", "fc6"):
+        getattr(net, name).register_forward_hook(
+            lambda module, inputs, y, name=name: shapes.update({name: y.shape[-1]})
+        )
     net(torch.zeros(1, 3, 224, 224))
-    assert (shapes["conv2"], shapes["conv5"], net.fc6.in_features) == (26, 11, 256 * 6 * 6)
-    assert AlexNet(replace(paper, pool=2, hidden=(32, 32)), 10).fc6.in_features != 256 * 6 * 6
+    assert (shapes["conv2"], shapes["conv5"], net.fc6.in_features) == (
+        26,
+        11,
+        256 * 6 * 6,
+    )
+    assert (
+        AlexNet(replace(paper, pool=2, hidden=(32, 32)), 10).fc6.in_features
+        != 256 * 6 * 6
+    )
 
 
 def test_trap_26_without_normalisation():
-    kinds = lambda r: [type(m) for m in AlexNet(small(r)).modules() if not isinstance(m, (AlexNet, nn.Sequential, nn.ModuleDict))]
+    kinds = lambda r: [
+        type(m)
+        for m in AlexNet(small(r)).modules()
+        if not isinstance(m, (AlexNet, nn.Sequential, nn.ModuleDict))
+    ]
     norms = lambda r: [k for k in kinds(r) if k in (LRN, SpatialNorm)]
     bare = replace(source2012, lrn=no_lrn.lrn, spatial_norm=no_lrn.spatial_norm)
-    assert norms(source2012) == [LRN, LRN, SpatialNorm] and norms(bare) == norms(no_lrn) == []
+    assert (
+        norms(source2012) == [LRN, LRN, SpatialNorm]
+        and norms(bare) == norms(no_lrn) == []
+    )
     assert [k for k in kinds(source2012) if k not in (LRN, SpatialNorm)] == kinds(bare)
 
 
 def test_trap_27_average_of_probabilities():
     net = AlexNet(small(paper, init_std=(0.1,) * 8), 10).eval()
     mean = np.full((3, 80, 80), 100, np.float32)
-    see, images = Input(net.recipe, mean, np.eye(3)), np.random.randint(0, 256, (4, 3, 80, 80), np.uint8)
+    see, images = (
+        Input(net.recipe, mean, np.eye(3)),
+        np.random.randint(0, 256, (4, 3, 80, 80), np.uint8),
+    )
     views = see.views(torch.tensor(images))
-    assert torch.equal(views[5:], views[:5].flip(-1)) and len({v.sum().item() for v in views[:5]}) == 5
+    assert (
+        torch.equal(views[5:], views[:5].flip(-1))
+        and len({v.sum().item() for v in views[:5]}) == 5
+    )
     with torch.no_grad():  # logits that differ from view to view by about 2, so that the two averages differ
         net.fc8.weight *= 2 / net(views.flatten(0, 1)).std(0).mean()
         net.fc8.bias -= net(views.flatten(0, 1)).mean(0)
         logits = torch.stack([net(v) for v in views])
-    torch.testing.assert_close(probabilities(net, see, images), logits.softmax(2).mean(0))
+    torch.testing.assert_close(
+        probabilities(net, see, images), logits.softmax(2).mean(0)
+    )
     assert (logits.softmax(2).mean(0) - logits.mean(0).softmax(1)).abs().max() > 0.01
 
 
@@ -325,12 +540,19 @@ def test_trap_28_rate_inside_the_velocity():
         optimizer, w = sgd(net, net.recipe), net.fc7.weight
         v, by_hand = torch.zeros_like(w), w.detach().clone()
         for step, rate in enumerate([0.01] * 10 + [0.001] * 10 + [0.0001] * 10):
-            set_rates(optimizer, dict(conv1=rate, conv1_bias=2 * rate, weights=rate, biases=2 * rate))
-            for p in net.parameters(): p.grad = torch.randn_like(p)
+            set_rates(
+                optimizer,
+                dict(conv1=rate, conv1_bias=2 * rate, weights=rate, biases=2 * rate),
+            )
+            for p in net.parameters():
+                p.grad = torch.randn_like(p)
             v = 0.9 * v - 0.0005 * rate * by_hand - rate * w.grad
             by_hand = by_hand + v
             optimizer.step()
-            if step == 9: assert torch.allclose(w, by_hand, rtol=1e-12, atol=1e-14)  # at a constant rate there is no difference
+            if step == 9:
+                assert torch.allclose(
+                    w, by_hand, rtol=1e-12, atol=1e-14
+                )  # at a constant rate there is no difference
         gaps[inside] = ((w - by_hand).norm() / by_hand.norm()).item()
     assert gaps[True] < 1e-14 and gaps[False] > 0.01
 
@@ -341,12 +563,16 @@ def test_trap_29_short_last_batch(tmp_path):
     worker = Worker(tmp_path, config, data, None)
     short = len(data.train) % 128
     seen = []
-    worker.model.fc8.register_full_backward_hook(lambda module, before, after: seen.append(after[0]))
+    worker.model.fc8.register_full_backward_hook(
+        lambda module, before, after: seen.append(after[0])
+    )
     worker.rates = rates_at(worker.recipe, 0)
     x, y = torch.randn(short, 3, 64, 64) * 60, torch.randint(0, 10, (short,))
     loss, logits = worker.loss(worker.model, x, y, None)
     loss.backward()
-    torch.testing.assert_close(loss, F.cross_entropy(logits, y, reduction="sum") / short)
+    torch.testing.assert_close(
+        loss, F.cross_entropy(logits, y, reduction="sum") / short
+    )
     torch.testing.assert_close(seen[0], (logits.softmax(1) - F.one_hot(y, 10)) / short)
     assert 0 < short < 128 and worker.per_epoch == len(data.train) // 128 + 1
 
@@ -354,16 +580,24 @@ def test_trap_29_short_last_batch(tmp_path):
 def test_trap_35_end_of_the_run():
     start, end = (rates_at(source2012, p) for p in (0, 1))
     assert (start["weights"], start["conv1"], start["biases"]) == (0.01, 0.01, 0.02)
-    assert (end["weights"], end["conv1"], end["conv1_bias"]) == (pytest.approx(1e-5), 0, 0)
+    assert (end["weights"], end["conv1"], end["conv1_bias"]) == (
+        pytest.approx(1e-5),
+        0,
+        0,
+    )
 
 
 def test_trap_37_warping():
     "A circle stays a circle, and the sides of a wide picture are cut off."
     from PIL import Image, ImageDraw
+
     wide = Image.new("RGB", (800, 400))
     ImageDraw.Draw(wide).ellipse((300, 100, 500, 300), fill="white")
     inside = np.asarray(to_square(wide))[:, :, 0] > 128
-    assert abs(inside.any(0).sum() - inside.any(1).sum()) <= 1 and abs(inside.any(0).sum() - 128) <= 2
+    assert (
+        abs(inside.any(0).sum() - inside.any(1).sum()) <= 1
+        and abs(inside.any(0).sum() - 128) <= 2
+    )
     edge = Image.new("RGB", (800, 400))
     ImageDraw.Draw(edge).rectangle((0, 0, 190, 400), fill="white")
     assert np.asarray(to_square(edge)).max() == 0
@@ -371,16 +605,33 @@ def test_trap_37_warping():
 
 def test_trap_38_rgb_or_bgr(tmp_path):
     from PIL import Image
+
     for suffix in ("png", "jpg"):
-        Image.new("RGB", (300, 300), (250, 120, 10)).save(tmp_path / f"x.{suffix}", **dict(quality=100, subsampling=0) if suffix == "jpg" else {})
-        assert np.abs(read_square(tmp_path / f"x.{suffix}")[:, 100, 100].astype(int) - [250, 120, 10]).max() <= 2
-    assert IMAGENET_MEANS[0] > IMAGENET_MEANS[1] > IMAGENET_MEANS[2]  # red is the brightest, blue the darkest
+        Image.new("RGB", (300, 300), (250, 120, 10)).save(
+            tmp_path / f"x.{suffix}",
+            **dict(quality=100, subsampling=0) if suffix == "jpg" else {},
+        )
+        assert (
+            np.abs(
+                read_square(tmp_path / f"x.{suffix}")[:, 100, 100].astype(int)
+                - [250, 120, 10]
+            ).max()
+            <= 2
+        )
+    assert (
+        IMAGENET_MEANS[0] > IMAGENET_MEANS[1] > IMAGENET_MEANS[2]
+    )  # red is the brightest, blue the darkest
 
 
 def test_trap_39_zeros_and_ties():
     x = torch.tensor([-1.0, 0.0, 1.0], requires_grad=True)
     for recipe in (paper, source2012):
-        assert torch.autograd.grad(activation(recipe.activation)(x * 1).sum(), x)[0].tolist() == [0, 0, 1]
+        assert torch.autograd.grad(activation(recipe.activation)(x * 1).sum(), x)[
+            0
+        ].tolist() == [0, 0, 1]
     tied = torch.ones(1, 1, 3, 3, requires_grad=True)
     pool = AlexNet(small(paper)).after["conv5"][-1]
-    assert torch.autograd.grad(pool(tied).sum(), tied)[0].flatten().tolist() == [1] + [0] * 8  # the source: 1 for all nine
+    assert (
+        torch.autograd.grad(pool(tied).sum(), tied)[0].flatten().tolist()
+        == [1] + [0] * 8
+    )  # the source: 1 for all nine

@@ -1,4 +1,5 @@
 "Two processes of one column each train the net that one process trains."
+
 import json
 import math
 import os
@@ -32,11 +33,15 @@ def parity(recipe, width, crop, classes, batch, steps, fault="", precision="floa
     with tempfile.TemporaryDirectory() as store:
         env = worker_environment(layout(2, found=0), store) | {"OMP_NUM_THREADS": "1"}
         command = [*torchrun_command(2, store), ROOT / "tests/parity.py", *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=env)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=300, env=env
+        )
     assert done.returncode == 0, done.stderr
     gaps = json.loads(done.stdout.splitlines()[-1])
     sent = [gaps.pop(f"bytes {way}") for way in ("forward", "backward")]
-    print("seed", gaps.pop("seed"), "worst", max(gaps, key=gaps.get), max(gaps.values()))
+    print(
+        "seed", gaps.pop("seed"), "worst", max(gaps, key=gaps.get), max(gaps.values())
+    )
     assert not any(map(math.isnan, gaps.values())), gaps
     return gaps, sent
 
@@ -48,15 +53,29 @@ def test_ten_steps_agree_in_float64(recipe):
     assert len(gaps) == 1 + 16 + 16 and max(gaps.values()) <= 1e-10
 
 
-@pytest.mark.parametrize("recipe, into", [("paper", [128 * 13**2, 128 * 6**2, 2048]), ("no_communication", [])])
+@pytest.mark.parametrize(
+    "recipe, into",
+    [("paper", [128 * 13**2, 128 * 6**2, 2048]), ("no_communication", [])],
+)
 def test_one_step_of_the_whole_net_agrees_in_float64(recipe, into):
     "And sends what the layers conv3, fc6, fc7 and fc8 read from the other column, eight bytes a number, two pictures."
     gaps, sent = parity(recipe, 1, 224, 1000, 2, 1)
     assert max(gaps.values()) <= 1e-10
-    assert sent == [2 * 8 * sum(into), 2 * 8 * (sum(into) + 2048)]  # column 0 receives fc8's input, and sends its gradient
+    assert sent == [
+        2 * 8 * sum(into),
+        2 * 8 * (sum(into) + 2048),
+    ]  # column 0 receives fc8's input, and sends its gradient
 
 
-@pytest.mark.parametrize("fault, first", [("gather", "gradient of conv1.weight"), ("lrn", "logits"), ("masks", "logits"), ("loss", "gradient of fc8.weight")])
+@pytest.mark.parametrize(
+    "fault, first",
+    [
+        ("gather", "gradient of conv1.weight"),
+        ("lrn", "logits"),
+        ("masks", "logits"),
+        ("loss", "gradient of fc8.weight"),
+    ],
+)
 def test_faults_are_caught(fault, first):
     "A gather without gradient, response normalisation across columns, masks drawn per process, a doubled loss gradient."
     assert parity("paper", 1 / 8, 80, 10, 8, 1, fault)[0][first] > 1e-6
@@ -67,25 +86,48 @@ def test_weights_go_to_columns_and_back_and_to_the_plain_grouped_net():
     recipe = reduced(paper, 1 / 8, 80)
     whole = AlexNet(recipe, 10)
     parts = [AlexNet(recipe, 10, column) for column in (0, 1)]
-    for column, part in enumerate(parts): part.load_state_dict(split_state(whole.state_dict(), column))
+    for column, part in enumerate(parts):
+        part.load_state_dict(split_state(whole.state_dict(), column))
     joined = join_states(*(part.state_dict() for part in parts))
     conv = lambda i, o, *kind, groups=1: nn.Conv2d(i, o, *kind, groups=groups)
-    plain = nn.ModuleList([conv(3, 12, 11, 4), conv(12, 32, 5, groups=2), conv(32, 48, 3), conv(48, 48, 3, groups=2), conv(48, 32, 3, groups=2),
-                           nn.Linear(whole.fc6.in_features, 512), nn.Linear(512, 512), nn.Linear(512, 10)])
+    plain = nn.ModuleList(
+        [
+            conv(3, 12, 11, 4),
+            conv(12, 32, 5, groups=2),
+            conv(32, 48, 3),
+            conv(48, 48, 3, groups=2),
+            conv(48, 32, 3, groups=2),
+            nn.Linear(whole.fc6.in_features, 512),
+            nn.Linear(512, 512),
+            nn.Linear(512, 10),
+        ]
+    )
     plain.load_state_dict(dict(zip(plain.state_dict(), joined.values())))
     back = AlexNet(recipe, 10)
     back.load_state_dict(dict(zip(back.state_dict(), plain.state_dict().values())))
-    for name, w in whole.state_dict().items(): assert torch.equal(joined[name], w) and torch.equal(back.state_dict()[name], w), name
+    for name, w in whole.state_dict().items():
+        assert torch.equal(joined[name], w) and torch.equal(
+            back.state_dict()[name], w
+        ), name
 
 
 def losses(folder):
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()
+    ]
     return [r["loss"] for r in rows if r["split"] == "train"]
 
 
 def both(tmp_path, **settings):
     "Training losses of the digits run in one process and in two."
-    runs = [losses(train(check(Config(gpus=gpus, out_dir=str(tmp_path / str(gpus)), **settings)))) for gpus in (1, 2)]
+    runs = [
+        losses(
+            train(
+                check(Config(gpus=gpus, out_dir=str(tmp_path / str(gpus)), **settings))
+            )
+        )
+        for gpus in (1, 2)
+    ]
     return np.array(runs)
 
 
@@ -111,4 +153,9 @@ def test_one_step_agrees_in_float32(recipe):
 
 
 def test_float32_step_sees_a_fault():
-    assert parity("paper", 1 / 8, 80, 10, 8, 1, "loss", "float32")[0]["gradient of fc8.weight"] > 0.1
+    assert (
+        parity("paper", 1 / 8, 80, 10, 8, 1, "loss", "float32")[0][
+            "gradient of fc8.weight"
+        ]
+        > 0.1
+    )

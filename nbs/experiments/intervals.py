@@ -1,4 +1,5 @@
 "Estimates with their intervals and tests, and the tables they are kept in."
+
 import csv
 import itertools
 import math
@@ -9,7 +10,14 @@ from scipy import stats
 
 def permuted(a, b):
     "Exact two-sided p of a difference of means: the share of all ways to deal the numbers into two arms that differ as much."
-    return float(stats.permutation_test((a, b), lambda x, y, axis: x.mean(axis) - y.mean(axis), n_resamples=math.inf, vectorized=True).pvalue)
+    return float(
+        stats.permutation_test(
+            (a, b),
+            lambda x, y, axis: x.mean(axis) - y.mean(axis),
+            n_resamples=math.inf,
+            vectorized=True,
+        ).pvalue
+    )
 
 
 def difference(a, b, level=0.95):
@@ -61,10 +69,13 @@ def permuted_log_rank(*strata):
         halves[i % 2] = np.add.outer(halves[i % 2], sums).ravel()
     few, many = sorted(halves, key=len)
     many = np.sort(many)
-    least = abs(observed) - 1e-9  # sums of the same scores in another order differ in the last bits
+    least = (
+        abs(observed) - 1e-9
+    )  # sums of the same scores in another order differ in the last bits
     above = len(many) - np.searchsorted(many, least - few)
     below = np.searchsorted(many, -least - few, side="right")
-    if least <= 0: return 1.0
+    if least <= 0:
+        return 1.0
     return float((above.sum() + below.sum()) / (len(few) * len(many)))
 
 
@@ -77,7 +88,9 @@ def bootstrap_ratio(a, b, draws=10_000):
     "Ratio of geometric means, a over b, and its 95 % bootstrap interval: with few numbers a side too narrow."
     a, b, g = np.log(a), np.log(b), np.random.default_rng(0)
     many = g.choice(a, (draws, len(a))).mean(1) - g.choice(b, (draws, len(b))).mean(1)
-    return tuple(map(float, np.exp([a.mean() - b.mean(), *np.quantile(many, (0.025, 0.975))])))
+    return tuple(
+        map(float, np.exp([a.mean() - b.mean(), *np.quantile(many, (0.025, 0.975))]))
+    )
 
 
 def holm(ps):
@@ -95,7 +108,9 @@ FIELDS = "what estimate low high n p p_holm".split()
 
 def row(what, estimate, low=math.nan, high=math.nan, n="", p=math.nan):
     "A line of a summary; numbers that were not asked for stay empty."
-    return dict(what=what, estimate=estimate, low=low, high=high, n=n, p=p, p_holm=math.nan)
+    return dict(
+        what=what, estimate=estimate, low=low, high=high, n=n, p=p, p_holm=math.nan
+    )
 
 
 def family(rows):
@@ -103,7 +118,10 @@ def family(rows):
     return [r | dict(p_holm=p) for r, p in zip(rows, holm([r["p"] for r in rows]))]
 
 
-def text(value): return value if isinstance(value, str) else "" if math.isnan(value) else f"{value:.4g}"
+def text(value):
+    return (
+        value if isinstance(value, str) else "" if math.isnan(value) else f"{value:.4g}"
+    )
 
 
 def write(path, rows):
@@ -116,18 +134,25 @@ def write(path, rows):
 
 def summary(path):
     "what → its line, numbers as they stand."
-    with open(path) as f: return {r["what"]: r for r in csv.DictReader(f, delimiter="\t")}
+    with open(path) as f:
+        return {r["what"]: r for r in csv.DictReader(f, delimiter="\t")}
 
 
 def said(r, digits=2, percent=False):
     "An estimate with its interval, as a table shows it."
     f = lambda v: f"{float(v) * (100 if percent else 1):.{digits}f}"
-    return f(r["estimate"]) + (f" ({f(r['low'])} to {f(r['high'])})" if r["low"] else "")
+    return f(r["estimate"]) + (
+        f" ({f(r['low'])} to {f(r['high'])})" if r["low"] else ""
+    )
 
 
 def range_said(r, digits=0):
     "Return the interval of a row as a table shows it; of one that has one end only, that end."
-    low, high = (f"{float(r[end]):.{digits}f}" if r[end] else "" for end in ("low", "high"))
-    if low and high: return f"{low} to {high}"
-    if low: return f"{low} or more"
+    low, high = (
+        f"{float(r[end]):.{digits}f}" if r[end] else "" for end in ("low", "high")
+    )
+    if low and high:
+        return f"{low} to {high}"
+    if low:
+        return f"{low} or more"
     return f"{high} or less" if high else ""

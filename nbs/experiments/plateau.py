@@ -5,6 +5,7 @@
 FOLDER: an image folder (train/CLASS/…, val/CLASS/…); RESULTS: a folder of results with its protocol.md, results/plateau (a small net,
 CIFAR-10) or results/in_place (the whole net, photographs).
 """
+
 import math
 import os
 import sys
@@ -42,21 +43,34 @@ def updates(data, r, seed, most, under, precision):
     optimizer, see = sgd(model.to(DEVICE), r), Input(r, data.mean, data.cov, DEVICE)
     set_rates(optimizer, rates_at(r, 0.0))
     losses, whole = [], len(data.train) - len(data.train) % BATCH
-    with torch.no_grad(): spread = model.eval()(see.views(pictures(data.train, slice(0, BATCH)), 1)[0]).std(0).mean().item()
+    with torch.no_grad():
+        spread = (
+            model.eval()(see.views(pictures(data.train, slice(0, BATCH)), 1)[0])
+            .std(0)
+            .mean()
+            .item()
+        )
     model.train()
     for step in range(most):
         passed, first = divmod(step * BATCH, whole)
-        if first == 0: draws = draw_epoch(len(data.train), see.border, r, seed, passed)
+        if first == 0:
+            draws = draw_epoch(len(data.train), see.border, r, seed, passed)
         rows = slice(first, first + BATCH)
-        x, y = see.train(pictures(data.train, rows), draws[rows]), torch.tensor(data.train.labels[rows], device=DEVICE)
-        with autocast(precision): logits = model(x, dropout_masks(r, len(x), seed, step, device=DEVICE))
+        x, y = (
+            see.train(pictures(data.train, rows), draws[rows]),
+            torch.tensor(data.train.labels[rows], device=DEVICE),
+        )
+        with autocast(precision):
+            logits = model(x, dropout_masks(r, len(x), seed, step, device=DEVICE))
         loss = F.cross_entropy(logits.float(), y)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(round(loss.item(), 4))
-        if not math.isfinite(losses[-1]): break
-        if len(losses) >= WINDOW and sum(losses[-WINDOW:]) / WINDOW < under: break
+        if not math.isfinite(losses[-1]):
+            break
+        if len(losses) >= WINDOW and sum(losses[-WINDOW:]) / WINDOW < under:
+            break
     return dict(spread=spread, losses=[x if math.isfinite(x) else None for x in losses])
 
 
@@ -68,14 +82,26 @@ def length(losses, most, under):
 
 # a small net
 
-FACTORS = dict(deviation=(0.01, 0.03), bias=(0.0, 0.1, 1.0), divide=(1.0, 58.0), lr=(0.005, 0.01, 0.02), seed=range(4))
+FACTORS = dict(
+    deviation=(0.01, 0.03),
+    bias=(0.0, 0.1, 1.0),
+    divide=(1.0, 58.0),
+    lr=(0.005, 0.01, 0.02),
+    seed=range(4),
+)
 SMALL = dict(most=500, under=math.log(10) - 0.3)
 
 
 def recipe(deviation, bias, divide, lr):
     "The paper's net at an eighth of its width, with these deviations, biases, pixels and rate."
-    whole = replace(paper, init_std=(0.01, 0.01, deviation, deviation, deviation, 0.01, 0.01, 0.01), scale=(divide,) * 3,
-                    init_bias=(0.0, bias, 0.0, bias, bias, bias, bias, 0.0), lr=lr, lr_bias=2 * lr)
+    whole = replace(
+        paper,
+        init_std=(0.01, 0.01, deviation, deviation, deviation, 0.01, 0.01, 0.01),
+        scale=(divide,) * 3,
+        init_bias=(0.0, bias, 0.0, bias, bias, bias, bias, 0.0),
+        lr=lr,
+        lr_bias=2 * lr,
+    )
     return reduced(whole, 1 / 8, 64)
 
 
@@ -85,7 +111,10 @@ def spells(results, **settings):
     return [(r["spread"], *length(r["losses"], **SMALL)) for r in rows]
 
 
-def censored(runs): return stats.CensoredData([n for _, n, left in runs if left], right=[n for _, n, left in runs if not left])
+def censored(runs):
+    return stats.CensoredData(
+        [n for _, n, left in runs if left], right=[n for _, n, left in runs if not left]
+    )
 
 
 def times(runs):
@@ -99,18 +128,26 @@ def updates_apart(one, other):
     A stopped run counts as the updates after which it was stopped. Where the group that stayed longer has such
     a run, the end of the interval that is further from 0 is NaN: only the stop has put it where it is.
     """
-    gap, low, high = intervals.difference([n for _, n, _ in one], [n for _, n, _ in other])
+    gap, low, high = intervals.difference(
+        [n for _, n, _ in one], [n for _, n, _ in other]
+    )
     stopped = any(not left for *_, left in (one if gap > 0 else other))
-    if stopped and gap > 0: high = math.nan
-    if stopped and gap < 0: low = math.nan
+    if stopped and gap > 0:
+        high = math.nan
+    if stopped and gap < 0:
+        low = math.nan
     return gap, low, high
 
 
 def compared(what, one, other, exact):
     "Return a line of a summary: the difference of the mean updates, and the p of the log-rank test, by counting or approximated."
-    if exact: p = intervals.permuted_log_rank((times(one), times(other)))
-    else: p = stats.logrank(censored(one), censored(other)).pvalue
-    return intervals.row(what, *updates_apart(one, other), f"{len(one)}, {len(other)}", p)
+    if exact:
+        p = intervals.permuted_log_rank((times(one), times(other)))
+    else:
+        p = stats.logrank(censored(one), censored(other)).pvalue
+    return intervals.row(
+        what, *updates_apart(one, other), f"{len(one)}, {len(other)}", p
+    )
 
 
 def within_pixels_and_bias(results, lr):
@@ -121,31 +158,58 @@ def within_pixels_and_bias(results, lr):
     """
     strata = []
     for divide, bias in product(FACTORS["divide"], FACTORS["bias"]):
-        strata.append([spells(results, lr=lr, divide=divide, bias=bias, deviation=deviation) for deviation in (0.01, 0.03)])
-    p = intervals.permuted_log_rank(*((times(one), times(other)) for one, other in strata))
+        strata.append(
+            [
+                spells(results, lr=lr, divide=divide, bias=bias, deviation=deviation)
+                for deviation in (0.01, 0.03)
+            ]
+        )
+    p = intervals.permuted_log_rank(
+        *((times(one), times(other)) for one, other in strata)
+    )
     smaller, larger = ([n for runs in arm for _, n, _ in runs] for arm in zip(*strata))
     apart = float(np.mean(smaller) - np.mean(larger))
-    what = f"deviation 0.01 less 0.03 at the same pixels and biases, rate {lr:g}: updates"
+    what = (
+        f"deviation 0.01 less 0.03 at the same pixels and biases, rate {lr:g}: updates"
+    )
     return intervals.row(what, apart, n=f"{len(smaller)}, {len(larger)}", p=p)
 
 
 def rank_correlation(groups, draws=1000):
     "Spearman's rho of spread and plateau over the runs of all settings, and its 95 % interval from resampling settings."
-    rho = lambda groups: stats.spearmanr(*zip(*[(s, n) for runs in groups for s, n, _ in runs])).statistic
+    rho = lambda groups: (
+        stats.spearmanr(
+            *zip(*[(s, n) for runs in groups for s, n, _ in runs])
+        ).statistic
+    )
     g = np.random.default_rng(0)
-    many = [rho([groups[i] for i in g.integers(len(groups), size=len(groups))]) for _ in range(draws)]
+    many = [
+        rho([groups[i] for i in g.integers(len(groups), size=len(groups))])
+        for _ in range(draws)
+    ]
     return rho(groups), *np.nanquantile(many, (0.025, 0.975))
 
 
 def prediction(runs):
     "Updates at a spread of 0.001, power of the spread, and deviation of the logarithm: a log-normal fit in which stopped runs are censored."
-    x, y, left = np.log([s / 0.001 for s, _, _ in runs]), np.log([n for _, n, _ in runs]), np.array([left for *_, left in runs])
+    x, y, left = (
+        np.log([s / 0.001 for s, _, _ in runs]),
+        np.log([n for _, n, _ in runs]),
+        np.array([left for *_, left in runs]),
+    )
 
     def cost(theta):
         z = (y - theta[0] - theta[1] * x) / np.exp(theta[2])
-        return -np.where(left, stats.norm.logpdf(z) - theta[2], stats.norm.logsf(z)).sum()
+        return -np.where(
+            left, stats.norm.logpdf(z) - theta[2], stats.norm.logsf(z)
+        ).sum()
 
-    level, power, log_std = optimize.minimize(cost, [6.0, -0.3, -1.0], method="Nelder-Mead", options=dict(maxiter=4000, xatol=1e-8, fatol=1e-8)).x
+    level, power, log_std = optimize.minimize(
+        cost,
+        [6.0, -0.3, -1.0],
+        method="Nelder-Mead",
+        options=dict(maxiter=4000, xatol=1e-8, fatol=1e-8),
+    ).x
     return np.exp(level), power, np.exp(log_std)
 
 
@@ -156,56 +220,123 @@ def summarise_small(results):
     again among runs of the same pixels and biases; rank correlations by bias; the fit; what biases of 1 do.
     """
     tests = []
-    for factor, (a, b), name in [("deviation", (0.01, 0.03), "deviation 0.01 less 0.03"), ("divide", (58.0, 1.0), "divided pixels less raw")]:
+    for factor, (a, b), name in [
+        ("deviation", (0.01, 0.03), "deviation 0.01 less 0.03"),
+        ("divide", (58.0, 1.0), "divided pixels less raw"),
+    ]:
         for lr in FACTORS["lr"]:
             one, other = (spells(results, lr=lr, **{factor: value}) for value in (a, b))
-            tests.append(compared(f"{name}, rate {lr:g}: updates", one, other, exact=False))
+            tests.append(
+                compared(f"{name}, rate {lr:g}: updates", one, other, exact=False)
+            )
     alike = [within_pixels_and_bias(results, lr) for lr in FACTORS["lr"]]
-    settings = [(f["bias"], spells(results, **f)) for f in jobs({k: v for k, v in FACTORS.items() if k != "seed"})]
+    settings = [
+        (f["bias"], spells(results, **f))
+        for f in jobs({k: v for k, v in FACTORS.items() if k != "seed"})
+    ]
     rhos = []
     for bias in (None, *FACTORS["bias"]):
         groups = [runs for b, runs in settings if bias in (None, b)]
-        rhos.append(intervals.row("spread and plateau" + (f", bias {bias:g}" if bias is not None else ""), *rank_correlation(groups), str(sum(map(len, groups)))))
+        rhos.append(
+            intervals.row(
+                "spread and plateau" + (f", bias {bias:g}" if bias is not None else ""),
+                *rank_correlation(groups),
+                str(sum(map(len, groups))),
+            )
+        )
     with_biases, without = (spells(results, bias=b, divide=1.0) for b in (1.0, 0.0))
     count = f"{len(with_biases)}, {len(without)}"
     level, power, std = prediction(spells(results, lr=0.01))
-    lines = [intervals.row("spread of 0.001, rate 0.01: updates, 95 % of nets", level, level * math.exp(-1.96 * std), level * math.exp(1.96 * std), "48"),
-             intervals.row("power of the spread, rate 0.01", power)]
-    lines.append(intervals.row("bias 1 less 0, raw pixels: updates", *updates_apart(with_biases, without), count))
+    lines = [
+        intervals.row(
+            "spread of 0.001, rate 0.01: updates, 95 % of nets",
+            level,
+            level * math.exp(-1.96 * std),
+            level * math.exp(1.96 * std),
+            "48",
+        ),
+        intervals.row("power of the spread, rate 0.01", power),
+    ]
+    lines.append(
+        intervals.row(
+            "bias 1 less 0, raw pixels: updates",
+            *updates_apart(with_biases, without),
+            count,
+        )
+    )
     return intervals.family(tests) + intervals.family(alike) + rhos + lines
 
 
 def small(folder, deviation, bias, divide, lr, seed):
-    return updates(packed(folder, 72), recipe(deviation, bias, divide, lr), seed, **SMALL, precision="float32")
+    return updates(
+        packed(folder, 72),
+        recipe(deviation, bias, divide, lr),
+        seed,
+        **SMALL,
+        precision="float32",
+    )
 
 
 # the whole net, in place
 
-PLACES = dict(seed=range(8), recipe=("paper", "source2012", "caffe", "torchvision"), divided=(False, True))
+PLACES = dict(
+    seed=range(8),
+    recipe=("paper", "source2012", "caffe", "torchvision"),
+    divided=(False, True),
+)
 WHOLE = dict(most=300, under=0.9 * math.log(5))
-PARITY = [dict(recipe="source2012", divided=False, seed=s, precision=p, most=20) for s in (100, 101) for p in ("float32", "bfloat16")]
+PARITY = [
+    dict(recipe="source2012", divided=False, seed=s, precision=p, most=20)
+    for s in (100, 101)
+    for p in ("float32", "bfloat16")
+]
 
 
 def whole(name, divided):
     "A recipe's input, net and start, its pixels as they are or divided by about 58, and one way of learning for all."
     scale = RECIPES["torchvision"].scale if divided else (1.0,) * 3
-    return replace(RECIPES[name], scale=scale, **{f: getattr(paper, f) for f in "lr lr_bias momentum lr_inside decay decay_bias schedule".split()})
+    return replace(
+        RECIPES[name],
+        scale=scale,
+        **{
+            f: getattr(paper, f)
+            for f in "lr lr_bias momentum lr_inside decay decay_bias schedule".split()
+        },
+    )
 
 
 def in_place(folder, recipe, divided, seed, precision=FAST, most=WHOLE["most"]):
-    return updates(packed(folder, 256), whole(recipe, divided), seed, most, WHOLE["under"], precision) | dict(precision=precision)
+    return updates(
+        packed(folder, 256),
+        whole(recipe, divided),
+        seed,
+        most,
+        WHOLE["under"],
+        precision,
+    ) | dict(precision=precision)
 
 
 def whole_runs(results, **settings):
     "The runs with these settings, by seed; of a seed all or none, as the protocol has it."
-    runs = sorted([r for r in lines(results) if "precision" not in r["job"]], key=lambda r: r["job"]["seed"])
+    runs = sorted(
+        [r for r in lines(results) if "precision" not in r["job"]],
+        key=lambda r: r["job"]["seed"],
+    )
     count = Counter(r["job"]["seed"] for r in runs)
-    return [r for r in runs if count[r["job"]["seed"]] == len(PLACES["recipe"]) * len(PLACES["divided"]) and settings.items() <= r["job"].items()]
+    return [
+        r
+        for r in runs
+        if count[r["job"]["seed"]] == len(PLACES["recipe"]) * len(PLACES["divided"])
+        and settings.items() <= r["job"].items()
+    ]
 
 
 def places(results, **settings):
     "Spread, updates on the plateau and whether it was left, of the runs with these settings."
-    return [(r["spread"], *length(r["losses"], **WHOLE)) for r in whole_runs(results, **settings)]
+    return [
+        (r["spread"], *length(r["losses"], **WHOLE))
+        for r in whole_runs(results, **settings)
+    ]
 
 
 def summarise_in_place(results):
@@ -214,27 +345,63 @@ def summarise_in_place(results):
     for recipe, divided in product(PLACES["recipe"], pixels):
         runs = places(results, recipe=recipe, divided=divided)
         left = stats.binomtest(sum(left for *_, left in runs), len(runs))
-        shares.append(intervals.row(f"{recipe}, {pixels[divided]}: share that left", left.statistic, *left.proportion_ci(), str(len(runs))))
-        shares.append(intervals.row(f"{recipe}, {pixels[divided]}: median updates", float(np.median([n if left else np.inf for _, n, left in runs])), n=str(len(runs))))
+        shares.append(
+            intervals.row(
+                f"{recipe}, {pixels[divided]}: share that left",
+                left.statistic,
+                *left.proportion_ci(),
+                str(len(runs)),
+            )
+        )
+        shares.append(
+            intervals.row(
+                f"{recipe}, {pixels[divided]}: median updates",
+                float(np.median([n if left else np.inf for _, n, left in runs])),
+                n=str(len(runs)),
+            )
+        )
     for recipe in PLACES["recipe"]:
-        tests.append(compared(f"{recipe}, divided less raw: updates", places(results, recipe=recipe, divided=True), places(results, recipe=recipe, divided=False), exact=True))
+        tests.append(
+            compared(
+                f"{recipe}, divided less raw: updates",
+                places(results, recipe=recipe, divided=True),
+                places(results, recipe=recipe, divided=False),
+                exact=True,
+            )
+        )
     for recipe in PLACES["recipe"][1:]:
-        tests.append(compared(f"{recipe} less paper, raw: updates", places(results, recipe=recipe, divided=False), places(results, recipe="paper", divided=False), exact=True))
+        tests.append(
+            compared(
+                f"{recipe} less paper, raw: updates",
+                places(results, recipe=recipe, divided=False),
+                places(results, recipe="paper", divided=False),
+                exact=True,
+            )
+        )
     return shares + intervals.family(tests)
 
 
-def jobs(factors): return [dict(zip(factors, values)) for values in product(*factors.values())]
+def jobs(factors):
+    return [dict(zip(factors, values)) for values in product(*factors.values())]
 
 
-EXPERIMENTS = dict(plateau=("cifar10", jobs(FACTORS), small, summarise_small),
-                   in_place=("flowers5", (PARITY if FAST == "bfloat16" else []) + jobs(PLACES), in_place, summarise_in_place))
+EXPERIMENTS = dict(
+    plateau=("cifar10", jobs(FACTORS), small, summarise_small),
+    in_place=(
+        "flowers5",
+        (PARITY if FAST == "bfloat16" else []) + jobs(PLACES),
+        in_place,
+        summarise_in_place,
+    ),
+)
 
 
 def main(folder, results, minutes=math.inf):
     "Run what has not been run yet, and write the summary once all is there."
     data, todo, work, summarise = EXPERIMENTS[results.name]
     record(results, f"python nbs/experiments/plateau.py {data} results/{results.name}")
-    if run(todo, folder, results, minutes, work): intervals.write(results / "summary.tsv", summarise(results))
+    if run(todo, folder, results, minutes, work):
+        intervals.write(results / "summary.tsv", summarise(results))
 
 
 if __name__ == "__main__":
