@@ -20,7 +20,7 @@ svg { width: 1000px; } svg text { fill: #5a626a; }
 
 
 def favicon():
-    "Two layers in two columns, each read by both."
+    """Two layers in two columns, each read by both."""
     corners = [
         (x, y, colour)
         for x, colour in ((1, "#d1495b"), (19, "#2e86ab"))
@@ -36,7 +36,7 @@ def favicon():
 
 
 def card():
-    "The drawing under name and description, as a small PNG that remembers which drawing it shows."
+    """The drawing under name and description, as a small PNG that remembers which drawing it shows."""
     from PIL import Image, PngImagePlugin
     from playwright.sync_api import sync_playwright
 

@@ -48,7 +48,7 @@ def text(cell):
 
 
 def readme(folder=ROOT):
-    "README.md in a folder: the index notebook's prose, its code, and text outputs; the drawing as a file."
+    """README.md in a folder: the index notebook's prose, its code, and text outputs; the drawing as a file."""
     parts = []
     for cell in json.loads((ROOT / "nbs/index.ipynb").read_text())["cells"]:
         source = text(cell)
@@ -77,14 +77,14 @@ def readme(folder=ROOT):
 
 
 def address():
-    "Where the site will stand: its host, and its folder there."
+    """Where the site will stand: its host, and its folder there."""
     settings = configparser.ConfigParser(delimiters=["="])
     settings.read(ROOT / "settings.ini")
     return settings["DEFAULT"]["doc_host"], settings["DEFAULT"]["doc_baseurl"]
 
 
 def stage():
-    "nbdev's copy of the notebooks, as both renderers need it (see staged.py)."
+    """Nbdev's copy of the notebooks, as both renderers need it (see staged.py)."""
     from nbdev.serve import proc_nbs
 
     shutil.rmtree(STAGED, ignore_errors=True)
@@ -140,13 +140,13 @@ def stage_cell(cell, number, host, top):
 
 
 def raw_block(markup):
-    "HTML as a raw block of Markdown, to which no renderer adds anything."
+    """HTML as a raw block of Markdown, to which no renderer adds anything."""
     fence = "`" * max(3, 1 + max(map(len, re.findall("`+", markup)), default=0))
     return f"{fence}{{=html}}\n{markup.strip()}\n{fence}\n"
 
 
 def figure(drawing, alt):
-    "A drawing inside the page, so that its words take the page's color."
+    """A drawing inside the page, so that its words take the page's color."""
     if alt:
         label = html.escape(json.loads(alt[1]))
         drawing = drawing.replace("<svg ", f'<svg aria-label="{label}" ', 1)
@@ -154,7 +154,7 @@ def figure(drawing, alt):
 
 
 def code_in_tables(words):
-    "Code with a pipe in a table's row: pandoc prints the backslash before the pipe."
+    """Code with a pipe in a table's row: pandoc prints the backslash before the pipe."""
 
     def spelled(found):
         code = found[1].replace("\\|", "|")
@@ -198,7 +198,7 @@ def separate_anchors(notebooks):
 
 
 def separated(words, functions, kind):
-    "Give an id to each heading that is a function's name but for its case."
+    """Give an id to each heading that is a function's name but for its case."""
 
     def own(found):
         name = found[1].lower()
@@ -210,7 +210,7 @@ def separated(words, functions, kind):
 
 
 def link_to_class(notebooks, page, name):
-    "Let every link that shows a class's name lead to the class's own heading."
+    """Let every link that shows a class's name lead to the class's own heading."""
     shown = rf"`{name}(?:\([^`]*\))?`"
     link = re.compile(rf"(\[{shown}\]\([^)\s]*\b{page}\.html)#{name.lower()}\)")
     own = rf"\1#{name.lower()}-class)"
@@ -224,11 +224,11 @@ def link_to_class(notebooks, page, name):
 
 
 def mathml(source):
-    "TeX between dollars, outside of code, becomes MathML."
+    """TeX between dollars, outside of code, becomes MathML."""
     from latex2mathml.converter import convert
 
     def math(tex, display):
-        "With the gap of TeX after ln, which is missing, and without those around max, which are too many."
+        """With the gap of TeX after ln, which is missing, and without those around max, which are too many."""
         words = re.sub(
             r"(<mi>(?:ln|log)</mi>)(?=<m[in]>)",
             r'\1<mspace width="0.17em" />',
@@ -253,7 +253,7 @@ def mathml(source):
 
 
 def render(tool):
-    "Let a renderer make the site from the staged copy."
+    """Let a renderer make the site from the staged copy."""
     program = Path(sys.executable).with_name(tool) if tool == "smalldocs" else tool
     if not shutil.which(program):
         sys.exit(
@@ -276,7 +276,7 @@ def render(tool):
 
 
 def llms():
-    "Every page of the sidebar with its title, its line and its address, for those who read with a program (llmstxt.org)."
+    """Every page of the sidebar with its title, its line and its address, for those who read with a program (llmstxt.org)."""
     import yaml
 
     website, (host, base) = (
@@ -305,7 +305,7 @@ def llms():
 
 
 class Page(html.parser.HTMLParser):
-    "Collects what a page links to, and what can be linked to."
+    """Collects what a page links to, and what can be linked to."""
 
     def __init__(self, path):
         super().__init__()
@@ -319,7 +319,7 @@ class Page(html.parser.HTMLParser):
 
 
 def broken():
-    "Every internal link of the site whose file or anchor does not exist."
+    """Every internal link of the site whose file or anchor does not exist."""
     pages = {p.resolve(): Page(p) for p in SITE.rglob("*.html")}
     for path, page in pages.items():
         for link in page.links:
@@ -345,7 +345,7 @@ def broken():
 
 
 def arguments():
-    "What was asked for on the command line."
+    """What was asked for on the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("what", nargs="?", choices=["readme"], help="only README.md")
     parser.add_argument(

@@ -36,7 +36,7 @@ LOADS = {
 
 
 class Markup(html.parser.HTMLParser):
-    "Links, ids, and what is loaded from another host, in a piece of HTML."
+    """Links, ids, and what is loaded from another host, in a piece of HTML."""
 
     def __init__(self, text):
         super().__init__()
@@ -71,7 +71,7 @@ class Markup(html.parser.HTMLParser):
 
 
 def split_markdown(text):
-    "The prose of a Markdown text, the HTML of its raw blocks, and its fences' names."
+    """The prose of a Markdown text, the HTML of its raw blocks, and its fences' names."""
     prose, raw, names, fence, keep = [], [], [], None, False
     for line in text.split("\n"):
         found = FENCE.match(line)
@@ -89,7 +89,7 @@ def split_markdown(text):
 
 
 def slug(heading):
-    "The id that pandoc gives to a heading."
+    """The id that pandoc gives to a heading."""
     words = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", heading)
     words = re.sub(r"<[^>]+>|[`*]", "", words)
     words = re.sub(r"[^\w\s.-]", "", words.lower())
@@ -98,7 +98,7 @@ def slug(heading):
 
 
 class Page:
-    "A staged page: what it links to, what can be linked to, and what it loads."
+    """A staged page: what it links to, what can be linked to, and what it loads."""
 
     def __init__(self, folder, path):
         self.path, self.name = path, str(path.relative_to(folder))
@@ -133,7 +133,7 @@ class Page:
         self.faults.append(f"{self.name} {sentence}")
 
     def check_lines(self, where, source):
-        "Quarto glues the lines of a source that is one string."
+        """Quarto glues the lines of a source that is one string."""
         expected = "expected a list of lines; stage it with splitlines(keepends=True)"
         if isinstance(source, str):
             self.add(f"{where} source: got one string, {expected}")
@@ -224,7 +224,7 @@ class Page:
 
 
 def lack(page, link, pages):
-    "What a link lacks: its file, its anchor, or nothing."
+    """What a link lacks: its file, its anchor, or nothing."""
     url = urlsplit(link)
     if url.scheme or url.netloc or not (url.path or url.fragment):
         return None
@@ -243,7 +243,7 @@ def lack(page, link, pages):
 
 
 def config_faults(folder):
-    "List what the site's configuration must say and does not."
+    """List what the site's configuration must say and does not."""
     website = yaml.safe_load((folder / "_quarto.yml").read_text())["website"]
     for key in ("open-graph", "twitter-card"):
         value = website.get(key)
@@ -273,7 +273,7 @@ def config_faults(folder):
 
 
 def faults(folder):
-    "List everything in the staged copy that one of the renderers does not forgive."
+    """List everything in the staged copy that one of the renderers does not forgive."""
     folder = Path(folder).resolve()
     files = [path for kind in ("*.ipynb", "*.md") for path in folder.rglob(kind)]
     pages = {path: Page(folder, path) for path in sorted(files)}

@@ -20,7 +20,7 @@ from .recipes import Recipe
 def generator(
     *key: int,  # such as seed, epoch
 ) -> torch.Generator:
-    "A generator whose numbers depend on the key alone; zeros at the end of a key do not count."
+    """A generator whose numbers depend on the key alone; zeros at the end of a key do not count."""
     return torch.Generator().manual_seed(
         int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]) >> 1
     )
@@ -28,7 +28,7 @@ def generator(
 # %% ../nbs/07_augmentation.ipynb #Draws
 @dataclass(frozen=True)
 class Draws:
-    "What is random about an epoch, by position in it."
+    """What is random about an epoch, by position in it."""
 
     offsets: torch.Tensor  # int64, N × 2: top and left, pixels
     flips: torch.Tensor  # bool, N
@@ -49,7 +49,7 @@ def draw_epoch(
     seed: int,
     epoch: int,
 ) -> Draws:
-    "All random choices of one epoch, from (seed, epoch) (§4.1)."
+    """All random choices of one epoch, from (seed, epoch) (§4.1)."""
     g, chunks = generator(seed, epoch), -(-n // recipe.crop_chunk)
     chunk = torch.arange(n) // recipe.crop_chunk
     shapes = None
@@ -70,7 +70,7 @@ def crop(
     offsets: torch.Tensor,  # N × 2: top, left
     side: int,  # of the result, pixels
 ) -> torch.Tensor:  # N × 3 × side × side, of the type of `images`
-    "Cut a square from each picture."
+    """Cut a square from each picture."""
     out, places = (
         images.new_empty(len(images), 3, side, side),
         list(enumerate(offsets.tolist())),
@@ -92,7 +92,7 @@ def mirror(
     x: torch.Tensor,  # N × 3 × side × side
     flips: torch.Tensor,  # bool, N
 ) -> torch.Tensor:
-    "Mirror the pictures whose flip is set."
+    """Mirror the pictures whose flip is set."""
     return torch.where(flips.to(x.device)[:, None, None, None], x.flip(-1), x)
 
 # %% ../nbs/07_augmentation.ipynb #draw_rectangles
@@ -110,7 +110,7 @@ def draw_rectangles(
 ) -> tuple[
     torch.Tensor, torch.Tensor
 ]:  # int64, n × 2 each: top and left; height and width
-    "Random rectangles of a square, distributed as in torchvision's `RandomResizedCrop`."
+    """Random rectangles of a square, distributed as in torchvision's `RandomResizedCrop`."""
 
     def uniform(low, high, *shape):
         return low + (high - low) * torch.rand(
@@ -135,7 +135,7 @@ def resized_crop(
     shapes: torch.Tensor,  # N × 2: height, width
     side: int,  # of the result, pixels
 ) -> torch.Tensor:  # uint8, N × 3 × side × side
-    "Cut a rectangle from each picture and resize it to a square."
+    """Cut a rectangle from each picture and resize it to a square."""
     out = images.new_empty(len(images), 3, side, side)
     for i, ((top, left), (height, width)) in enumerate(
         zip(offsets.tolist(), shapes.tolist())
@@ -153,7 +153,7 @@ def colour_axes(
     cov: np.ndarray,  # 3 × 3, of RGB values on the scale 0–255
     lengths: str = "deviations",  # or "eigenvalues", as the paper prints
 ) -> torch.Tensor:  # float64, 3 × 3: a column an axis
-    "Principal axes of the colours, as long as the deviation along them (§4.1)."
+    """Principal axes of the colours, as long as the deviation along them (§4.1)."""
     values, vectors = np.linalg.eigh(cov)
     return torch.from_numpy(
         vectors * (np.sqrt(values.clip(0)) if lengths == "deviations" else values)
@@ -170,7 +170,7 @@ IMAGENET_AXES = (
 
 # %% ../nbs/07_augmentation.ipynb #Input
 class Input:
-    "Turns stored pictures into what a recipe's net sees."
+    """Turns stored pictures into what a recipe's net sees."""
 
     def __init__(
         self,
@@ -201,7 +201,7 @@ class Input:
     def cut(
         self, images: torch.Tensor, draws: Draws
     ):  # uint8, N × 3 × size × size -> uint8, N × 3 × crop × crop
-        "The squares of a batch, where the pictures are."
+        """The squares of a batch, where the pictures are."""
         self.check_size(images)
         if draws.shapes is None:
             return crop(images, draws.offsets, self.recipe.crop)
@@ -212,7 +212,7 @@ class Input:
         return resized_crop(images, draws.offsets, draws.shapes, self.recipe.crop)
 
     def subtract(self, squares, offsets, flips):
-        "Squares, mirrored where asked, as numbers on the model's device, minus the mean."
+        """Squares, mirrored where asked, as numbers on the model's device, minus the mean."""
         x = mirror(squares.to(self.mean.device), flips).to(self.mean.dtype)
         aligned = self.recipe.mean == "aligned"
         x -= (
@@ -228,7 +228,7 @@ class Input:
     def finish(
         self, squares: torch.Tensor, draws: Draws, colour: bool = True
     ):  # uint8 -> N × 3 × crop × crop, as the net sees it
-        "Subtract the mean, move the colours."
+        """Subtract the mean, move the colours."""
         x = self.subtract(squares, draws.offsets, draws.flips)
         if not colour or not self.recipe.colour_std:
             return x
@@ -241,11 +241,11 @@ class Input:
     def train(
         self, images: torch.Tensor, draws: Draws, colour: bool = True
     ):  # uint8 N × 3 × size × size -> N × 3 × crop × crop
-        "A training batch: random crops, reflections and colours."
+        """A training batch: random crops, reflections and colours."""
         return self.finish(self.cut(images, draws), draws, colour)
 
     def check_size(self, images: torch.Tensor):
-        "Raise `ValueError` for pictures of another size than the mean image, from which other crops would be cut."
+        """Raise `ValueError` for pictures of another size than the mean image, from which other crops would be cut."""
         size = self.mean.shape[-1]
         if images.shape[-2:] != (size, size):
             raise ValueError(
@@ -257,8 +257,9 @@ class Input:
         self, n: int = 10
     ) -> list[tuple[int, int, bool]]:  # top, left, mirrored
         """Where test views are cut (§4.1): the center (n = 1); the four corners and the center (5); these and their mirror images (10).
-        Places that coincide are named once: a stored picture no larger than the crop has one view and its mirror image, not ten."""
-        if n not in (1, 5, 10) or n == 10 and not self.recipe.mirror:
+        Places that coincide are named once: a stored picture no larger than the crop has one view and its mirror image, not ten.
+        """
+        if n not in (1, 5, 10) or (n == 10 and not self.recipe.mirror):
             raise ValueError(
                 f"views: found {n}, expected 1, 5 or, where pictures are mirrored, 10"
             )
@@ -271,7 +272,7 @@ class Input:
     def views(
         self, images: torch.Tensor, n: int = 10
     ):  # uint8 N × 3 × size × size -> len(view_places(n)) × N × 3 × crop × crop
-        "Cut the test views of `view_places` from stored pictures and subtract the mean (§4.1)."
+        """Cut the test views of `view_places` from stored pictures and subtract the mean (§4.1)."""
         self.check_size(images)
         views = []
         for top, left, flip in self.view_places(n):

@@ -26,7 +26,7 @@ def dropout_masks(
     device="cpu",
     rows: slice = slice(None),  # of the batch
 ) -> dict:  # 'fc6', 'fc7' → bool, rows × units: what is kept
-    "The masks of one training step, from (seed, step, layer, block of rows) (§4.2)."
+    """The masks of one training step, from (seed, step, layer, block of rows) (§4.2)."""
     masks, (first, last, _) = {}, rows.indices(n)
     blocks = range(first // BLOCK, -(-last // BLOCK))
     for i, layer in enumerate(plan(recipe)):

@@ -29,7 +29,7 @@ def probabilities(
     views: int = 10,  # 1: the central one
     batch: int = 64,
 ) -> torch.Tensor:  # N × classes
-    "Class probabilities, averaged over the views (§4.1)."
+    """Class probabilities, averaged over the views (§4.1)."""
     model.eval()
     out = []
     for start in range(0, len(images), batch):
@@ -44,7 +44,7 @@ def wilson(
     rate: float,  # an error rate, as a fraction
     n: int,  # of this many pictures
 ) -> tuple[float, float]:  # 95 % interval
-    "The Wilson interval of an error rate."
+    """The Wilson interval of an error rate."""
     from scipy.stats import binomtest
 
     interval = binomtest(round(rate * n), n).proportion_ci(method="wilson")
@@ -55,7 +55,7 @@ def load_model(
     folder,  # of a run that has ended
     device: str = "cpu",
 ) -> AlexNet:
-    "The trained net of a run, both columns, in test mode."
+    """The trained net of a run, both columns, in test mode."""
     from safetensors.torch import load_file
 
     config, weights = (
@@ -74,7 +74,7 @@ def load_input(
     model: AlexNet,
     device: str = "cpu",
 ) -> Input:
-    "The input transform that belongs to a run's weights: the mean image and the color axes of its training images."
+    """The input transform that belongs to a run's weights: the mean image and the color axes of its training images."""
     read_run_data(folder)
     stats = np.load(Path(folder) / "stats.npz")
     return Input(
@@ -83,7 +83,7 @@ def load_input(
 
 # %% ../nbs/11_evaluation.ipynb #read_run_data
 def read_run_data(folder) -> dict:
-    "Class names and checksums of the data that a run was trained on. Raises `ValueError` for a run that did not keep them."
+    """Class names and checksums of the data that a run was trained on. Raises `ValueError` for a run that did not keep them."""
     folder = Path(folder)
     for name in ("data.json", "stats.npz"):
         if not (folder / name).exists():
@@ -94,14 +94,14 @@ def read_run_data(folder) -> dict:
 
 
 def describe_names(names) -> str:
-    "The first of several class names."
+    """The first of several class names."""
     return ", ".join(list(names)[:5]) + (
         f", … ({len(names)} in all)" if len(names) > 5 else ""
     )
 
 
 def parts_of(data: Packed, split: str) -> list[Split]:
-    "One split of a data set, or both."
+    """One split of a data set, or both."""
     splits = {"val": [data.val], "train": [data.train], "all": [data.train, data.val]}
     if split not in splits:
         raise ValueError(f"split: got {split!r}, expected one of {', '.join(splits)}")
@@ -118,7 +118,8 @@ def evaluate(
 
     The mean image and the color axes are those of the run. On the run's own validation images the errors of all views
     go to `result.json`; on anything else to a file of its own, `result-DATA-SPLIT.json`, which names the data.
-    Raises `ValueError` for images of another size and for other classes."""
+    Raises `ValueError` for images of another size and for other classes.
+    """
     folder = Path(folder)
     model = load_model(folder, device)
     trained_on = read_run_data(folder)
@@ -171,7 +172,7 @@ def evaluate(
 
 # %% ../nbs/11_evaluation.ipynb #error_table
 def error_table(rates: dict, n: int) -> Table:
-    "Named error rates with their intervals; without a column for top-5 errors where there are none."
+    """Named error rates with their intervals; without a column for top-5 errors where there are none."""
     rows = [
         (
             name,
@@ -194,7 +195,7 @@ def baselines(
     most: int = 5_000,  # training pictures that are used
     side: int = 8,  # pictures are shrunk to this, pixels
 ) -> Table:
-    "Nearest neighbour and logistic regression on the raw pixels, shrunk."
+    """Nearest neighbour and logistic regression on the raw pixels, shrunk."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.neighbors import KNeighborsClassifier
 

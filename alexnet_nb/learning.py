@@ -18,7 +18,7 @@ def error_rates(
     scores: torch.Tensor,  # N × classes: logits or probabilities
     labels: torch.Tensor,  # N
 ) -> tuple[float, float]:  # top-1 and top-5 error, as fractions
-    "Share of the pictures whose class is not the best, or not among the five best (abstract, §6)."
+    """Share of the pictures whose class is not the best, or not among the five best (abstract, §6)."""
     rank = (~(scores < scores.gather(1, labels[:, None]))).sum(
         1
     ) - 1  # ties and NaN count against the net
@@ -31,7 +31,7 @@ def sgd(
 ) -> (
     torch.optim.SGD
 ):  # four groups: conv1's weights, the other weights, conv1's biases, the other biases
-    "torch's SGD for the rule of §5; its rates are set by `set_rates`. Biases have a decay of their own, 0 in the source (`layer.cu`)."
+    """Torch's SGD for the rule of §5; its rates are set by `set_rates`. Biases have a decay of their own, 0 in the source (`layer.cu`)."""
     named = dict(model.named_parameters())
     conv1, conv1_bias = named.pop("conv1.weight"), named.pop("conv1.bias")
     weights = [p for name, p in named.items() if name.endswith("weight")]
@@ -54,7 +54,7 @@ def set_rates(
     optimizer: torch.optim.SGD,  # made by sgd
     rates: dict,  # group → learning rate; 0 freezes the group and leaves its velocity as it is
 ):
-    "Change learning rates; where they stand inside the velocity (§5), momentum goes on at the old rate."
+    """Change learning rates; where they stand inside the velocity (§5), momentum goes on at the old rate."""
     for group in optimizer.param_groups:
         old, new = group["lr"], rates[group["name"]]
         for p in group["params"]:
@@ -76,7 +76,8 @@ def rates_at(
     dict
 ):  # rates of 'conv1', 'conv1_bias', 'weights' and 'biases'; 'colour': is the noise on
     """Learning rates at a point of the run (§5; `layer-params-145.cfg`).
-    conv1 has the rates of the other layers until the schedule names `conv1` and `conv1_bias`."""
+    conv1 has the rates of the other layers until the schedule names `conv1` and `conv1_bias`.
+    """
     factor = dict(weights=1.0, biases=1.0, colour=1.0)
     if recipe.schedule == "plateau":
         factor.update(weights=0.1**drops, biases=0.1**drops)
@@ -100,7 +101,7 @@ def plateau_drops(
     patience: int,  # epochs without a new best before a drop
     limit: int = 3,  # drops in all
 ) -> int:
-    "How often the paper's rule has divided the rate by ten: a function of the errors alone (§5)."
+    """How often the paper's rule has divided the rate by ten: a function of the errors alone (§5)."""
     best, since, drops = float("inf"), 0, 0
     for e in errors:
         best, since = (e, 0) if e < best else (best, since + 1)
@@ -114,7 +115,7 @@ def reduced(
     width: float = 1.0,  # share of the kernels and units
     crop: int | None = None,  # pixels; None: the recipe's
 ) -> Recipe:
-    "The recipe at another width and crop, with deviation·√fan-in of every layer kept."
+    """The recipe at another width and crop, with deviation·√fan-in of every layer kept."""
     even = lambda sizes: tuple(
         round(n * width / recipe.columns) * recipe.columns for n in sizes
     )
@@ -139,7 +140,7 @@ def check_signal(
     model: AlexNet,  # both columns
     x: torch.Tensor,  # N × 3 × crop × crop, as in training
 ) -> Table:
-    "Deviation of every layer's output from picture to picture, and what to expect of it."
+    """Deviation of every layer's output from picture to picture, and what to expect of it."""
     seen, training = {}, model.training
     hooks = [
         getattr(model, n).register_forward_hook(
@@ -174,7 +175,7 @@ PLATEAU = dict(
 
 
 def expect(spread, x):
-    "What the spread of the logits at the start lets one expect, by the small nets of the experiment on the plateau."
+    """What the spread of the logits at the start lets one expect, by the small nets of the experiment on the plateau."""
     after = PLATEAU["updates"] * (max(spread, 1e-12) / 0.001) ** PLATEAU["power"]
     words = (
         f"about {after:.0f} updates ({after / PLATEAU['factor']:.0f} to {after * PLATEAU['factor']:.0f})"

@@ -21,7 +21,7 @@ def window_sum(
     n: int,  # kernel maps in the window, odd
     columns: int = 1,
 ) -> torch.Tensor:  # of the shape of `t`
-    "Sum over the window of n adjacent kernel maps, within each column (§3.3)."
+    """Sum over the window of n adjacent kernel maps, within each column (§3.3)."""
     shape = list(t.shape)
     size = shape[1] // columns
     by_column = t.reshape(shape[:1] + [columns, size] + shape[2:])
@@ -34,14 +34,14 @@ def window_sum(
 # %% ../nbs/04_lrn.ipynb #wide
 @torch.fx.wrap
 def wide(t: torch.Tensor) -> torch.Tensor:
-    "Half precision as float32, anything else as it is."
+    """Half precision as float32, anything else as it is."""
     if t.dtype == torch.float16 or t.dtype == torch.bfloat16:
         return t.float()
     return t
 
 # %% ../nbs/04_lrn.ipynb #power
 def power(d: torch.Tensor, beta: float) -> torch.Tensor:
-    "d to the power of -beta."
+    """D to the power of -beta."""
     if beta != 0.75:
         return d**-beta
     root = d.rsqrt()
@@ -56,13 +56,13 @@ def formula(
     beta: float,
     columns: int,
 ) -> torch.Tensor:
-    "Response normalisation of `x`, N × C × … (§3.3)."
+    """Response normalisation of `x`, N × C × … (§3.3)."""
     w = wide(x)
     return (w * power(k + scale * window_sum(w.square(), n, columns), beta)).to(x.dtype)
 
 # %% ../nbs/04_lrn.ipynb #gradient
 def gradient(g, x, n, k, scale, beta, columns):
-    "Gradient with respect to `x`, from the gradient `g` with respect to the output."
+    """Gradient with respect to `x`, from the gradient `g` with respect to the output."""
     w, u = wide(x), wide(g)
     d = k + scale * window_sum(w.square(), n, columns)
     p = u * power(d, beta)
@@ -78,7 +78,7 @@ def lrn(
     alpha_over: str = "sum",  # alpha multiplies the "sum" over the window (the paper) or its "mean" (the source, torch, Caffe)
     columns: int = 1,  # windows stay within each of this many equal groups of channels
 ) -> torch.Tensor:  # of the shape and type of `x`
-    "Response normalisation across kernel maps (§3.3). Half precision is computed in float32. Raises `ValueError` on settings that cannot be meant."
+    """Response normalisation across kernel maps (§3.3). Half precision is computed in float32. Raises `ValueError` on settings that cannot be meant."""
     if n < 1 or n % 2 == 0:
         raise ValueError(f"n: found {n}, expected an odd number of kernel maps")
     if alpha_over not in ["sum", "mean"]:
@@ -88,7 +88,7 @@ def lrn(
 
 # %% ../nbs/04_lrn.ipynb #LRN
 class LRN(nn.Module):
-    "Local response normalisation; without arguments the printed formula (§3.3). It has no parameters."
+    """Local response normalisation; without arguments the printed formula (§3.3). It has no parameters."""
 
     def __init__(
         self,
@@ -119,13 +119,13 @@ class LRN(nn.Module):
 
 # %% ../nbs/04_lrn.ipynb #by_rows
 def by_rows(x, columns):
-    "A view of `x` as it lies in memory: rows × columns × channels of a column × rest."
+    """A view of `x` as it lies in memory: rows × columns × channels of a column × rest."""
     flat = x if x.is_contiguous() else x.permute(0, 2, 3, 1).reshape(-1, x.shape[1], 1)
     return flat.view(len(flat), columns, x.shape[1] // columns, -1)
 
 # %% ../nbs/04_lrn.ipynb #add_window
 def add_window(padded, n, pairs, out):
-    "`out[:, :, i]` becomes the sum of `padded[:, :, i:i + n]`; behind a column's last channel it means nothing."
+    """`out[:, :, i]` becomes the sum of `padded[:, :, i:i + n]`; behind a column's last channel it means nothing."""
     step, flat, pairs, out = (
         padded[0, 0, 0].numel(),
         padded.view(-1),
@@ -150,7 +150,7 @@ BLOCK = 600_000  # numbers in a block: two pictures at conv1
 
 @torch.autocast("cpu", enabled=False)
 def blocked(x, grad, n, k, scale, beta, columns):
-    "`formula` (where `grad` is None) or `gradient`, block by block."
+    """`formula` (where `grad` is None) or `gradient`, block by block."""
     result = torch.empty_like(x)
     xs, gs, out = (
         None if t is None else by_rows(t, columns) for t in (x, grad, result)
@@ -187,7 +187,7 @@ def blocked(x, grad, n, k, scale, beta, columns):
 
 # %% ../nbs/04_lrn.ipynb #in_blocks
 def in_blocks(x, grad=None):
-    "Can `blocked` take these tensors?"
+    """Can `blocked` take these tensors?"""
     if torch.compiler.is_compiling() or x.device.type != "cpu":
         return False
     if torch._C._len_torch_dispatch_stack():
@@ -200,13 +200,12 @@ def in_blocks(x, grad=None):
         return False
     return x.numel() > 0 and (
         x.is_contiguous()
-        or x.dim() == 4
-        and x.is_contiguous(memory_format=torch.channels_last)
+        or (x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last))
     )
 
 # %% ../nbs/04_lrn.ipynb #Normalise
 class Normalise(torch.autograd.Function):
-    "The formula with its own gradient, which keeps nothing but the input."
+    """The formula with its own gradient, which keeps nothing but the input."""
 
     @staticmethod
     def forward(x, n, k, scale, beta, columns):
@@ -230,7 +229,7 @@ class Normalise(torch.autograd.Function):
 
 # %% ../nbs/04_lrn.ipynb #Transformable
 class Transformable(Normalise):
-    "The same with rules for forward-mode derivatives and `torch.func.vmap`, which `torch.compile` does not take."
+    """The same with rules for forward-mode derivatives and `torch.func.vmap`, which `torch.compile` does not take."""
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -264,7 +263,7 @@ def _normalize(
     beta: float,
     columns: int,
 ) -> torch.Tensor:
-    "Apply `Normalise`, or the plain formula where `torch.jit` records operations."
+    """Apply `Normalise`, or the plain formula where `torch.jit` records operations."""
     if torch.jit.is_scripting() or torch.jit.is_tracing():
         return formula(x, n, k, scale, beta, columns)
     else:  # torch.jit.script does not compile this branch
@@ -278,7 +277,7 @@ def _normalize(
 
 # %% ../nbs/04_lrn.ipynb #SpatialNorm
 class SpatialNorm(nn.Module):
-    "The source's response normalisation over 5×5 neighbours of the same map (`layers-145.cfg`, cnorm2)."
+    """The source's response normalisation over 5×5 neighbours of the same map (`layers-145.cfg`, cnorm2)."""
 
     def forward(self, x):  # N × C × H × W
         w = wide(x)

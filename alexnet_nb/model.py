@@ -22,7 +22,7 @@ from .relu import activation
 # %% ../nbs/06_model.ipynb #Layer
 @dataclass(frozen=True)
 class Layer:
-    "One layer of the whole net, both columns together (§3.5)."
+    """One layer of the whole net, both columns together (§3.5)."""
 
     name: str
     inputs: int  # channels, or units
@@ -65,7 +65,7 @@ def map_sizes(
 ) -> list[
     tuple[int, int]
 ]:  # of conv1 to conv5: side of the output, and of what the next layer reads, pixels
-    "Sides of the maps, before and after pooling. Below 1 where the picture is too small."
+    """Sides of the maps, before and after pooling. Below 1 where the picture is too small."""
     sizes, size = [], recipe.crop
     for name, pad in zip(LAYERS, recipe.pads):
         before = windows(
@@ -81,7 +81,7 @@ def map_sizes(
 
 # %% ../nbs/06_model.ipynb #smallest_crop
 def smallest_crop(recipe: Recipe) -> int:
-    "The smallest picture that leaves a pixel after every pooling, pixels."
+    """The smallest picture that leaves a pixel after every pooling, pixels."""
     return next(
         crop
         for crop in range(1, 1024)
@@ -90,7 +90,7 @@ def smallest_crop(recipe: Recipe) -> int:
 
 # %% ../nbs/06_model.ipynb #plan-1
 def plan(recipe: Recipe = paper, classes: int = 1000) -> tuple[Layer, ...]:
-    "The eight layers of a recipe. Raises `ValueError` where the picture is too small or the columns do not come out even."
+    """The eight layers of a recipe. Raises `ValueError` where the picture is too small or the columns do not come out even."""
     if not isinstance(recipe, Recipe):
         raise TypeError(
             f"recipe: found {recipe!r}, expected a Recipe such as alexnet_nb.recipes.paper"
@@ -125,7 +125,7 @@ def plan(recipe: Recipe = paper, classes: int = 1000) -> tuple[Layer, ...]:
 
 # %% ../nbs/06_model.ipynb #summary
 def summary(recipe: Recipe = paper, classes: int = 1000) -> Table:
-    "Every layer: output, what it reads, parameters, multiply-adds, neurons."
+    """Every layer: output, what it reads, parameters, multiply-adds, neurons."""
     layers = plan(recipe, classes)
     reads = lambda l: (
         "the picture"
@@ -169,7 +169,7 @@ def initial_weights(
     seed: int | None = None,  # None: from torch's global generator
     column: int | None = None,  # None: both
 ) -> dict:  # 'conv1.weight' → tensor …, float32
-    "The weights that a recipe starts from (§5), drawn for both columns and then cut."
+    """The weights that a recipe starts from (§5), drawn for both columns and then cut."""
     generator = None if seed is None else torch.Generator().manual_seed(seed)
     state = {}
     for i, layer in enumerate(plan(recipe, classes)):
@@ -198,7 +198,7 @@ def initial_weights(
 
 # %% ../nbs/06_model.ipynb #GroupedLinear
 class GroupedLinear(nn.Linear):
-    "A fully connected layer of two columns, each of which reads its own half of the units."
+    """A fully connected layer of two columns, each of which reads its own half of the units."""
 
     def __init__(self, inputs: int, outputs: int, device=None):
         super().__init__(inputs // 2, outputs, device=device)
@@ -213,7 +213,7 @@ class GroupedLinear(nn.Linear):
 
 # %% ../nbs/06_model.ipynb #AlexNet
 class AlexNet(nn.Module):
-    "Both columns (`column=None`), or one of them with the other in another process (§3.5)."
+    """Both columns (`column=None`), or one of them with the other in another process (§3.5)."""
 
     def __init__(
         self, recipe: Recipe = paper, classes: int = 1000, column: int | None = None
@@ -294,7 +294,7 @@ class AlexNet(nn.Module):
     def hidden(
         self, x, masks=None
     ):  # N × 3 × crop × crop -> N × 4096, or this column's 2048
-        "The last hidden layer: fc7 after its non-linearity and dropout."
+        """The last hidden layer: fc7 after its non-linearity and dropout."""
         if self.column is not None:
             _refuse_tracing(x)
         x = _check_input(x, self.recipe.crop)
@@ -317,7 +317,7 @@ class AlexNet(nn.Module):
         x: torch.Tensor,  # N × 3 × crop × crop
         masks: dict[str, torch.Tensor] | None = None,
     ) -> torch.Tensor:  # N × classes; N × 0 in column 1
-        "Logits. `masks` holds what dropout keeps, by layer; without it a training pass draws its own."
+        """Logits. `masks` holds what dropout keeps, by layer; without it a training pass draws its own."""
         x = self.hidden(x, masks)
         if self.column is not None:
             x = to_first(x, self.column)
@@ -327,7 +327,7 @@ class AlexNet(nn.Module):
 @torch.fx.wrap
 @torch.jit.script_if_tracing
 def _check_input(x: torch.Tensor, crop: int) -> torch.Tensor:
-    "Return `x`. Raise `ValueError` unless it is a batch of square color images."
+    """Return `x`. Raise `ValueError` unless it is a batch of square color images."""
     if list(x.shape[1:]) != [3, crop, crop]:
         raise ValueError(
             f"input: got shape {list(x.shape)}, expected N × 3 × {crop} × {crop};"
@@ -343,14 +343,14 @@ def _dropout_mask(
     masks: dict[str, torch.Tensor] | None,
     name: str,
 ) -> torch.Tensor:
-    "Return the caller's mask of a layer, or draw one of the shape of `x`."
+    """Return the caller's mask of a layer, or draw one of the shape of `x`."""
     if masks is None or len(masks) == 0:
         return torch.empty_like(x).bernoulli_(keep)
     return masks[name]
 
 
 def _refuse_tracing(x):
-    "Raise `RuntimeError` where a tracer would miss the exchange with the other process."
+    """Raise `RuntimeError` where a tracer would miss the exchange with the other process."""
     if torch.jit.is_tracing() or isinstance(x, torch.fx.Proxy):
         raise RuntimeError(
             "column: got one of two columns, expected both for tracing;"
@@ -361,7 +361,7 @@ def _refuse_tracing(x):
 def from_torchvision(
     state_dict: dict,  # of torchvision.models.alexnet
 ) -> AlexNet:  # recipe torchvision, in test mode; for pixels from 0 to 255 minus the mean, divided by the recipe's `scale`
-    "The net with torchvision's weights. Raises `KeyError` or `RuntimeError` where they are another net's."
+    """The net with torchvision's weights. Raises `KeyError` or `RuntimeError` where they are another net's."""
     numbers = dict(
         zip(
             LAYERS,
@@ -389,7 +389,7 @@ def from_torchvision(
 
 # %% ../nbs/06_model.ipynb #Picture
 class Picture(str):
-    "An SVG drawing."
+    """An SVG drawing."""
 
     def _repr_svg_(self):
         return str(self)
@@ -399,7 +399,7 @@ class Picture(str):
 
 # %% ../nbs/06_model.ipynb #draw
 def draw(recipe: Recipe = paper, classes: int = 1000) -> Picture:
-    "The net as a drawing: one block a layer and column, a line for everything that is read (Figure 2)."
+    """The net as a drawing: one block a layer and column, a line for everything that is read (Figure 2)."""
     layers, out, boxes = plan(recipe, classes), [], []
     for i, l in enumerate(layers):
         alone = l.name == "fc8" or recipe.columns == 1

@@ -21,7 +21,7 @@ def swap(
     x: torch.Tensor,  # of the same shape in both processes
     what: str = "weights",  # under which the bytes are counted
 ) -> torch.Tensor:
-    "Send `x` to the other column's process and return what that one sent."
+    """Send `x` to the other column's process and return what that one sent."""
     sent[what] += x.nbytes
     both = [
         torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(2)
@@ -31,13 +31,13 @@ def swap(
 
 # %% ../nbs/03_multigpu.ipynb #meet
 def meet(group):
-    "Exchange within this process group from now on: two processes, column 0 first."
+    """Exchange within this process group from now on: two processes, column 0 first."""
     global pair
     pair = group
 
 # %% ../nbs/03_multigpu.ipynb #Exchange
 class Exchange(torch.autograd.Function):
-    "Gather forward, sum of the two contributions backward (§3.2)."
+    """Gather forward, sum of the two contributions backward (§3.2)."""
 
     @staticmethod
     def forward(ctx, x, column):
@@ -55,12 +55,12 @@ def exchange(
     x: torch.Tensor,  # this column's half, N × C × …
     column: int,  # 0 or 1, also the rank of this process in the pair
 ) -> torch.Tensor:  # N × 2C × …: both halves, column 0 first
-    "Both columns' activations, differentiably: the way into conv3, fc6 and fc7 (§3.2); into fc8 it is `to_first`."
+    """Both columns' activations, differentiably: the way into conv3, fc6 and fc7 (§3.2); into fc8 it is `to_first`."""
     return Exchange.apply(x, column)
 
 # %% ../nbs/03_multigpu.ipynb #ToFirst
 class ToFirst(torch.autograd.Function):
-    "One way forward, from column 1 to column 0; one way back."
+    """One way forward, from column 1 to column 0; one way back."""
 
     @staticmethod
     def forward(ctx, x, column):
@@ -86,7 +86,7 @@ def to_first(
     x: torch.Tensor,  # this column's half, N × C
     column: int,
 ) -> torch.Tensor:  # N × 2C in column 0, N × 0 in column 1
-    "Column 0 gets both halves, column 1 nothing: the way into fc8."
+    """Column 0 gets both halves, column 1 nothing: the way into fc8."""
     return ToFirst.apply(x, column)
 
 # %% ../nbs/03_multigpu.ipynb #rows_of
@@ -95,7 +95,7 @@ def rows_of(
     rows: int,  # of the whole parameter: output kernels or units
     column: int,
 ) -> slice:
-    "The rows of a whole parameter that a column owns: half of them, but of fc8 column 0 owns all."
+    """The rows of a whole parameter that a column owns: half of them, but of fc8 column 0 owns all."""
     cut = rows if name.startswith("fc8") else rows // 2
     return slice(0, cut) if column == 0 else slice(cut, rows)
 
@@ -104,7 +104,7 @@ def split_state(
     whole: dict,  # name → tensor of the whole net
     column: int | None,  # None: keep everything
 ) -> dict:
-    "A column's share of the weights (or velocities) of the whole net."
+    """A column's share of the weights (or velocities) of the whole net."""
     if column is None:
         return whole
     parts = {name: t[rows_of(name, len(t), column)] for name, t in whole.items()}
@@ -115,7 +115,7 @@ def join_states(
     first: dict,  # column 0's
     second: dict,  # column 1's
 ) -> dict:
-    "The whole net's weights from its columns', bit for bit."
+    """The whole net's weights from its columns', bit for bit."""
     return {
         name: torch.cat([t, second[name]]) if name in second else t
         for name, t in first.items()
@@ -126,7 +126,7 @@ def gather_whole(
     part: dict,  # name → tensor, this column's share
     column: int | None,
 ) -> dict:  # the whole net's in column 0; in column 1 the same without fc8
-    "Join the columns' tensors across the two processes."
+    """Join the columns' tensors across the two processes."""
     if column is None:
         return part
     halves = {

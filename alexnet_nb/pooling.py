@@ -16,6 +16,6 @@ def windows(
     pad: int = 0,  # zeros on both sides
     ceil: bool = False,  # count a last window that hangs over the edge
 ) -> int:  # side of the output
-    "How many windows fit along one side."
+    """How many windows fit along one side."""
     steps = (size + 2 * pad - window) / stride
     return (math.ceil(steps) if ceil else math.floor(steps)) + 1

@@ -46,7 +46,7 @@ def to_square(
     image,  # a PIL image of any mode and size
     size: int = 256,  # side of the result, pixels
 ):  # PIL image, RGB, size × size
-    "Rescale the shorter side to `size` and cut out the centre (§2)."
+    """Rescale the shorter side to `size` and cut out the centre (§2)."""
     from PIL import Image
 
     image = to_rgb(image)
@@ -57,7 +57,7 @@ def to_square(
 
 # %% ../nbs/01_preprocessing.ipynb #scaled
 def scaled(width, height, size):
-    "Both sides after the shorter one has become `size`."
+    """Both sides after the shorter one has become `size`."""
     return tuple(
         max(size, round(side * size / min(width, height))) for side in (width, height)
     )
@@ -86,7 +86,7 @@ def to_rgb(image):
 
 # %% ../nbs/01_preprocessing.ipynb #to_8_bits
 def declared_range(image):
-    "The least and the greatest value that a pixel may have, or `None` where nothing says so."
+    """The least and the greatest value that a pixel may have, or `None` where nothing says so."""
     tags = image.tag_v2 if image.format == "TIFF" else {}
     low, high = (np.ravel(tags.get(tag, ())) for tag in (340, 341))  # SMinSampleValue …
     if low.size and high.size and low.min() < high.max():
@@ -99,7 +99,7 @@ def declared_range(image):
 
 
 def to_8_bits(image, limits):
-    "Scale pixels of one channel from their declared range to 0 to 255."
+    """Scale pixels of one channel from their declared range to 0 to 255."""
     from PIL import Image
 
     values = np.asarray(image)
@@ -122,7 +122,7 @@ def to_8_bits(image, limits):
 
 
 def refuse_12_bits(greatest):
-    "Refuse 16-bit pixels that may be 12 bits in 16: they would become a black picture."
+    """Refuse 16-bit pixels that may be 12 bits in 16: they would become a black picture."""
     if greatest < 4096:
         raise ValueError(
             f"got 16-bit pixels up to {greatest}, which are 12 bits or a dark image,"
@@ -132,7 +132,7 @@ def refuse_12_bits(greatest):
 # %% ../nbs/01_preprocessing.ipynb #Split
 @dataclass(frozen=True)
 class Split:
-    "One half of a data set."
+    """One half of a data set."""
 
     images: (
         np.ndarray
@@ -145,7 +145,7 @@ class Split:
 # %% ../nbs/01_preprocessing.ipynb #Jpegs
 @dataclass(frozen=True)
 class Jpegs:
-    "Pictures that are stored as JPEG and decoded when they are asked for."
+    """Pictures that are stored as JPEG and decoded when they are asked for."""
 
     data: np.ndarray  # uint8, all strings one after the other
     offsets: np.ndarray  # int64, N + 1
@@ -173,7 +173,7 @@ class Jpegs:
 # %% ../nbs/01_preprocessing.ipynb #Packed
 @dataclass(frozen=True)
 class Packed:
-    "A packed data set, opened: its pictures stay on disk until they are used."
+    """A packed data set, opened: its pictures stay on disk until they are used."""
 
     path: Path
     train: Split
@@ -223,7 +223,7 @@ def open_packed(
 
 # %% ../nbs/01_preprocessing.ipynb #open_split
 def open_split(folder):
-    "A split of a packed data set, memory-mapped."
+    """A split of a packed data set, memory-mapped."""
     load = lambda name: np.load(folder / f"{name}.npy", mmap_mode="r")
     if (folder / "images.npy").exists():
         return Split(load("images"), load("labels"))
@@ -250,7 +250,7 @@ def open_split(folder):
 def check(
     path,  # a folder written by pack
 ) -> Packed:
-    "Verify a packed data set: checksums, shapes, labels and a decoded sample. Raises `ValueError` saying what is wrong."
+    """Verify a packed data set: checksums, shapes, labels and a decoded sample. Raises `ValueError` saying what is wrong."""
     packed = open_packed(path)
     wrong = [
         f"{name} is not what was written"
@@ -321,7 +321,7 @@ def in_processes(
 
 # %% ../nbs/01_preprocessing.ipynb #ItemProcess
 class ItemProcess:
-    "A process that makes items of a dataset, and those of its items that have come."
+    """A process that makes items of a dataset, and those of its items that have come."""
 
     def __init__(self, dataset, numbers):
         context = multiprocessing.get_context()
@@ -340,7 +340,7 @@ class ItemProcess:
         return self.expected > 0 and len(self.ready) < 2
 
     def receive(self):
-        "Receive the next item, or learn that the process has died."
+        """Receive the next item, or learn that the process has died."""
         try:
             message = self.pipe.recv_bytes()
         except (EOFError, OSError):
@@ -364,7 +364,7 @@ class ItemProcess:
 
 # %% ../nbs/01_preprocessing.ipynb #send_items
 def send_items(dataset, numbers, pipe):
-    "Make the numbered items of a dataset and send each, or why it could not be made."
+    """Make the numbered items of a dataset and send each, or why it could not be made."""
     end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     torch.set_num_threads(1)
@@ -383,7 +383,7 @@ def send_items(dataset, numbers, pipe):
 
 # %% ../nbs/01_preprocessing.ipynb #ByPath
 class ByPath(pickle.Pickler):
-    "Pickle a memory-mapped file as its path, so that its bytes are not sent."
+    """Pickle a memory-mapped file as its path, so that its bytes are not sent."""
 
     def reducer_override(self, value):
         if isinstance(value, np.memmap) and isinstance(value.base, mmap.mmap):
@@ -393,13 +393,13 @@ class ByPath(pickle.Pickler):
 
 
 def pickled_by_path(value):
-    "Pickle a value whose memory-mapped files the receiver opens by itself."
+    """Pickle a value whose memory-mapped files the receiver opens by itself."""
     ByPath(file := io.BytesIO(), protocol=5).dump(value)
     return file.getvalue()
 
 # %% ../nbs/01_preprocessing.ipynb #end_with_parent
 def end_with_parent(worker=None):
-    "End this process when the one that started it is gone; it might work, or wait, for nobody."
+    """End this process when the one that started it is gone; it might work, or wait, for nobody."""
     parent = os.getppid()
 
     def watch():
@@ -412,7 +412,7 @@ def end_with_parent(worker=None):
 # %% ../nbs/01_preprocessing.ipynb #Sums
 @dataclass
 class Sums:
-    "Sums over 256 pictures at a time: of the pictures, and of the products of their channels."
+    """Sums over 256 pictures at a time: of the pictures, and of the products of their channels."""
 
     images: np.ndarray
 
@@ -437,7 +437,7 @@ def pixel_statistics(
 ) -> tuple[
     np.ndarray, np.ndarray
 ]:  # mean image (3 × size × size), covariance of the pixels' RGB values (3 × 3)
-    "Mean image and RGB covariance in one pass, float64, scale 0–255 (§2, §4.1)."
+    """Mean image and RGB covariance in one pass, float64, scale 0–255 (§2, §4.1)."""
     total, outer = np.zeros(images.shape[1:]), np.zeros((3, 3))
     with closing(in_processes(Sums(images), processes)) as sums:
         for part_total, part_outer in sums:  # added as they come: nothing is kept
@@ -455,7 +455,7 @@ def read_square(
     source,  # a file, or an array H × W × 3
     size: int = 256,
 ) -> np.ndarray:  # uint8, 3 × size × size
-    "The square of a picture (§2). Raises what PIL raises where there is no picture."
+    """The square of a picture (§2). Raises what PIL raises where there is no picture."""
     from PIL import Image
 
     if isinstance(source, np.ndarray):
@@ -478,7 +478,7 @@ def read_square(
 
 # %% ../nbs/01_preprocessing.ipynb #has_16_bit_colors
 def has_16_bit_colors(image):
-    "Does the file of an image, just opened and not yet loaded, have 16 bits a color?"
+    """Does the file of an image, just opened and not yet loaded, have 16 bits a color?"""
     if image.mode[0] in "IF":  # one channel, whose bits PIL keeps
         return False
     if image.format == "PNG":
@@ -489,7 +489,7 @@ def has_16_bit_colors(image):
 
 
 def brightest(image):
-    "The greatest value in the channels of color."
+    """The greatest value in the channels of color."""
     ranges = zip(image.getbands(), np.reshape(image.getextrema(), (-1, 2)))
     return max(high for band, (_, high) in ranges if band not in "Aa")
 
@@ -498,7 +498,7 @@ LARGEST_FILE = 2**31  # bytes; PIL refuses as many pixels as would need more
 
 
 def read_file(path):
-    "Read a file. Raises `ValueError` for a folder, FIFO, socket or device: reading those may never end."
+    """Read a file. Raises `ValueError` for a folder, FIFO, socket or device: reading those may never end."""
     expect_file(
         os.stat(path)
     )  # before it is opened, which may do something to a device
@@ -521,7 +521,7 @@ def open_without_waiting(path, flags):
 
 # %% ../nbs/01_preprocessing.ipynb #jpeg_square
 def jpeg_square(raw, size):
-    "The square of a plain JPEG, from its bytes."
+    """The square of a plain JPEG, from its bytes."""
     pixels = decode(raw)
     width, height = scaled(pixels.shape[2], pixels.shape[1], size)
     pixels = F.interpolate(
@@ -532,7 +532,7 @@ def jpeg_square(raw, size):
 
 # %% ../nbs/01_preprocessing.ipynb #decode
 def decode(raw):
-    "A JPEG's pixels, uint8, 3 × H × W. What torchvision refuses, PIL may read, or say why not."
+    """A JPEG's pixels, uint8, 3 × H × W. What torchvision refuses, PIL may read, or say why not."""
     from PIL import Image
 
     try:
@@ -548,7 +548,7 @@ def decode(raw):
 # %% ../nbs/01_preprocessing.ipynb #Source
 @dataclass(frozen=True)
 class Source:
-    "Pictures that can be packed. Raises `ValueError` for a class name that is not one line of UTF-8."
+    """Pictures that can be packed. Raises `ValueError` for a class name that is not one line of UTF-8."""
 
     splits: dict  # 'train', 'val' → list of (file or array H × W × 3, label)
     names: tuple  # of the classes
@@ -564,7 +564,7 @@ class Source:
                 )
 
     def key(self) -> str:
-        "Changes with the list of files, their sizes and dates, or the arrays."
+        """Changes with the list of files, their sizes and dates, or the arrays."""
         h = hashlib.sha256(json.dumps([self.names, self.origin]).encode())
         for split, items in self.splits.items():
             for source, label in items:
@@ -580,7 +580,7 @@ UNPRINTABLE = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 def printable(text):
-    "A name as one line for people: control characters and bytes that are not UTF-8 escaped."
+    """A name as one line for people: control characters and bytes that are not UTF-8 escaped."""
     return UNPRINTABLE.sub(escaped, str(text))
 
 
@@ -592,7 +592,7 @@ def escaped(match):
 
 
 def file_version(path):
-    "Size and date of a file, as bytes. What is no file is left out when it is read."
+    """Size and date of a file, as bytes. What is no file is left out when it is read."""
     try:
         info = os.stat(path)
     except OSError:
@@ -603,7 +603,7 @@ def file_version(path):
 
 # %% ../nbs/01_preprocessing.ipynb #shuffled
 def shuffled(splits, seed):
-    "The order of every split, from the seed alone."
+    """The order of every split, from the seed alone."""
     for split, items in splits.items():
         np.random.default_rng([seed, len(split)]).shuffle(items)
     return splits
@@ -616,7 +616,7 @@ NOT_CLASSES = {"@eaDir", "__MACOSX", "lost+found"}  # a NAS's, a Mac's, a disk's
 
 
 def why_passed_over(name):
-    "Why a file or folder of this name is not listed, or `None`."
+    """Why a file or folder of this name is not listed, or `None`."""
     if name.startswith("."):
         return "hidden: its name begins with a dot"
     if name in NOT_CLASSES:
@@ -625,7 +625,7 @@ def why_passed_over(name):
 
 
 def find_images(folder):
-    "The image files below a folder, in order; and what is left out: (path, reason) …"
+    """The image files below a folder, in order; and what is left out: (path, reason) …"""
     found, left_out, others, seen = [], [], Counter(), set()
 
     def cannot_read(error):
@@ -668,7 +668,7 @@ def list_images(
     folder,  # {train,val}/CLASS/FILE or CLASS/FILE
     seed: int = 0,  # of the order, and of the split where the folder has none
 ) -> Source:
-    "The pictures of an image folder. Raises `FileNotFoundError` or `ValueError` saying what is missing."
+    """The pictures of an image folder. Raises `FileNotFoundError` or `ValueError` saying what is missing."""
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(
@@ -723,7 +723,7 @@ def list_images(
 
 # %% ../nbs/01_preprocessing.ipynb #list_classes
 def list_classes(root, left_out):
-    "The names of the class folders of a split, in order; what is passed over is added to a list."
+    """The names of the class folders of a split, in order; what is passed over is added to a list."""
     names = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
     left_out += [
         (str(root / n), why_passed_over(n)) for n in names if why_passed_over(n)
@@ -732,7 +732,7 @@ def list_classes(root, left_out):
 
 
 def instead(left_out):
-    "What was found where no images were, as the end of a sentence."
+    """What was found where no images were, as the end of a sentence."""
     found = [f"{Path(path).name} ({reason})" for path, reason in left_out[:10]]
     return printable(f"; found {', '.join(found)}") if found else ""
 
@@ -750,7 +750,7 @@ def list_imagenet(
     seed: int = 0,
     counts: dict = ILSVRC2012,  # pictures of each split
 ) -> Source:
-    "ILSVRC-2012, classes in the order of their WordNet ids. Raises `FileNotFoundError` for a missing archive, `ValueError` for a wrong count."
+    """ILSVRC-2012, classes in the order of their WordNet ids. Raises `FileNotFoundError` for a missing archive, `ValueError` for a wrong count."""
     from torchvision.datasets import ImageNet
 
     try:
@@ -783,7 +783,7 @@ def list_cifar10(
     seed: int = 0,
     dataset=None,  # None: torchvision.datasets.CIFAR10; a subclass may name other files and checksums
 ) -> Source:
-    "CIFAR-10; the test pictures are `val`."
+    """CIFAR-10; the test pictures are `val`."""
     from torchvision.datasets import CIFAR10
 
     halves = {
@@ -802,7 +802,7 @@ def list_imagenette(
     seed: int = 0,
     dataset=None,  # None: torchvision.datasets.Imagenette
 ) -> Source:
-    "Imagenette, ten classes of ImageNet, in the version with a shorter side of 320."
+    """Imagenette, ten classes of ImageNet, in the version with a shorter side of 320."""
     from torchvision.datasets import Imagenette
 
     there = (Path(folder) / "imagenette2-320").is_dir()
@@ -821,7 +821,7 @@ CHUNK = 32  # files in a chunk
 
 @dataclass
 class Chunks:
-    "Reads CHUNK files at a time: what is stored of each, its label, and which could not be read."
+    """Reads CHUNK files at a time: what is stored of each, its label, and which could not be read."""
 
     items: list  # (file or array, label)
     size: int
@@ -870,7 +870,7 @@ class Chunks:
 # %% ../nbs/01_preprocessing.ipynb #synced_file
 @contextmanager
 def synced_file(path):
-    "Open a file to write to. It gets its name when all of it has reached the disk."
+    """Open a file to write to. It gets its name when all of it has reached the disk."""
     new = path.with_suffix(".new")
     with open(new, "wb") as file:
         yield file
@@ -880,13 +880,13 @@ def synced_file(path):
 
 
 def flush_to_disk(file):
-    "Wait until what has been written to an open file is on the disk."
+    """Wait until what has been written to an open file is on the disk."""
     file.flush()
     os.fsync(file.fileno())
 
 
 def sync_folder(folder):
-    "Wait until the names in a folder are on the disk, where the system knows how to."
+    """Wait until the names in a folder are on the disk, where the system knows how to."""
     if os.name != "posix":
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -903,7 +903,7 @@ HEADER = 128  # bytes, whatever the shape, so that it can be written last
 
 
 def npy_header(shape):
-    "The header of a .npy file of bytes."
+    """The header of a .npy file of bytes."""
     text = (
         str(dict(descr="|u1", fortran_order=False, shape=shape))
         .encode()
@@ -943,7 +943,7 @@ class Journal:
             self.file.close()
 
     def add(self, labels, lengths, unread):
-        "Note a chunk that has been written to the file."
+        """Note a chunk that has been written to the file."""
         self.end += sum(lengths)
         row = dict(end=self.end, labels=labels, bytes=lengths, unread=unread)
         self.rows.append(row)
@@ -953,7 +953,7 @@ class Journal:
             self.sync()
 
     def sync(self):
-        "Wait until the data are on the disk, then write the lines about them."
+        """Wait until the data are on the disk, then write the lines about them."""
         flush_to_disk(self.data)
         self.file.writelines(journal_line(row) for row in self.pending)
         flush_to_disk(self.file)
@@ -966,7 +966,7 @@ def journal_line(row):
 
 # %% ../nbs/01_preprocessing.ipynb #read_journal
 def read_journal(path, data, chunks):
-    "The rows of a journal up to the first that is damaged, or whose data are not there."
+    """The rows of a journal up to the first that is damaged, or whose data are not there."""
     if not path.exists():
         return []
     there = data.stat().st_size if data.exists() else 0
@@ -993,7 +993,7 @@ def write_split(
     processes: int,  # beside this one
     tell,  # called with the number of files done
 ) -> list:  # what could not be read: [file, reason] …
-    "Append the chunks that are not in the folder yet, then labels and header."
+    """Append the chunks that are not in the folder yet, then labels and header."""
     folder.mkdir(exist_ok=True)
     path = folder / ("images.npy" if chunks.quality is None else "jpegs.npy")
     rows = read_journal(folder / "journal.jsonl", path, chunks)
@@ -1047,7 +1047,7 @@ def alone(dest):
 
 
 def locked_file(path):
-    "Open a lock file, create it where there is none, and wait for the lock."
+    """Open a lock file, create it where there is none, and wait for the lock."""
     import fcntl
 
     if path.is_symlink():
@@ -1063,7 +1063,7 @@ def locked_file(path):
 
 
 def names_file(path, descriptor):
-    "Is this path still that of the open file?"
+    """Is this path still that of the open file?"""
     try:
         return os.path.samestat(os.lstat(path), os.fstat(descriptor))
     except FileNotFoundError:
@@ -1081,7 +1081,8 @@ def pack(
     progress=print,  # called with a line now and then
 ) -> Packed:
     """Bring every picture of a source to size × size and store them. Goes on where an interrupted run with the same arguments stopped.
-    Raises `FileExistsError` where `dest` is another data set, `OSError` where the disk is too small, `ValueError` on too many unreadable files."""
+    Raises `FileExistsError` where `dest` is another data set, `OSError` where the disk is too small, `ValueError` on too many unreadable files.
+    """
     source, dest = (
         source if isinstance(source, Source) else list_images(source, seed),
         Path(dest),
@@ -1107,7 +1108,7 @@ def pack(
 
 # %% ../nbs/01_preprocessing.ipynb #open_finished
 def open_finished(dest, plan):
-    "Open what was packed with this plan. Raises `FileExistsError` where it is another data set."
+    """Open what was packed with this plan. Raises `FileExistsError` where it is another data set."""
     if read_plan(dest / "meta.json") != plan:
         raise FileExistsError(
             f"{dest} exists and is another data set; pack to another folder, or remove it"
@@ -1117,7 +1118,7 @@ def open_finished(dest, plan):
 
 
 def read_plan(path):
-    "The plan in a `plan.json` or `meta.json`; `None` where it is missing or damaged."
+    """The plan in a `plan.json` or `meta.json`; `None` where it is missing or damaged."""
     try:
         content = json.loads(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError, ValueError):
@@ -1128,7 +1129,7 @@ def read_plan(path):
 
 # %% ../nbs/01_preprocessing.ipynb #fill
 def fill(folder, source, plan, processes, unreadable, progress):
-    "Write everything that a packed data set holds; `meta.json` comes last."
+    """Write everything that a packed data set holds; `meta.json` comes last."""
     size, quality, total = (
         plan["size"],
         plan["quality"],
@@ -1203,7 +1204,7 @@ def fill(folder, source, plan, processes, unreadable, progress):
 
 # %% ../nbs/01_preprocessing.ipynb #left_out_rows
 def left_out_rows(left_out, origin):
-    "What is left out, for `meta.json`: paths from the source's folder on, and reasons."
+    """What is left out, for `meta.json`: paths from the source's folder on, and reasons."""
     rows = []
     for path, reason in left_out:
         if os.path.isabs(path):
@@ -1218,7 +1219,7 @@ def tell_left_out(what, rows, progress):
 
 # %% ../nbs/01_preprocessing.ipynb #expect_every_class
 def expect_every_class(source, labels):
-    "Refuse to go on where none of the training files of a class could be read."
+    """Refuse to go on where none of the training files of a class could be read."""
     lost = {label for _, label in source.splits["train"]} - set(labels.tolist())
     if lost:
         names = printable(", ".join(source.names[label] for label in sorted(lost)))
@@ -1229,7 +1230,7 @@ def expect_every_class(source, labels):
 
 # %% ../nbs/01_preprocessing.ipynb #Pace
 class Pace:
-    "Tells how far and how fast, every ten seconds."
+    """Tells how far and how fast, every ten seconds."""
 
     def __init__(self, total, progress):
         self.total, self.progress, self.start, self.spoke, self.first = (
@@ -1255,7 +1256,7 @@ class Pace:
 
 # %% ../nbs/01_preprocessing.ipynb #sha256
 def sha256(path):
-    "Checksum of a file, as hexadecimal digits."
+    """Checksum of a file, as hexadecimal digits."""
     with open(path, "rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
@@ -1263,7 +1264,7 @@ def sha256(path):
 def list_digits(
     size: int = 72,  # a multiple of 8: every pixel becomes a square
 ) -> Source:
-    "scikit-learn's digits, enlarged, as gray RGB pictures of 0 to 255."
+    """scikit-learn's digits, enlarged, as gray RGB pictures of 0 to 255."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
@@ -1294,7 +1295,7 @@ def open_source(
     data: str,  # "digits", "cifar10", "imagenette", a folder with ILSVRC-2012, or an image folder
     size: int = 256,  # of the stored pictures, pixels
 ) -> Source:
-    "The pictures of a known name or of a folder."
+    """The pictures of a known name or of a folder."""
     downloads, folder = cache_folder() / "downloads", Path(data).expanduser()
     if data == "digits":
         return list_digits(size)
@@ -1321,7 +1322,7 @@ def prepare(
     least: int = 1,  # refuse fewer training pictures than this
     progress=print,
 ) -> Packed:
-    "Open a data set by name or path, packing it first where that has not been done."
+    """Open a data set by name or path, packing it first where that has not been done."""
     folder, known = Path(data).expanduser(), cache_folder() / f"{data}-{size}"
     if (folder / "meta.json").exists():
         packed = open_packed(folder)
@@ -1352,7 +1353,7 @@ NAMES = ("digits", "cifar10", "imagenette")
 
 # %% ../nbs/01_preprocessing.ipynb #enough
 def enough(found, least):
-    "Refuse a data set smaller than one batch."
+    """Refuse a data set smaller than one batch."""
     if found < least:
         raise ValueError(
             f"batch_size: found {least}, but the data have only {found} training pictures"
@@ -1360,7 +1361,7 @@ def enough(found, least):
 
 # %% ../nbs/01_preprocessing.ipynb #cache_folder
 def cache_folder() -> Path:
-    "Where packed copies are kept. A variable that is set but empty counts as not set."
+    """Where packed copies are kept. A variable that is set but empty counts as not set."""
     if own := os.environ.get("ALEXNET_NB_CACHE"):
         return Path(own)
     if caches := os.environ.get("XDG_CACHE_HOME"):

@@ -19,7 +19,7 @@ def kernel_sheet(
     columns: int = 2,
     across: int = 16,  # kernels in a row
 ) -> torch.Tensor:  # height × width × 3, from 0 to 1; the paper's Figure 3
-    "The kernels of conv1 as one picture, a block of rows for each column."
+    """The kernels of conv1 as one picture, a block of rows for each column."""
     w = weight.detach().float()
     low, high = w.amin((1, 2, 3), keepdim=True), w.amax((1, 2, 3), keepdim=True)
     w = torch.nn.functional.pad(
@@ -44,7 +44,7 @@ def draw_predictions(
     p: torch.Tensor,  # N × classes, probabilities
     names: tuple,  # of the classes
 ):
-    "Pictures with their label and bars for the five likeliest classes (the paper's Figure 4, left)."
+    """Pictures with their label and bars for the five likeliest classes (the paper's Figure 4, left)."""
     import matplotlib.pyplot as plt
 
     fig, axes = plt.subplots(
@@ -83,7 +83,7 @@ def plot_predictions(
     n: int = 8,  # pictures, the first of the validation set
     views: int = 10,
 ):
-    "The first validation pictures of a data set, and what a net takes them for."
+    """The first validation pictures of a data set, and what a net takes them for."""
     images = data.val.images[:n]
     return draw_predictions(
         images.transpose(0, 2, 3, 1),
@@ -97,7 +97,7 @@ def plot_predictions(
 def hidden_features(
     model: AlexNet, see: Input, images, batch: int = 64
 ) -> torch.Tensor:
-    "fc7 of every picture, central view: N × 4096 (§6.1)."
+    """fc7 of every picture, central view: N × 4096 (§6.1)."""
     model.eval()
     parts = [
         torch.tensor(images[i : i + batch]).to(see.mean.device)
@@ -111,5 +111,5 @@ def nearest(
     features: torch.Tensor,  # N × D
     k: int = 6,
 ) -> torch.Tensor:  # int64, Q × k: rows of `features`, nearest first
-    "The k nearest by Euclidean distance (§6.1)."
+    """The k nearest by Euclidean distance (§6.1)."""
     return torch.cdist(queries, features).topk(k, largest=False).indices

@@ -23,7 +23,7 @@ LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
 # %% ../nbs/00_recipes.ipynb #Recipe
 @dataclass(frozen=True, repr=False)
 class Recipe:
-    "One AlexNet: its input, network, start and learning rule. Pixels are on the scale 0 to 255."
+    """One AlexNet: its input, network, start and learning rule. Pixels are on the scale 0 to 255."""
 
     name: str = "paper"
     # input, §2 and §4.1
@@ -202,7 +202,7 @@ RECIPES = {
 
 # %% ../nbs/00_recipes.ipynb #Table
 class Table(str):
-    "A Markdown table of `rows` under `head`, and a `note` below it."
+    """A Markdown table of `rows` under `head`, and a `note` below it."""
 
     def __new__(cls, head: list, rows: list, note: str = ""):
         line = lambda cells: (
@@ -242,14 +242,14 @@ def diff(
 ) -> (
     Table
 ):  # one row a field; says where the printed paper is silent, or prints something else
-    "What differs between two recipes."
+    """What differs between two recipes."""
     names = [f.name for f in fields(Recipe) if f.name != "name"]
     rows = [(name, _field_words(a, name), _field_words(b, name)) for name in names]
     return Table(["field", a.name, b.name], [row for row in rows if row[1] != row[2]])
 
 # %% ../nbs/00_recipes.ipynb #field-words
 def _field_words(recipe, name):
-    "What a table of differences shows for a field of a recipe."
+    """What a table of differences shows for a field of a recipe."""
     value = short(getattr(recipe, name))
     if recipe != paper:
         return value
@@ -261,7 +261,7 @@ def _field_words(recipe, name):
 
 # %% ../nbs/00_recipes.ipynb #short
 def short(value) -> str:
-    "A field's value as a reader would write it: a tuple of equal values once, long floats cut."
+    """A field's value as a reader would write it: a tuple of equal values once, long floats cut."""
     if isinstance(value, tuple) and len(value) > 1 and len(set(value)) == 1:
         return f"{short(value[0])} (all {len(value)})"
     if isinstance(value, tuple) and len(value) > 50:
@@ -272,7 +272,7 @@ def short(value) -> str:
 
 # %% ../nbs/00_recipes.ipynb #Errors
 class Errors(NamedTuple):
-    "What a test gave: negative log-likelihood in nats where it is stated, error rates."
+    """What a test gave: negative log-likelihood in nats where it is stated, error rates."""
 
     nll: float | None
     top1: float
@@ -280,7 +280,7 @@ class Errors(NamedTuple):
 
 # %% ../nbs/00_recipes.ipynb #Setting
 class Setting(NamedTuple):
-    "A value in the notes, such as a rate: for which layers, and from which epoch."
+    """A value in the notes, such as a rate: for which layers, and from which epoch."""
 
     value: float
     layers: str = ""  # "": all layers that no other setting names
@@ -288,7 +288,7 @@ class Setting(NamedTuple):
 
     @property
     def epoch(self) -> float | None:
-        "The epoch as a number; None where the notes give none, as in `?`, `4x` or `batch300`."
+        """The epoch as a number; None where the notes give none, as in `?`, `4x` or `batch300`."""
         if not self.when:
             return 1.0
         return float(self.when) if re.fullmatch(r"\d+(\.\d+)?", self.when) else None
@@ -301,7 +301,7 @@ class Setting(NamedTuple):
 
 # %% ../nbs/00_recipes.ipynb #Formula
 class Formula(NamedTuple):
-    "A rate that falls by formula over the planned length of a run."
+    """A rate that falls by formula over the planned length of a run."""
 
     kind: str  # "exp", "dexp": in equal steps, "jdexp": jumpy, "linear"; "default": constant
     factor: float | None = None  # first rate over last
@@ -316,7 +316,7 @@ class Formula(NamedTuple):
 # %% ../nbs/00_recipes.ipynb #Experiment
 @dataclass(frozen=True)
 class Experiment:
-    "A run in the author's notes. What they and the files do not state is None, or empty."
+    """A run in the author's notes. What they and the files do not state is None, or empty."""
 
     id: str  # name of its parameter file, and of the run where the file holds several
     file: str  # layers/layer-params-FILE.cfg of the released source
@@ -368,7 +368,7 @@ class Experiment:
 # %% ../nbs/00_recipes.ipynb #experiments
 @cache
 def experiments() -> dict:  # by id
-    "All runs of the author's notes, from `lab.tsv`."
+    """All runs of the author's notes, from `lab.tsv`."""
     with (files("alexnet_nb") / "lab.tsv").open(encoding="utf-8") as f:
         return {
             row["id"]: typed_row(row)
@@ -377,7 +377,7 @@ def experiments() -> dict:  # by id
 
 # %% ../nbs/00_recipes.ipynb #typed_row
 def typed_row(row):
-    "A line of the table as an `Experiment`."
+    """A line of the table as an `Experiment`."""
     values = {f.name: row[f.name] for f in fields(Experiment) if f.name in row}
     values |= {
         name: read(row[name]) if row[name] else None for name, read in _NUMBERS.items()
@@ -413,13 +413,13 @@ _SETTINGS = (
 
 
 def _read_settings(text):
-    "`25:0.001 67:0.00001(conv1)` as settings."
+    """`25:0.001 67:0.00001(conv1)` as settings."""
     found = re.findall(r"(?:([^\s:()]+):)?([\d.]+)(?:\((.+?)\))?(?:\s|$)", text)
     return tuple(Setting(float(value), layers, when) for when, value, layers in found)
 
 
 def _read_formulas(text):
-    "`dexp[125,0,4] 91:dexp[250,0,4]` as formulas; the numbers may have names, and the middle one of three is noise."
+    """`dexp[125,0,4] 91:dexp[250,0,4]` as formulas; the numbers may have names, and the middle one of three is noise."""
     found = []
     for epoch, kind, arguments in re.findall(r"(?:(\d+):)?(\w+)(?:\[(.*?)\])?", text):
         numbers = [float(a.rpartition("=")[2]) for a in arguments.split(",") if a]
@@ -431,7 +431,7 @@ def _read_formulas(text):
 
 
 def _read_errors(row, views):
-    "The figures of a line for one kind of test."
+    """The figures of a line for one kind of test."""
     if not row[f"top1_{views}"]:
         return None
     nll, top1, top5 = (row[f"{what}_{views}"] for what in ("nll", "top1", "top5"))
@@ -439,7 +439,7 @@ def _read_errors(row, views):
 
 
 def _read_structure(text):
-    "`pool=2 pads=0,1,1,1,0` as fields of `Recipe`; `as 145` as none."
+    """`pool=2 pads=0,1,1,1,0` as fields of `Recipe`; `as 145` as none."""
     if not text:
         return None
     if text == "as 145":
@@ -452,7 +452,7 @@ def _read_structure(text):
 
 
 def _read_field(name, text):
-    "A value of the table as a field of `Recipe` holds it."
+    """A value of the table as a field of `Recipe` holds it."""
     if not isinstance(getattr(paper, name), tuple):
         return (
             {"False": False, "True": True}[text]
@@ -467,7 +467,7 @@ def _read_field(name, text):
 def recorded_length(
     run: Experiment,
 ) -> float:
-    "The epochs of a run, by which `recorded` divides: as planned, as counted at its end, or 90."
+    """The epochs of a run, by which `recorded` divides: as planned, as counted at its end, or 90."""
     if run.planned:
         return run.planned
     return 90 if run.weight_schedule else run.epochs or 90
@@ -477,7 +477,8 @@ def recorded(
     run: Experiment,
 ) -> tuple:  # (share of the run, what, factor of its first rate) …
     """The schedule of a run: formulas, drops by hand, conv1 slowed and frozen, the end of the colour noise.
-    What the notes do not date is left out. Raises `ValueError` for what a schedule cannot express."""
+    What the notes do not date is left out. Raises `ValueError` for what a schedule cannot express.
+    """
     length = recorded_length(run)
     steps = (
         _formula_steps(run, length)
@@ -490,18 +491,18 @@ def recorded(
 
 # %% ../nbs/00_recipes.ipynb #recorded-parts
 def _start_rate(settings, otherwise=None):
-    "The rate of most layers at the start."
+    """The rate of most layers at the start."""
     return next((s.value for s in settings if not s.layers), otherwise)
 
 
 def _start_rates(run):
-    "Rates of weights and biases at the start; biases have twice the rate of the weights where nothing else is known."
+    """Rates of weights and biases at the start; biases have twice the rate of the weights where nothing else is known."""
     weights = _start_rate(run.lr0)
     return weights, _start_rate(run.bias_lr0, 2 * weights)
 
 
 def _formula_steps(run, length):
-    "Steps of the formulas for the weights and for the biases."
+    """Steps of the formulas for the weights and for the biases."""
     if run.weight_schedule == run.bias_schedule:
         return _curve_steps(run.weight_schedule, length, "all")
     return _curve_steps(run.weight_schedule, length, "weights") + _curve_steps(
@@ -510,7 +511,7 @@ def _formula_steps(run, length):
 
 
 def _curve_steps(formulas, length, what):
-    "Steps of formulas that follow one another."
+    """Steps of formulas that follow one another."""
     steps = []
     for formula in formulas:
         begin = (formula.epoch - 1) / length
@@ -536,7 +537,7 @@ def _curve_steps(formulas, length, what):
 
 
 def _drop_steps(run, length):
-    "Steps of the drops by hand: of the weights, of conv1's weights, and of the biases outside conv1."
+    """Steps of the drops by hand: of the weights, of conv1's weights, and of the biases outside conv1."""
     weights, biases = _start_rates(run)
     steps = []
     for drop in run.drops:
@@ -559,7 +560,7 @@ def _drop_steps(run, length):
 
 
 def _conv1_bias_steps(run, length):
-    "conv1's biases are slowed to 0.002 and frozen when its weights are."
+    """conv1's biases are slowed to 0.002 and frozen when its weights are."""
     _, biases = _start_rates(run)
     steps = []
     if run.conv1_slow:
@@ -576,7 +577,7 @@ def levels(
     n: int,  # rates, each for an nth of the run
     what: str = "weights",  # or "biases", "all"
 ) -> tuple:
-    "A schedule of rates that are evenly spaced on a logarithmic scale: `dexp`."
+    """A schedule of rates that are evenly spaced on a logarithmic scale: `dexp`."""
     return tuple((i / n, what, factor ** (-i / (n - 1))) for i in range(1, n))
 
 # %% ../nbs/00_recipes.ipynb #exponential
@@ -585,7 +586,7 @@ def exponential(
     what: str = "weights",  # or "biases", "all"
     n: int = 90,  # epochs
 ) -> tuple:
-    "A schedule that falls evenly on a logarithmic scale, with a new rate at the beginning of every epoch: `exp`."
+    """A schedule that falls evenly on a logarithmic scale, with a new rate at the beginning of every epoch: `exp`."""
     return tuple((i / n, what, factor ** (-i / n)) for i in range(1, n))
 
 # %% ../nbs/00_recipes.ipynb #LAB
@@ -620,7 +621,8 @@ def lab(
     id: str,  # one of LAB
 ) -> Recipe:
     """One of the author's experiments as a recipe named lab-ID (`layers/layer-params-ID.cfg`).
-    A batch size of 256, where the table says so, belongs to the run. Raises `ValueError` for an id that is not in `LAB`."""
+    A batch size of 256, where the table says so, belongs to the run. Raises `ValueError` for an id that is not in `LAB`.
+    """
     if id not in LAB:
         raise ValueError(f"lab: found {id!r}, expected one of {', '.join(LAB)}")
     run = experiments()[id]
@@ -638,5 +640,5 @@ def lab(
 def named(
     name: str,  # one of RECIPES, or lab-ID
 ) -> Recipe:
-    "The recipe of this name."
+    """The recipe of this name."""
     return lab(name.removeprefix("lab-")) if name.startswith("lab-") else RECIPES[name]

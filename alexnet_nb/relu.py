@@ -13,7 +13,7 @@ from torch import nn
 def activation(
     name: str,  # "relu" or "tanh"
 ) -> nn.Module:
-    "The non-linearity of a recipe (§3.1). Raises `ValueError` for any other name."
+    """The non-linearity of a recipe (§3.1). Raises `ValueError` for any other name."""
     known = {"relu": nn.ReLU, "tanh": nn.Tanh}
     if name not in known:
         raise ValueError(
@@ -23,7 +23,7 @@ def activation(
 
 # %% ../nbs/02_relu.ipynb #CifarNet
 class CifarNet(nn.Module):
-    "Three convolutions and one fully connected layer for 32×32 pictures (`layers-19pct.cfg`)."
+    """Three convolutions and one fully connected layer for 32×32 pictures (`layers-19pct.cfg`)."""
 
     def __init__(self, act: str = "relu", classes: int = 10, seed: int = 0):
         super().__init__()

@@ -80,7 +80,7 @@ from .recipes import LAB, RECIPES, Recipe, named
 # %% ../nbs/10_training.ipynb #Config
 @dataclass(frozen=True)
 class Config:
-    "The parameters of a run."
+    """The parameters of a run."""
 
     gpus: int = 1  # 2: one column on each; 4, 6, …: pairs of columns share the batch
     together: bool = False  # both columns on every GPU; the GPUs share the batch
@@ -102,7 +102,7 @@ class Config:
 def read_parameters(
     namespace: dict,  # of the notebook: globals()
 ) -> Config:
-    "The configuration from a notebook's variables. Raises `ValueError` naming the parameter, what was found and what was expected."
+    """The configuration from a notebook's variables. Raises `ValueError` naming the parameter, what was found and what was expected."""
     known = {f.name: f for f in fields(Config)}
     plain = (type(None), bool, int, float, str, list, tuple, dict)
     given = [
@@ -129,7 +129,7 @@ def typed(
     value,
     kind: type,  # such as `int` or `float | None`
 ):
-    "The value as the type that is wanted, where that is what was meant; else `ValueError`."
+    """The value as the type that is wanted, where that is what was meant; else `ValueError`."""
     kinds = get_args(kind) or (kind,)
     if value is None and type(None) in kinds:
         return value
@@ -159,13 +159,13 @@ WORDS = {
 
 # %% ../nbs/10_training.ipynb #check
 def check(config: Config) -> Config:
-    "Refuse values that cannot be meant and a folder that is not fit for the run, before any work. Returns the configuration."
+    """Refuse values that cannot be meant and a folder that is not fit for the run, before any work. Returns the configuration."""
     check_values(config)
     return check_folder(config)
 
 # %% ../nbs/10_training.ipynb #expect
 def expect(config, name, good, expected):
-    "Raise `ValueError` naming a parameter and its value, unless it is good."
+    """Raise `ValueError` naming a parameter and its value, unless it is good."""
     if not good:
         raise ValueError(
             f"parameter {name}: found {getattr(config, name)!r}, expected {expected}"
@@ -173,13 +173,12 @@ def expect(config, name, good, expected):
 
 # %% ../nbs/10_training.ipynb #check_values
 def check_values(config: Config):
-    "Refuse values that cannot be meant."
+    """Refuse values that cannot be meant."""
     need = partial(expect, config)
     need(
         "gpus",
         config.gpus == 1
-        or config.gpus > 1
-        and (config.together or config.gpus % 2 == 0),
+        or (config.gpus > 1 and (config.together or config.gpus % 2 == 0)),
         "1, an even number, or together=True",
     )
     need(
@@ -198,8 +197,7 @@ def check_values(config: Config):
         "gpus",
         config.gpus == 1
         or config.together
-        or recipe.columns == 2
-        and not recipe.lrn_across,
+        or (recipe.columns == 2 and not recipe.lrn_across),
         f"1, or together=True: recipe {recipe.name} cannot be split over two processes",
     )
     need(
@@ -221,7 +219,7 @@ def check_values(config: Config):
 
 # %% ../nbs/10_training.ipynb #check_folder
 def check_folder(config: Config) -> Config:
-    "Refuse a folder with anything but the run to go on with."
+    """Refuse a folder with anything but the run to go on with."""
     folder, need = Path(config.out_dir).expanduser(), partial(expect, config)
     if config.out_dir:
         config = replace(config, out_dir=str(folder))
@@ -255,7 +253,7 @@ def check_folder(config: Config) -> Config:
 
 # %% ../nbs/10_training.ipynb #same_run
 def same_run(config, old):
-    "Refuse to resume a run of another configuration."
+    """Refuse to resume a run of another configuration."""
     old = asdict(Config()) | old
     for name, value in asdict(complete(config)).items():
         if (
@@ -268,7 +266,7 @@ def same_run(config, old):
 
 # %% ../nbs/10_training.ipynb #read_json
 def read_json(path: Path) -> dict:
-    "What a file of a run holds. Raises `ValueError` naming the file if it is damaged."
+    """What a file of a run holds. Raises `ValueError` naming the file if it is damaged."""
     try:
         found = json.loads(path.read_text())
     except ValueError as e:
@@ -283,7 +281,7 @@ def read_json(path: Path) -> dict:
 def begun_with(
     out_dir: str,
 ) -> dict:  # config.json
-    "What the run in a folder was begun with. Raises `ValueError` where there is none to go on with."
+    """What the run in a folder was begun with. Raises `ValueError` where there is none to go on with."""
     path = Path(out_dir).expanduser() / "config.json"
     if not out_dir or not path.is_file():
         raise ValueError(
@@ -305,7 +303,7 @@ DTYPES = {
 
 # %% ../nbs/10_training.ipynb #complete-1
 def complete(config: Config) -> Config:
-    "The configuration with what the data set calls for in place of None."
+    """The configuration with what the data set calls for in place of None."""
     digits = config.data == "digits"
     size = config.size or (72 if digits else 256)
     wanted = dict(
@@ -322,7 +320,7 @@ def complete(config: Config) -> Config:
 
 # %% ../nbs/10_training.ipynb #run_recipe
 def run_recipe(config: Config) -> Recipe:
-    "The recipe that a run follows."
+    """The recipe that a run follows."""
     config, recipe = complete(config), named(config.recipe)
     missing = [
         n
@@ -339,7 +337,7 @@ def run_recipe(config: Config) -> Recipe:
 # %% ../nbs/10_training.ipynb #Layout
 @dataclass(frozen=True)
 class Layout:
-    "How a run is laid out on its machines."
+    """How a run is laid out on its machines."""
 
     processes: int  # in all; 1: both columns in it
     device: str  # "cuda" or "cpu"
@@ -369,13 +367,13 @@ def layout(
     together: bool = False,  # both columns on each
     machines: int = 1,
 ) -> Layout:
-    "What lies where. Raises `ValueError` where there are fewer CUDA devices than asked for."
+    """What lies where. Raises `ValueError` where there are fewer CUDA devices than asked for."""
     found = torch.cuda.device_count() if found is None else found
     devices, where = (
         f"{found} CUDA device{'s' * (found > 1)}" if found else "no CUDA device",
         "device" if found else "CPU process",
     )
-    if gpus == 1 or gpus == 2 and found == 1 and not together and machines == 1:
+    if gpus == 1 or (gpus == 2 and found == 1 and not together and machines == 1):
         return Layout(
             1,
             "cuda" if found else "cpu",
@@ -410,7 +408,8 @@ def written(
     path,  # file or folder that exists only when it is whole
 ):
     """Yield a temporary path beside `path` to write to. At the end its content is brought to the disk, and it is renamed.
-    Nobody can plant a link under the temporary name, because the name is drawn at random."""
+    Nobody can plant a link under the temporary name, because the name is drawn at random.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temp = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
@@ -427,7 +426,7 @@ def written(
 
 # %% ../nbs/10_training.ipynb #sync
 def sync(path: Path):
-    "Bring a file, or every file in a folder and their names, to the disk, so that they survive a power cut."
+    """Bring a file, or every file in a folder and their names, to the disk, so that they survive a power cut."""
     if path.is_dir():
         for part in path.iterdir():
             sync(part)
@@ -438,7 +437,7 @@ def sync(path: Path):
 
 # %% ../nbs/10_training.ipynb #no-links
 def refuse_linked_folders(run: Path):
-    "Raise `ValueError` where a folder of a run is a link: what is written or removed there would lie outside the run."
+    """Raise `ValueError` where a folder of a run is a link: what is written or removed there would lie outside the run."""
     for name in ("checkpoints", "log"):
         path = run / name
         if path.is_symlink():
@@ -448,7 +447,7 @@ def refuse_linked_folders(run: Path):
 
 
 def unlink_planted(path: Path):
-    "Remove a link in place of one of a run's files, so that nothing is read, written or truncated through it."
+    """Remove a link in place of one of a run's files, so that nothing is read, written or truncated through it."""
     if path.is_symlink():
         print(
             f"{path} was a link to {os.readlink(path)}; it is removed, and a new file is made",
@@ -458,7 +457,7 @@ def unlink_planted(path: Path):
 
 
 def open_append(path: Path):
-    "Open one of a run's files to append bytes to it, never through a link."
+    """Open one of a run's files to append bytes to it, never through a link."""
     unlink_planted(path)
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
     return open(os.open(path, flags, 0o666), "ab", buffering=0)
@@ -469,7 +468,7 @@ def start_run(
     where: Layout,
     agents: list = [],  # that start the processes, and start them again
 ) -> tuple[Path, TextIO]:  # the folder, and what holds it while it is open
-    "Make the folder of a new run, or take that of the one to resume, and write configuration and devices to it."
+    """Make the folder of a new run, or take that of the one to resume, and write configuration and devices to it."""
     folder = Path(config.out_dir) if config.resume else new_folder(config)
     refuse_linked_folders(folder)
     lock = hold(folder)
@@ -493,7 +492,7 @@ def start_run(
 
 # %% ../nbs/10_training.ipynb #new_folder
 def new_folder(config):
-    "`out_dir`, or the first free runs/DATA-RECIPE-NNN; a temporary folder when notebooks are tested."
+    """`out_dir`, or the first free runs/DATA-RECIPE-NNN; a temporary folder when notebooks are tested."""
     if config.out_dir:
         Path(config.out_dir).mkdir(parents=True, exist_ok=True)
         return Path(config.out_dir)
@@ -511,7 +510,7 @@ def new_folder(config):
 def hold(
     folder: Path,  # of a run
 ) -> TextIO:
-    "Take a run for this process, for as long as what is returned stays open. Raises `RuntimeError` where another process has it."
+    """Take a run for this process, for as long as what is returned stays open. Raises `RuntimeError` where another process has it."""
     path = folder / ".lock"
     unlink_planted(path)
     flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
@@ -536,7 +535,7 @@ def hold(
 
 # %% ../nbs/10_training.ipynb #Share
 class Share(NamedTuple):
-    "The part of a batch that a replica takes."
+    """The part of a batch that a replica takes."""
 
     rows: slice  # of the batch
     of: int  # pictures in the batch
@@ -548,13 +547,13 @@ def take(
     replica: int = 0,
     replicas: int = 1,
 ) -> Share:
-    "The share of one of several replicas; where the pictures do not reach for all, some take one that counts nothing."
+    """The share of one of several replicas; where the pictures do not reach for all, some take one that counts nothing."""
     first, last = (n * r // replicas for r in (replica, replica + 1))
     return Share(slice(first, max(last, first + 1)), n, (last - first) * replicas / n)
 
 # %% ../nbs/10_training.ipynb #Worker
 class Worker:
-    "One process of a run: the whole net, or one column of it; of the whole batch, or of a share."
+    """One process of a run: the whole net, or one column of it; of the whole batch, or of a share."""
 
     def __init__(
         self,
@@ -607,7 +606,7 @@ class Worker:
         return self.replica == 0 and self.column != 1
 
     def say(self, words, mark=":"):
-        "Print a line for the notebook: marked ':' to keep, '~' to be replaced by the next where the notebook is live."
+        """Print a line for the notebook: marked ':' to keep, '~' to be replaced by the next where the notebook is live."""
         if self.first:
             print(f"alexnet_nb{mark} {words}", flush=True)
             self.spoke = time.monotonic()
@@ -620,7 +619,7 @@ class Worker:
         )
 
     def due(self):
-        "Is it time for a checkpoint? The first process says so for all."
+        """Is it time for a checkpoint? The first process says so for all."""
         flag = torch.tensor(
             time.monotonic() - self.saved
             >= float(os.environ.get("ALEXNET_NB_SAVE", SAVE_SECONDS)),
@@ -631,7 +630,7 @@ class Worker:
         return flag.item()
 
     def average(self):
-        "Have DDP average gradients over the replicas, in buckets, while the backward pass goes on; anew whenever other weights train."
+        """Have DDP average gradients over the replicas, in buckets, while the backward pass goes on; anew whenever other weights train."""
         trains = [n for n, p in self.model.named_parameters() if p.requires_grad]
         if self.replicas == 1 or trains == self.trains:
             return
@@ -651,7 +650,7 @@ class Worker:
         self.optimizer.zero_grad()
 
     def share(self, i):
-        "What this process takes of batch number i of an epoch."
+        """What this process takes of batch number i of an epoch."""
         return take(
             min(
                 self.config.batch_size,
@@ -662,7 +661,7 @@ class Worker:
         )
 
     def read(self, order, draws, i, share=None):
-        "Batch number i of an epoch, or this process's share of it, as it leaves the disk: squares, their draws, labels."
+        """Batch number i of an epoch, or this process's share of it, as it leaves the disk: squares, their draws, labels."""
         first, rows = i * self.config.batch_size, (share or self.share(i)).rows
         places = slice(first + rows.start, first + rows.stop)
         rows = places if order is None else order[places]
@@ -673,11 +672,11 @@ class Worker:
         )
 
     def batch(self, squares, draws, labels, colour):
-        "What the net sees, and the labels, on the device."
+        """What the net sees, and the labels, on the device."""
         return self.see.finish(squares, draws, colour), labels.to(self.device)
 
     def loss(self, model, x, y, column, share=None):
-        "Loss, weighted by the share, and logits; column 1 has no logits, and a loss of 0 that carries its gradient."
+        """Loss, weighted by the share, and logits; column 1 has no logits, and a loss of 0 that carries its gradient."""
         share = share or take(len(x))
         masks = dropout_masks(
             self.recipe,
@@ -697,7 +696,7 @@ class Worker:
         ) * share.weight, logits
 
     def update(self, x, y):
-        "One step of the rule of §5. Returns loss, top-1 and top-5 error of the batch."
+        """One step of the rule of §5. Returns loss, top-1 and top-5 error of the batch."""
         share = self.share(self.step % self.per_epoch)
         loss, logits = self.loss(self.net, x, y, self.column, share)
         self.optimizer.zero_grad()
@@ -710,7 +709,7 @@ class Worker:
         return rates
 
     def measured(self, loss, logits, y, share):
-        "Loss, top-1 and top-5 error of the whole batch."
+        """Loss, top-1 and top-5 error of the whole batch."""
         if self.column == 1:
             return loss.item(), 0.0, 0.0
         rates = loss.item(), *error_rates(logits, y)
@@ -728,7 +727,7 @@ class Worker:
         return rates.tolist()
 
     def stop_at(self, loss, n):
-        "Stop at a loss that is not a number: write what is known to log/not-finite.json, and raise `FloatingPointError`."
+        """Stop at a loss that is not a number: write what is known to log/not-finite.json, and raise `FloatingPointError`."""
         first = self.step % self.per_epoch * self.config.batch_size
         known = dict(
             step=self.step + 1,
@@ -750,7 +749,7 @@ class Worker:
 
     @torch.no_grad()
     def validate(self, limit=None):
-        "Loss, top-1 and top-5 error on the central view of the validation pictures, of which each replica takes its share, and their number."
+        """Loss, top-1 and top-5 error on the central view of the validation pictures, of which each replica takes its share, and their number."""
         totals, size, n = (
             torch.zeros(4, dtype=torch.float64),
             self.config.batch_size,
@@ -787,7 +786,7 @@ def pictures(
 ) -> (
     torch.Tensor
 ):  # uint8, N × 3 × size × size; of a slice of raw pixels, a view of the file
-    "Stored pictures as a tensor."
+    """Stored pictures as a tensor."""
     with warnings.catch_warnings():
         warnings.simplefilter(
             "ignore", UserWarning
@@ -799,7 +798,7 @@ def ahead(
     make,  # number → batch
     numbers: range,
 ):
-    "The batches of these numbers; each is made in a thread while the one before it is used."
+    """The batches of these numbers; each is made in a thread while the one before it is used."""
     with ThreadPoolExecutor(1) as pool:
         waiting = None
         for n in (*numbers, None):  # None: only wait for the last
@@ -812,7 +811,7 @@ def run_epochs(
     worker: Worker,
     last: int,  # step to stop at
 ):
-    "Train until `last`: record, validate and save at the end of every epoch."
+    """Train until `last`: record, validate and save at the end of every epoch."""
     w, c = worker, worker.config
     if w.step >= last:
         return
@@ -846,7 +845,7 @@ def run_epochs(
             if not at_end and not record.rows and w.due():
                 save_checkpoint(w)
             begin = time.perf_counter()
-        if w.step % w.per_epoch == 0 or c.dry_run and w.step == 3:
+        if w.step % w.per_epoch == 0 or (c.dry_run and w.step == 3):
             record.validation(*w.validate(c.batch_size if c.dry_run else None))
         save_checkpoint(
             w
@@ -854,7 +853,7 @@ def run_epochs(
 
 # %% ../nbs/10_training.ipynb #Record
 class StepMetrics(NamedTuple):
-    "What is known of one training step."
+    """What is known of one training step."""
 
     images: int  # in the batch
     loss: float
@@ -865,13 +864,13 @@ class StepMetrics(NamedTuple):
 
 
 def mean_metrics(steps: list[StepMetrics]) -> tuple[float, float, float]:
-    "Loss, top-1 and top-5 error of several steps: means over their images, because the last batch of an epoch may be short."
+    """Loss, top-1 and top-5 error of several steps: means over their images, because the last batch of an epoch may be short."""
     images = [step.images for step in steps]
     return tuple(np.average([step[1:4] for step in steps], axis=0, weights=images))
 
 
 class Record:
-    "Writes the metrics of an epoch, and tells a person."
+    """Writes the metrics of an epoch, and tells a person."""
 
     def __init__(self, worker: Worker, epoch: int):
         self.w, self.epoch, self.rows, self.epoch_rows = worker, epoch, [], []
@@ -940,7 +939,7 @@ def save_checkpoint(
     worker: Worker,
     keep: int = 2,  # checkpoints that stay
 ):
-    "Write weights, velocities and state of the whole net; the first process writes."
+    """Write weights, velocities and state of the whole net; the first process writes."""
     w, names = worker, {p: n for n, p in worker.model.named_parameters()}
     w.saved, path = time.monotonic(), w.folder / "checkpoints" / f"step-{w.step:07}"
     if w.replica:
@@ -976,7 +975,7 @@ def save_checkpoint(
 
 # %% ../nbs/10_training.ipynb #refuse-non-finite
 def refuse_non_finite(tensors: dict[str, dict[str, torch.Tensor]], worker: Worker):
-    "Raise `FloatingPointError` instead of saving numbers that are infinite or NaN; the checkpoints before stay."
+    """Raise `FloatingPointError` instead of saving numbers that are infinite or NaN; the checkpoints before stay."""
     for kind, by_name in tensors.items():
         for name, tensor in by_name.items():
             if not tensor.isfinite().all():
@@ -987,7 +986,7 @@ def refuse_non_finite(tensors: dict[str, dict[str, torch.Tensor]], worker: Worke
 
 # %% ../nbs/10_training.ipynb #write_tensors
 def write_tensors(path: Path, tensors: dict):
-    "A file of named tensors, with the rights that the user's files have; safetensors' own `save_file` hides it from others."
+    """A file of named tensors, with the rights that the user's files have; safetensors' own `save_file` hides it from others."""
     from safetensors.torch import save
 
     path.write_bytes(
@@ -996,7 +995,7 @@ def write_tensors(path: Path, tensors: dict):
 
 # %% ../nbs/10_training.ipynb #identity
 def identity(worker):
-    "What a checkpoint must have in common with the run that takes it up."
+    """What a checkpoint must have in common with the run that takes it up."""
     recipe = json.loads(
         json.dumps(asdict(worker.recipe))
     )  # tuples become lists, as in the file
@@ -1008,7 +1007,7 @@ def identity(worker):
 
 # %% ../nbs/10_training.ipynb #checkpoints
 def checkpoints(folder) -> list:
-    "The checkpoints of a run, oldest first. Somebody's copies beside them, files and links are passed over."
+    """The checkpoints of a run, oldest first. Somebody's copies beside them, files and links are passed over."""
     found = []
     for path in Path(folder).glob("checkpoints/step-*"):
         if (
@@ -1021,7 +1020,7 @@ def checkpoints(folder) -> list:
 
 # %% ../nbs/10_training.ipynb #last_checkpoint
 def last_checkpoint(worker: Worker) -> Path | None:
-    "The checkpoint from which all processes go on: the last that the first of them finds."
+    """The checkpoint from which all processes go on: the last that the first of them finds."""
     found = [(checkpoints(worker.folder) or [None])[-1]]
     if worker.mesh:
         dist.broadcast_object_list(found, src=0)
@@ -1032,7 +1031,7 @@ def read_checkpoint(
     path: Path,
     expected: dict,  # what identity says of the run
 ) -> dict:
-    "The state of a checkpoint. Raises `ValueError` where a file is damaged, or the checkpoint is another recipe's or data set's."
+    """The state of a checkpoint. Raises `ValueError` where a file is damaged, or the checkpoint is another recipe's or data set's."""
 
     def lost(name):
         return ValueError(
@@ -1062,7 +1061,7 @@ def read_checkpoint(
 
 # %% ../nbs/10_training.ipynb #load_checkpoint
 def load_checkpoint(worker: Worker, path: Path):
-    "Put a worker where a checkpoint was written."
+    """Put a worker where a checkpoint was written."""
     from safetensors.torch import load_file
 
     state, model = read_checkpoint(path, identity(worker)), worker.model
@@ -1085,12 +1084,12 @@ def load_checkpoint(worker: Worker, path: Path):
 
 # %% ../nbs/10_training.ipynb #like
 def like(p, values):
-    "These values in the memory layout of a parameter, which fused SGD takes for granted."
+    """These values in the memory layout of a parameter, which fused SGD takes for granted."""
     return torch.empty_like(p, requires_grad=False).copy_(values)
 
 # %% ../nbs/10_training.ipynb #cut_metrics
 def cut_metrics(path, step):
-    "Keep what was recorded up to a step; the last line may be torn."
+    """Keep what was recorded up to a step; the last line may be torn."""
     if not path.exists():
         return
     lines = [l for l in path.read_text().splitlines() if l.endswith("}")]
@@ -1109,7 +1108,7 @@ GRADIENT_TOLERANCE = {"float32": 1e-2, "bfloat16": 1e-1, "float64": 1e-10}
 
 
 def relative_difference(tensor: torch.Tensor, reference: torch.Tensor) -> float:
-    "Return mean |tensor - reference| as a share of mean |reference|; 0 where both are zero."
+    """Return mean |tensor - reference| as a share of mean |reference|; 0 where both are zero."""
     difference = (tensor - reference).abs().double().mean().item()
     size = reference.abs().double().mean().item()
     return difference / size if size else (math.inf if difference else 0.0)
@@ -1120,7 +1119,7 @@ def compare_columns(
     draws: Draws,  # of an epoch
     averaged: bool = False,  # compare gradients of all replicas with those of one process, instead of a pair with one process
 ):
-    "Raise `RuntimeError` where several processes and one disagree on the first batch."
+    """Raise `RuntimeError` where several processes and one disagree on the first batch."""
     w, n = worker, min(4 * worker.replicas - 1, len(worker.data.train))
     if averaged:
         w.average()
@@ -1141,7 +1140,7 @@ def compare_columns(
         {n: p.grad for n, p in w.model.named_parameters()}, w.column
     )
     w.optimizer.zero_grad()
-    if w.column == 1 or averaged and w.replica:
+    if w.column == 1 or (averaged and w.replica):
         return
     x, y = w.batch(*w.read(None, draws, 0, whole_batch), True)
     whole = AlexNet(w.recipe, len(w.data.names)).to(x).train()
@@ -1179,7 +1178,7 @@ def work(
     find,  # called when the processes have met; returns the folder of the run and that of the packed data
     launches: int = 1,
 ) -> int:
-    "The main function of a process, whose rank `torchrun` sets. Returns its exit code."
+    """The main function of a process, whose rank `torchrun` sets. Returns its exit code."""
     env, watched = os.environ, "ALEXNET_NB_WATCH" in os.environ
     rank, device = int(env["RANK"]), env.get("ALEXNET_NB_DEVICE", "cpu")
     end_with_parent()
@@ -1235,7 +1234,7 @@ def join(
     together: bool,  # both columns in each
     device: str,
 ) -> DeviceMesh | None:  # replica × column; None: this process is alone
-    "Meet the other processes. Neighbours hold the two columns of a pair; those of the same column average their gradients."
+    """Meet the other processes. Neighbours hold the two columns of a pair; those of the same column average their gradients."""
     if processes == 1:
         return None
     limit = timedelta(seconds=float(os.environ.get("ALEXNET_NB_TIMEOUT", 600)))
@@ -1258,7 +1257,7 @@ def join(
 
 # %% ../nbs/10_training.ipynb #init-process-group
 def init_process_group(processes: int, backend: str, limit: timedelta):
-    "Meet in the file that `launch` names; under somebody's own torchrun, at the address that it has set."
+    """Meet in the file that `launch` names; under somebody's own torchrun, at the address that it has set."""
     if "ALEXNET_NB_STORE" not in os.environ:
         dist.init_process_group(backend, timeout=limit)
         return
@@ -1274,14 +1273,14 @@ def init_process_group(processes: int, backend: str, limit: timedelta):
 
 # %% ../nbs/10_training.ipynb #end_with_notebook
 def end_with_notebook():
-    "Wait for the notebook to go away, then go, too."
+    """Wait for the notebook to go away, then go, too."""
     while os.read(0, 1):
         pass
     os._exit(1)
 
 # %% ../nbs/10_training.ipynb #fit
 def fit(worker: Worker):
-    "Train to the end of the run, from the last checkpoint if there is one, and save the weights."
+    """Train to the end of the run, from the last checkpoint if there is one, and save the weights."""
     refuse_linked_folders(worker.folder)
     w, found = worker, last_checkpoint(worker)
     if found:
@@ -1322,7 +1321,8 @@ def fit(worker: Worker):
 # %% ../nbs/10_training.ipynb #keep_input
 def keep_input(worker: Worker):
     """Keep beside the weights what turns images into the input of this model: mean image and RGB covariance (`stats.npz`),
-    class names and checksums of the training data (`data.json`)."""
+    class names and checksums of the training data (`data.json`).
+    """
     with written(worker.folder / "stats.npz") as temp, open(temp, "wb") as file:
         np.savez(file, mean=worker.data.mean, cov=worker.data.cov)
     with written(worker.folder / "data.json") as temp:
@@ -1330,7 +1330,7 @@ def keep_input(worker: Worker):
 
 # %% ../nbs/10_training.ipynb #agree
 def agree(worker):
-    "Raise `RuntimeError` where a process is about to train something else: another configuration, recipe, data set or step."
+    """Raise `RuntimeError` where a process is about to train something else: another configuration, recipe, data set or step."""
     w, every = worker, [None] * dist.get_world_size()
     dist.all_gather_object(
         every,
@@ -1356,7 +1356,8 @@ def launch(
     data: Path,  # packed
 ):
     """Run the processes of a layout and show what the first one prints.
-    Raises `RuntimeError` with the traceback of a process that fails."""
+    Raises `RuntimeError` with the traceback of a process that fails.
+    """
     live = "JPY_SESSION_NAME" in os.environ
     refuse_linked_folders(folder)
     (folder / "log").mkdir(exist_ok=True)
@@ -1404,7 +1405,8 @@ def torchrun_command(
     """Return the command that starts processes on this machine, up to the name of what they run.
 
     `torchrun --standalone` opens a port on every network interface and unpickles what is sent there, so anyone who
-    reaches the machine could run code. Here its processes meet in a file, and no port is opened for that."""
+    reaches the machine could run code. Here its processes meet in a file, and no port is opened for that.
+    """
     return [
         sys.executable,
         *("-m", "torch.distributed.run"),
@@ -1433,7 +1435,8 @@ def worker_environment(
 
     What a cluster or another torchrun has set for another job is left out: `PET_NNODES=2`, for instance, would make
     torchrun wait for a second machine. Python does not import modules from the current folder, which may be a
-    folder of somebody else's images."""
+    folder of somebody else's images.
+    """
     env = {
         name: value
         for name, value in os.environ.items()
@@ -1475,7 +1478,7 @@ ALLOCATOR = dict(
 
 # %% ../nbs/10_training.ipynb #show_line
 def show_line(line, log, live):
-    "Show a line of the first process; what libraries print goes to the log."
+    """Show a line of the first process; what libraries print goes to the log."""
     mark, words = line[:11], line[12:].rstrip()
     if mark not in ("alexnet_nb:", "alexnet_nb~"):
         with contextlib.suppress(OSError):
@@ -1494,7 +1497,7 @@ def show_line(line, log, live):
 
 # %% ../nbs/10_training.ipynb #end
 def end(process):
-    "End torchrun, and by the closed pipe every process that it started."
+    """End torchrun, and by the closed pipe every process that it started."""
     if process.poll() is None:
         process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -1506,7 +1509,7 @@ def end(process):
 
 # %% ../nbs/10_training.ipynb #failure
 def failure(folder, code, errors, begin):
-    "What is known about the process that failed first: killed by a signal, or its traceback."
+    """What is known about the process that failed first: killed by a signal, or its traceback."""
     log = (
         (folder / "log/torchrun.txt").read_bytes()[begin:].decode(errors="replace")
     )  # not of the launches before
@@ -1532,7 +1535,7 @@ def train(
     config: Config,
     shell: bool = False,  # started by alexnet-train, not by the notebook
 ) -> Path:
-    "Train a run to its end and return its folder."
+    """Train a run to its end and return its folder."""
     config = check(config)
     where = layout(config.gpus, together=config.together)
     data = prepare(
@@ -1569,7 +1572,7 @@ def train(
 
 # %% ../nbs/10_training.ipynb #knows_bfloat16
 def knows_bfloat16() -> bool:
-    "Has the processor instructions for bfloat16? Without them torch computes it in another, slower way. True where torch cannot tell."
+    """Has the processor instructions for bfloat16? Without them torch computes it in another, slower way. True where torch cannot tell."""
     can = getattr(torch.cpu, "get_capabilities", dict)()
     return can.get("architecture") != "x86_64" or can["avx512_bf16"] or can["amx_bf16"]
 
@@ -1579,7 +1582,7 @@ def resume_command(
     folder,  # of the run
     shell: bool = False,  # by alexnet-train
 ) -> str:
-    "The command that goes on with a run, from its last checkpoint; for the notebook with everything that differs from the defaults."
+    """The command that goes on with a run, from its last checkpoint; for the notebook with everything that differs from the defaults."""
     if shell:
         return f"alexnet-train --resume --out-dir {shlex.quote(str(folder))}"
     given = {
@@ -1607,7 +1610,7 @@ if __name__ == "__main__" and "TORCHELASTIC_RUN_ID" in os.environ:
 
 # %% ../nbs/10_training.ipynb #command_line
 def command_line() -> argparse.ArgumentParser:
-    "The parser of `alexnet-train`: an option for every field of `Config`, with its comment and its default."
+    """The parser of `alexnet-train`: an option for every field of `Config`, with its comment and its default."""
     comments = dict(
         re.findall(r"^    (\w+): .*?  # (.*)$", inspect.getsource(Config), re.M)
     )
@@ -1653,7 +1656,7 @@ option is then what the run was begun with."""
 
 # %% ../nbs/10_training.ipynb #main-1
 def main():
-    "`alexnet-train`: train a run, or, where `torchrun` has set RANK, be one process of it."
+    """`alexnet-train`: train a run, or, where `torchrun` has set RANK, be one process of it."""
     parser, env = command_line(), os.environ
     asked = vars(parser.parse_args())
     try:
@@ -1697,7 +1700,7 @@ def one_of_many(
     config: Config,
     gpus: int | None,  # asked for
 ) -> tuple[Config, Layout]:
-    "What one of the processes that torchrun has started is to do. Raises `ValueError` where that is not what was asked for."
+    """What one of the processes that torchrun has started is to do. Raises `ValueError` where that is not what was asked for."""
     env = os.environ
     if missing := PLACE - env.keys():
         raise ValueError(
@@ -1735,7 +1738,7 @@ def set_up(
 ) -> tuple[
     Path, Path, TextIO | None
 ]:  # the folder of the run, the packed data, and what holds the folder
-    "Make a run, or find the one to go on with, and its data: what the processes of a cluster do first."
+    """Make a run, or find the one to go on with, and its data: what the processes of a cluster do first."""
     env, patient, folder, data, lock = os.environ, None, None, None, None
     rank, local = int(env["RANK"]), int(env["LOCAL_RANK"])
     if where.processes > 1:
@@ -1783,7 +1786,7 @@ def started_again(
     config: Config,
     agents: list,  # that have started these processes
 ) -> Config:
-    "Go on with a run that one of these agents began. Somebody else's in that folder is left to `check`, which refuses it."
+    """Go on with a run that one of these agents began. Somebody else's in that folder is left to `check`, which refuses it."""
     folder = Path(config.out_dir).expanduser()
     begun = all((folder / n).exists() for n in ("config.json", "env.json")) and {
         *agents
@@ -1796,7 +1799,7 @@ def started_again(
 
 # %% ../nbs/10_training.ipynb #plot_curves
 def plot_curves(folder):
-    "Loss and top-1 error of a run, training and validation, by epoch."
+    """Loss and top-1 error of a run, training and validation, by epoch."""
     import matplotlib.pyplot as plt
 
     rows = [

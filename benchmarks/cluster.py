@@ -42,13 +42,13 @@ RATES = (None, "1gbit")  # of the wire
 
 
 def crossed():
-    "Bytes that have left this machine over the wire."
+    """Bytes that have left this machine over the wire."""
     wire = Path("/sys/class/net/wire/statistics/tx_bytes")
     return int(wire.read_text()) if wire.exists() else 0
 
 
 def work(processes, together):
-    "What a process does: a step that does not count, then STEPS that do; prints what it saw as JSON."
+    """What a process does: a step that does not count, then STEPS that do; prints what it saw as JSON."""
     torch.set_num_threads(max(1, 2 // processes))
     images = torch.randint(
         0,
@@ -104,7 +104,7 @@ def work(processes, together):
 
 
 def launch(processes, together, machines=None):
-    "Results of each process of a run, on this machine, or on machines that are network namespaces."
+    """Results of each process of a run, on this machine, or on machines that are network namespaces."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port, running = free.getsockname()[1], []
     for rank in range(processes):
@@ -141,7 +141,7 @@ def launch(processes, together, machines=None):
 
 
 def lay_wire(rate):
-    "Two network namespaces and a pair of virtual Ethernet devices between them, each of which sends at most so much."
+    """Two network namespaces and a pair of virtual Ethernet devices between them, each of which sends at most so much."""
     run = lambda words: subprocess.run(words.split(), check=True)
     for name in "ab":
         subprocess.run(["ip", "netns", "del", f"alexnet-{name}"], capture_output=True)
@@ -176,7 +176,7 @@ def note(runs):
 
 
 def table(results):
-    "One process and several, on the same two cores."
+    """One process and several, on the same two cores."""
     layouts = results["layouts"]
     alone, most = (
         statistics.median(speed(layouts["the whole net"])),
@@ -209,7 +209,7 @@ def table(results):
 
 
 def wire_table(results):
-    "Two machines with a wire between them, with and without a limit."
+    """Two machines with a wire between them, with and without a limit."""
     layouts = results["layouts"]
     step = lambda runs: statistics.median(s for run in runs for s in run[0]["seconds"])
     rows = [

@@ -47,12 +47,12 @@ def timed(spent, name, function):
 
 
 def peak():
-    "Peak memory of this process so far, bytes."
+    """Peak memory of this process so far, bytes."""
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def train():
-    "What a process does: a step that does not count, then STEPS that do; prints what it saw as JSON."
+    """What a process does: a step that does not count, then STEPS that do; prints what it saw as JSON."""
     column = int(os.environ["RANK"]) if os.environ["WORLD_SIZE"] == "2" else None
     if column is not None:
         init_process_group(2, "gloo", timedelta(minutes=5))
@@ -124,7 +124,7 @@ def train():
 
 
 def launch(processes):
-    "Results of each process of a run."
+    """Results of each process of a run."""
     with tempfile.TemporaryDirectory() as store:
         command = [*torchrun_command(processes, store), __file__, "worker"]
         environment = worker_environment(layout(processes, found=0), store) | dict(

@@ -30,7 +30,7 @@ square = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(256)]
 
 
 def make_files(folder):
-    "JPEGs of 500 × 375 pixels at quality 75 to 95, cut from china.jpg and flower.jpg."
+    """JPEGs of 500 × 375 pixels at quality 75 to 95, cut from china.jpg and flower.jpg."""
     rng, photos = (
         np.random.default_rng(0),
         [Image.fromarray(load_sample_image(f"{n}.jpg")) for n in ("china", "flower")],
@@ -54,7 +54,7 @@ def usual(path):
 
 
 def drafted(path):
-    "PIL with its own two shortcuts, which help pictures of 512 and more."
+    """PIL with its own two shortcuts, which help pictures of 512 and more."""
     with Image.open(path) as image:
         image.draft("RGB", (256, 256))
         width, height = (round(side * 256 / min(image.size)) for side in image.size)
@@ -90,7 +90,7 @@ READERS = {
 
 
 class Mapped(Dataset):
-    "What people write for a memory-mapped array."
+    """What people write for a memory-mapped array."""
 
     def __init__(self, images):
         self.images, self.crop = (
@@ -113,7 +113,7 @@ def endless(loader):
 
 
 def ours(data, see):
-    "Batches as the trainer reads them, uint8."
+    """Batches as the trainer reads them, uint8."""
     for epoch in itertools.count():
         draws = draw_epoch(len(data), see.border, paper, 0, epoch)
         for i in range(0, len(data) - BATCH + 1, BATCH):
@@ -121,7 +121,7 @@ def ours(data, see):
 
 
 def copies(images):
-    "As many bytes, copied from the same file without more ado."
+    """As many bytes, copied from the same file without more ado."""
     flat, out = images.reshape(-1), np.empty(BATCH * 3 * 224 * 224, np.uint8)
     for i in itertools.cycle(range(0, len(flat) - len(out), len(out))):
         np.copyto(out, flat[i : i + len(out)])

@@ -32,13 +32,13 @@ DRILLS = {  # part of the test's name: what happens
 
 
 def named(test):
-    "A test as the drill it is, with its case."
+    """A test as the drill it is, with its case."""
     words = next(words for part, words in DRILLS.items() if part in test)
     return f"{words} {test.partition('[')[2].rstrip(']').replace('-', ' to ')}".strip()
 
 
 def left_behind():
-    "Processes of runs that are still there."
+    """Processes of runs that are still there."""
     found = subprocess.run(
         [
             "pgrep",
@@ -52,7 +52,7 @@ def left_behind():
 
 
 def run(number, folder):
-    "One pass over the drills: rows of the table of outcomes."
+    """One pass over the drills: rows of the table of outcomes."""
     command = [
         sys.executable,
         "-m",
@@ -85,7 +85,7 @@ def run(number, folder):
 
 
 def table(rows):
-    "Drill × outcome × seconds, from the rows of drills.tsv."
+    """Drill × outcome × seconds, from the rows of drills.tsv."""
     lines = []
     for name in dict.fromkeys(r["drill"] for r in rows):
         tries = [r for r in rows if r["drill"] == name]

@@ -23,7 +23,7 @@ def torchs(x):
 
 
 def measure(shape, layout, busy=False, compiled=True):
-    "Seconds of a forward and backward pass of each, in turn; the floor is what has to be read and written, at the rate of a copy."
+    """Seconds of a forward and backward pass of each, in turn; the floor is what has to be read and written, at the rate of a copy."""
     x, g = (
         torch.randn(shape).contiguous(memory_format=LAYOUTS[layout]) * s
         for s in (30, 1)

@@ -30,14 +30,14 @@ SUITES = {  # tests of a module, the fast ones first
 
 
 def copy(folder):
-    "The files of the repository, as they are in the index."
+    """The files of the repository, as they are in the index."""
     subprocess.run(
         ["git", "-C", ROOT, "checkout-index", "-a", f"--prefix={folder}/"], check=True
     )
 
 
 def failing(folder, tests):
-    "Names of the tests that fail first in a copy, or none."
+    """Names of the tests that fail first in a copy, or none."""
     command = (
         f"{sys.executable} -m pytest -x -q -o addopts= -p no:cacheprovider {tests}"
     )
@@ -59,14 +59,15 @@ def failing(folder, tests):
 
 
 def patches():
-    "The patches of tests/patches.tsv: trap, module, what is found, what is put in its place."
+    """The patches of tests/patches.tsv: trap, module, what is found, what is put in its place."""
     with open(ROOT / "tests/patches.tsv") as f:
         return list(csv.DictReader(f, delimiter="\t", quoting=csv.QUOTE_NONE))
 
 
 def patched(source, patch):
     """A module's source with its patch. The patch is written against the source as `ast.unparse` writes it, so that it
-    does not depend on how lines are broken. Raises `ValueError` where it does not fit exactly once."""
+    does not depend on how lines are broken. Raises `ValueError` where it does not fit exactly once.
+    """
     plain = ast.unparse(ast.parse(source))
     count = plain.count(patch["find"])
     if count != 1:
@@ -96,7 +97,7 @@ SWAPS = {
 
 
 def places(tree):
-    "Everything that can be changed, with what it becomes; words of messages are left alone."
+    """Everything that can be changed, with what it becomes; words of messages are left alone."""
     words = {
         id(n)
         for s in ast.walk(tree)
@@ -117,7 +118,7 @@ def places(tree):
 
 
 def mutant(source, draw):
-    "A module with one random change: its source, and the line before and after."
+    """A module with one random change: its source, and the line before and after."""
     tree, before = ast.parse(source), ast.unparse(ast.parse(source))
     node, field, value = draw.choice(list(places(tree)))
     setattr(node, field, value)
@@ -130,7 +131,7 @@ def mutant(source, draw):
 
 
 def try_it(folder, module, source, tests):
-    "Seconds, and the test that noticed, with a module's source replaced in the copy."
+    """Seconds, and the test that noticed, with a module's source replaced in the copy."""
     path, begin = folder / f"alexnet_nb/{module}.py", time.monotonic()
     before = path.read_text()
     path.write_text(source)

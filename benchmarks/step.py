@@ -20,7 +20,7 @@ from alexnet_nb.recipes import torchvision as theirs
 
 
 def naive():
-    "AlexNet as it is usually written: grouped convolutions, torch's normalisation over all kernel maps, dropout layers."
+    """AlexNet as it is usually written: grouped convolutions, torch's normalisation over all kernel maps, dropout layers."""
     norm = lambda: nn.LocalResponseNorm(5, alpha=5e-4, beta=0.75, k=2.0)
     return nn.Sequential(
         nn.ZeroPad2d((0, 3, 0, 3)),
@@ -110,7 +110,7 @@ PRECISIONS = {
 
 
 def stepper(name, device, batch, autocast):
-    "The net's training step, and its optimiser."
+    """The net's training step, and its optimiser."""
     make, optimiser, prepare = NETS[name]
     net = make().to(device).train()
     optimizer, run = optimiser(net), prepare(net)
@@ -132,7 +132,7 @@ def stepper(name, device, batch, autocast):
 
 
 def operations(name):
-    "Of one picture, forward and backward, in the layers alone: two a multiply-add, and conv1 needs no gradient of its input."
+    """Of one picture, forward and backward, in the layers alone: two a multiply-add, and conv1 needs no gradient of its input."""
     layers = plan(theirs if name.startswith("torchvision") else paper)
     return 2 * (
         3 * sum(layer.multiply_adds for layer in layers) - layers[0].multiply_adds
@@ -140,7 +140,7 @@ def operations(name):
 
 
 def dropout(device, batch, autocast):
-    "Both dropout layers of the paper, forward and backward."
+    """Both dropout layers of the paper, forward and backward."""
     x = torch.randn(
         batch,
         4096,
@@ -157,7 +157,7 @@ def dropout(device, batch, autocast):
 
 
 def measure(device, batch, precision):
-    "Seconds of every net's step, of a large matrix product and of the parts, all in turn."
+    """Seconds of every net's step, of a large matrix product and of the parts, all in turn."""
     autocast, tf32 = PRECISIONS[precision]
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
     torch._dynamo.reset()

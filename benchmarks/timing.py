@@ -1,4 +1,4 @@
-"What both benchmarks share: the allocator of the package's launcher, timing in turns, and the files under results/."
+"""What both benchmarks share: the allocator of the package's launcher, timing in turns, and the files under results/."""
 
 import json
 import os
@@ -16,7 +16,7 @@ RESULTS = Path(__file__).resolve().parent.parent / "results/benchmarks"
 
 
 def start():
-    "Begin again with the allocator's environment, which glibc reads only when a process starts; two threads."
+    """Begin again with the allocator's environment, which glibc reads only when a process starts; two threads."""
     if not ALLOCATOR.items() <= os.environ.items():
         os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | ALLOCATOR)
     torch.set_num_threads(2)
@@ -28,7 +28,7 @@ def in_turns(
     repeats: int = 1,
     done=lambda: None,  # waits for the device
 ) -> dict:  # name → seconds of every round
-    "Time functions side by side: each once a round, so that what disturbs the machine disturbs all."
+    """Time functions side by side: each once a round, so that what disturbs the machine disturbs all."""
     seconds = {name: [] for name in functions}
     for turn in range(rounds + 1):
         for name, function in functions.items():
@@ -43,7 +43,7 @@ def in_turns(
 
 
 def processor():
-    "The model of the processor, as Linux or the platform names it."
+    """The model of the processor, as Linux or the platform names it."""
     cpuinfo = Path("/proc/cpuinfo")
     names = (
         [
@@ -58,7 +58,7 @@ def processor():
 
 
 def save(name: str, results: dict, table: str):
-    "Write results/benchmarks/NAME.json, and the table that pages show as NAME.md."
+    """Write results/benchmarks/NAME.json, and the table that pages show as NAME.md."""
     machine = dict(
         processor=processor(), threads=torch.get_num_threads(), torch=torch.__version__
     )
@@ -74,5 +74,5 @@ def save(name: str, results: dict, table: str):
 
 
 def spread(values: list, digits: int = 0) -> str:
-    "Median, and in brackets the least and the most."
+    """Median, and in brackets the least and the most."""
     return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"

@@ -17,7 +17,7 @@ LONG = (
 
 
 def skip_or_fail(reason):
-    "Skip what a contributor's machine lacks; in CI, where it must run, fail."
+    """Skip what a contributor's machine lacks; in CI, where it must run, fail."""
     if os.environ.get("CI"):
         pytest.fail(
             f"{reason}; install it, CI must not skip these tests", pytrace=False
@@ -45,7 +45,7 @@ def site():
     scope="module"
 )  # not longer: its event loop runs, and papermill wants one of its own
 def browser():
-    "Chromium, driven by Playwright: its own, or the system's."
+    """Chromium, driven by Playwright: its own, or the system's."""
     if not find_spec("playwright"):
         skip_or_fail(
             "playwright: got no such package, expected it: pip install -e '.[dev]'"
@@ -73,7 +73,7 @@ def browser():
 
 @pytest.fixture
 def papermill(tmp_path):
-    "Runs nbs/train.ipynb in a folder of its own; returns the finished process."
+    """Runs nbs/train.ipynb in a folder of its own; returns the finished process."""
 
     def run(*parameters, env=None, timeout=120):
         flags = [x for p in parameters for x in ("-p", *p.split("=", 1))]
@@ -100,12 +100,12 @@ def papermill(tmp_path):
 
 @pytest.fixture
 def cells():
-    "The cells of a notebook under nbs/."
+    """The cells of a notebook under nbs/."""
     return lambda name: json.loads((ROOT / "nbs" / name).read_text())["cells"]
 
 
 def texts(folder):
-    "What the cells of a notebook that ran in a folder said."
+    """What the cells of a notebook that ran in a folder said."""
     nb = json.loads((folder / "out.ipynb").read_text())
     return "\n".join(
         "".join(o.get("text", "")) + "\n".join(o.get("traceback", ""))
@@ -115,7 +115,7 @@ def texts(folder):
 
 
 def workers(folder):
-    "Command lines of processes that train in a folder."
+    """Command lines of processes that train in a folder."""
     found = []
     for p in Path("/proc").glob("[0-9]*/cmdline"):
         try:
@@ -153,7 +153,7 @@ if os.environ.get("RANK") in {ranks!r}:
 
 @pytest.fixture
 def fault(tmp_path, monkeypatch):
-    "Lets processes meet a fault at an update, at random where no `step` is given; `None` takes it away. Returns the step."
+    """Lets processes meet a fault at an update, at random where no `step` is given; `None` takes it away. Returns the step."""
 
     def put(what, step=None, ranks=("0",)):
         step = step or random.SystemRandom().randint(3, 22)

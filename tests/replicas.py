@@ -1,6 +1,7 @@
 """Trains a tiny net on random pictures in several processes that share the batch, then in one process, and prints for every fault and
 tensor the largest difference as a share of its largest number: weights and velocities after ten steps of the source's schedule, and
-the metrics. Run by torchrun; arguments: TOGETHER:FAULT:PICTURES:BATCH:EPOCHS …"""
+the metrics. Run by torchrun; arguments: TOGETHER:FAULT:PICTURES:BATCH:EPOCHS …
+"""
 
 import json
 import os
@@ -51,7 +52,7 @@ def pictures(seed, n):
 
 
 def result(folder):
-    "What a run has left behind, as tensors."
+    """What a run has left behind, as tensors."""
     last = checkpoints(folder)[-1]
     found = {
         f"{kind} {n}": t
@@ -71,7 +72,7 @@ def result(folder):
 
 
 def broken(fault):
-    "Step into a mistake; returns the way back."
+    """Step into a mistake; returns the way back."""
     saved = {name: getattr(training, name) for name in ("take", "dropout_masks")} | {
         "average": Worker.average
     }

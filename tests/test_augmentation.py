@@ -1,4 +1,4 @@
-"What a picture gets depends on seed, epoch and position alone, and has the distribution that it should have."
+"""What a picture gets depends on seed, epoch and position alone, and has the distribution that it should have."""
 
 import os
 import re
@@ -51,7 +51,7 @@ def test_half_of_the_pictures_are_mirrored_and_the_noise_has_its_covariance():
 
 
 def test_noise_does_not_round_away():
-    "On pixels from 0 to 255 the noise moves a picture by grey levels, not by hundredths."
+    """On pixels from 0 to 255 the noise moves a picture by grey levels, not by hundredths."""
     data = prepare("digits", 72)
     see = Input(run_recipe(Config()), data.mean, data.cov)
     draws = draw_epoch(512, see.border, see.recipe, 0, 0)
@@ -127,7 +127,7 @@ def anonymous():
 
 
 def test_ten_gigabytes_stay_on_disk(tmp_path):
-    "Every fifth batch of 10 GB (a sparse file) of packed pictures takes next to no memory of its own."
+    """Every fifth batch of 10 GB (a sparse file) of packed pictures takes next to no memory of its own."""
     n = 51_000
     images = np.lib.format.open_memmap(
         tmp_path / "images.npy", "w+", np.uint8, (n, 3, 256, 256)
@@ -166,7 +166,7 @@ def test_chunks_of_32_share_a_crop():
 
 
 def seen_square(image, recipe, draws, i):
-    "What a recipe cuts out of a picture: a square of the crop's side, or torchvision's resized crop."
+    """What a recipe cuts out of a picture: a square of the crop's side, or torchvision's resized crop."""
     top, left = draws.offsets[i].tolist()
     if recipe.crop_rule == "shift":
         return image[:, top : top + recipe.crop, left : left + recipe.crop]
@@ -243,7 +243,7 @@ def test_crop_takes_any_layout():
 
 
 def test_rectangles_have_torchvisions_distribution():
-    "Top, left, height, width and area, of the same number of torchvision's draws; also where hardly a rectangle fits."
+    """Top, left, height, width and area, of the same number of torchvision's draws; also where hardly a rectangle fits."""
     seed, n = int.from_bytes(os.urandom(3), "big"), 8_000
     rule = RandomResizedCrop(224)
     for size in (256, 17):
@@ -269,7 +269,7 @@ def test_rectangles_have_torchvisions_distribution():
 
 
 def test_rectangles_have_torchvisions_limits(monkeypatch):
-    "8 to 100 % of the area, 3:4 to 4:3; and the whole picture where none of the tries fits."
+    """8 to 100 % of the area, 3:4 to 4:3; and the whole picture where none of the tries fits."""
     size = 4096  # so that rounding to whole pixels hardly counts
     _, shapes = draw_rectangles(
         50_000, size, generator(int.from_bytes(os.urandom(3), "big"))
@@ -288,7 +288,7 @@ def test_rectangles_have_torchvisions_limits(monkeypatch):
 
 
 def test_resized_crop_equals_torchvisions():
-    "Exactly that of a float tensor, and within a gray level that of a PIL image, which pytorch/examples resizes."
+    """Exactly that of a float tensor, and within a gray level that of a PIL image, which pytorch/examples resizes."""
     seed = int.from_bytes(os.urandom(3), "big")
     image = np.random.default_rng(seed).integers(0, 256, (3, 256, 256), np.uint8)
     offsets, shapes = draw_rectangles(12, 256, generator(seed))
@@ -316,7 +316,7 @@ def test_resized_crop_equals_torchvisions():
 
 
 def test_draws_of_the_other_recipes_are_what_they_were():
-    "A recipe whose crops are shifted draws the same numbers as before there was another rule."
+    """A recipe whose crops are shifted draws the same numbers as before there was another rule."""
     draws = draw_epoch(4, 32, paper, 3, 5)
     g = generator(3, 5)
     assert (
@@ -341,7 +341,7 @@ def test_an_aligned_mean_and_resized_crops_are_refused():
 
 
 def test_torchvision_trains(worker):
-    "Three steps on digits: every weight moves, and the crops are of many sizes."
+    """Three steps on digits: every weight moves, and the crops are of many sizes."""
     w = worker(recipe="torchvision", batch_size=256, epochs=2)
     before = {name: p.detach().clone() for name, p in w.model.named_parameters()}
     w.folder.joinpath("checkpoints").mkdir(exist_ok=True)

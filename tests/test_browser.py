@@ -1,4 +1,4 @@
-"Every page as a reader sees it: the built site in Chromium, light and dark, wide and narrow."
+"""Every page as a reader sees it: the built site in Chromium, light and dark, wide and narrow."""
 
 import functools
 import http.server
@@ -64,7 +64,7 @@ CUT = """() => {
 
 
 class Host(http.server.SimpleHTTPRequestHandler):
-    "As the real host: the site in its folder, and 404.html wherever there is nothing."
+    """As the real host: the site in its folder, and 404.html wherever there is nothing."""
 
     def translate_path(self, path):
         return super().translate_path(
@@ -83,7 +83,7 @@ class Host(http.server.SimpleHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def top(site):
-    "The address of the site, served while the tests of this file run."
+    """The address of the site, served while the tests of this file run."""
     with http.server.ThreadingHTTPServer(
         ("127.0.0.1", 0), functools.partial(Host, directory=str(site))
     ) as server:
@@ -94,7 +94,7 @@ def top(site):
 
 @pytest.fixture(scope="module")
 def tab(browser, top):
-    "A tab of a reader whose system is dark, and who has never been here; what it asks for, and whatever it complains about."
+    """A tab of a reader whose system is dark, and who has never been here; what it asks for, and whatever it complains about."""
     context = browser.new_context(
         viewport=WIDE, color_scheme="dark", reduced_motion="reduce"
     )
@@ -116,7 +116,7 @@ def tab(browser, top):
 
 @pytest.fixture(scope="module", params=PAGES)
 def seen(request, tab):
-    "A page of the site, opened; the tests of a page share the visit."
+    """A page of the site, opened; the tests of a page share the visit."""
     tab.page.goto(
         "about:blank"
     )  # what the last page still asked for ends now, and is not this page's fault
@@ -138,7 +138,7 @@ def ground(page):
 
 
 def turn(page, mode):
-    "Use the switch, if the page is not in this mode."
+    """Use the switch, if the page is not in this mode."""
     if ground(page) == mode:
         return
     before = page.evaluate(BACKGROUND)
@@ -149,7 +149,7 @@ def turn(page, mode):
 
 
 def violations(page, options):
-    "What axe finds to be serious or critical."
+    """What axe finds to be serious or critical."""
     if not page.evaluate("() => 'axe' in window"):
         page.evaluate(AXE)
     found = page.evaluate(
@@ -211,7 +211,7 @@ def test_page_is_small(seen, site):
 
 
 def test_both_modes_can_be_read(seen):
-    "The reader's system is followed at first, the switch changes it, and text has a contrast of 4.5 in both."
+    """The reader's system is followed at first, the switch changes it, and text has a contrast of 4.5 in both."""
     assert seen.first == "dark"
     for mode, rules in (("dark", ALL), ("light", ONLY_COLOUR)):
         turn(seen.page, mode)
@@ -241,7 +241,7 @@ def test_a_light_system_is_followed_too(browser, top):
 
 
 def test_an_address_that_does_not_exist_leads_back(tab):
-    "In whatever folder: styles, pictures and links of 404.html are found from there."
+    """In whatever folder: styles, pictures and links of 404.html are found from there."""
     tab.faults.clear()
     tab.page.goto(f"{tab.top}experiments/no/such/page.html")
     assert [
@@ -273,7 +273,7 @@ def test_only_the_open_page_is_marked_as_such(seen):
 
 
 def test_every_heading_of_a_column_has_a_name(seen):
-    "And every navigation has one of its own."
+    """And every navigation has one of its own."""
     assert (
         seen.page.evaluate(
             "[...document.querySelectorAll('main th')].filter(e => !e.textContent.trim()).length"
@@ -295,7 +295,7 @@ def test_columns_of_words_are_wide_enough(seen):
 
 
 def test_buttons_that_copy_do_not_lie_on_code(seen):
-    "They are shown where the mouse is."
+    """They are shown where the mouse is."""
     seen.page.mouse.move(1, 1)
     shown = "[...document.querySelectorAll('main button[title^=Copy]')].filter(e => getComputedStyle(e).opacity > .1).length"
     seen.page.wait_for_function(f"{shown} === 0")
@@ -327,7 +327,7 @@ def test_on_paper_nothing_is_cut_or_dim(seen):
 
 
 def test_a_phone_has_a_list_of_contents(seen):
-    "In the text, for a page that has something to list; where there is room for one beside it, not a second one."
+    """In the text, for a page that has something to list; where there is room for one beside it, not a second one."""
     page = seen.page
     inside = page.locator("main summary").get_by_text("On this page")
     heads = page.evaluate(
@@ -349,7 +349,7 @@ def test_a_phone_has_a_list_of_contents(seen):
 
 
 def ends_in_sight(page):
-    "Wait until the target of the page's address is in the window, and nothing of the layout lies on its first line."
+    """Wait until the target of the page's address is in the window, and nothing of the layout lies on its first line."""
     page.wait_for_function(
         """() => { const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
         const box = target.getBoundingClientRect(), top = document.elementFromPoint(box.left + Math.min(8, box.width / 2), box.top + 4);
@@ -380,7 +380,7 @@ def test_a_link_ends_below_what_stays_at_the_top(browser, top, target, size):
 
 
 def ask(page, words):
-    "Type into the search as a reader would who knows its key; returns when something is found."
+    """Type into the search as a reader would who knows its key; returns when something is found."""
     links = "[...document.querySelectorAll('a')].filter(e => e.getClientRects().length).length"
     before = page.evaluate(links)
     page.keyboard.press("/")
@@ -431,7 +431,7 @@ def test_search_finds_words_in_any_order(tab, words):
 
 
 def family(page, top, size=WIDE):
-    "The page of the family tree, the drawing that is shown at this width, and where its focus is."
+    """The page of the family tree, the drawing that is shown at this width, and where its focus is."""
     page.set_viewport_size(size)
     page.goto(f"{top}family.html")
     return page.locator("#family svg:visible"), lambda: page.evaluate(
@@ -504,7 +504,7 @@ def test_family_table_is_sorted_and_searched(tab):
 
 
 def test_family_tree_is_whole_without_scripts(browser, top):
-    "Every mark is a link to its row, and the row is there."
+    """Every mark is a link to its row, and the row is there."""
     context = browser.new_context(viewport=WIDE, java_script_enabled=False)
     page = context.new_page()
     page.goto(f"{top}family.html")

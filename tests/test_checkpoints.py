@@ -1,4 +1,4 @@
-"What a run leaves on the disk: whole, its own, finite, and enough to repeat what it would have done."
+"""What a run leaves on the disk: whole, its own, finite, and enough to repeat what it would have done."""
 
 import json
 import os
@@ -34,7 +34,7 @@ TINY = dict(width=1 / 16, epochs=1)
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread():
-    "Checkpoints wherever they may be; and no more threads than a small net needs."
+    """Checkpoints wherever they may be; and no more threads than a small net needs."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
@@ -49,7 +49,7 @@ def digits():
 
 
 def begin(folder, data, **settings):
-    "A run in this process, new or resumed."
+    """A run in this process, new or resumed."""
     config = Config(out_dir=str(folder), **TINY | settings)
     if not (folder / "config.json").exists():
         start_run(config, layout(1, found=0))[1].close()
@@ -60,7 +60,7 @@ def begin(folder, data, **settings):
 
 
 def rows(folder):
-    "The lines of the metrics without clock times."
+    """The lines of the metrics without clock times."""
     found = [
         json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()
     ]
@@ -85,18 +85,18 @@ def dies(*_, **__):
 
 
 def kill_in_validation(worker, patch):
-    "The process goes away while it validates, after the last step of an epoch."
+    """The process goes away while it validates, after the last step of an epoch."""
     worker.validate = dies
 
 
 def kill_before_checkpoint(worker, patch):
-    "It goes away when the validation is recorded, before the checkpoint of the epoch is there."
+    """It goes away when the validation is recorded, before the checkpoint of the epoch is there."""
     patch.setattr(training, "write_tensors", dies)
 
 
 @pytest.fixture(scope="module")
 def plateau():
-    "The printed recipe, whose learning rate follows the validation errors; four steps an epoch."
+    """The printed recipe, whose learning rate follows the validation errors; four steps an epoch."""
     return dict(recipe="paper", epochs=10, batch_size=360)
 
 
@@ -136,7 +136,7 @@ def test_a_run_killed_in_its_last_validation_makes_up_for_it(tmp_path, digits):
 
 
 def test_a_checkpoint_without_its_validation_is_refused(tmp_path, digits):
-    "As an earlier version wrote them: another run would come of it, without a word."
+    """As an earlier version wrote them: another run would come of it, without a word."""
     fit(begin(tmp_path, digits))
     state = checkpoints(tmp_path)[-1] / "state.json"
     state.write_text(json.dumps(json.loads(state.read_text()) | {"val_errors": []}))
@@ -147,7 +147,7 @@ def test_a_checkpoint_without_its_validation_is_refused(tmp_path, digits):
 
 
 def test_weights_that_are_not_finite_are_not_saved(tmp_path, monkeypatch, digits):
-    "The good checkpoint before stays, and a resumed run goes on from it."
+    """The good checkpoint before stays, and a resumed run goes on from it."""
     worker = begin(tmp_path, digits)
     run_epochs(worker, 4)
     step = torch.optim.SGD.step
@@ -175,7 +175,7 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path, monkeypatch, digits
 
 
 def test_a_run_that_ends_in_overflow_does_not_succeed(tmp_path):
-    "One step of all images, after which nothing else would notice; and what it wrote is JSON to any reader."
+    """One step of all images, after which nothing else would notice; and what it wrote is JSON to any reader."""
     with pytest.raises(
         RuntimeError, match="FloatingPointError: validation loss: got nan after step 1"
     ):
@@ -188,7 +188,7 @@ def test_a_run_that_ends_in_overflow_does_not_succeed(tmp_path):
 
 
 def test_means_are_over_images_not_over_batches(tmp_path, digits):
-    "520 images in batches of 128 leave a batch of 8, which is no quarter of the epoch."
+    """520 images in batches of 128 leave a batch of 8, which is no quarter of the epoch."""
     steps = [StepMetrics(128, 1.0, 0.75, 0.5, 0.1, 0.0)] * 4 + [
         StepMetrics(8, 2.0, 0.0, 0.0, 0.1, 0.0)
     ]
@@ -216,7 +216,7 @@ def victim(path):
 
 
 def test_a_file_that_is_a_link_is_replaced(tmp_path, digits):
-    "A run from somebody else's archive may hold links to files of mine."
+    """A run from somebody else's archive may hold links to files of mine."""
     mine, run = victim(tmp_path / "thesis"), tmp_path / "run"
     fit(begin(run, digits))
     shutil.rmtree(run / "checkpoints")
@@ -277,7 +277,7 @@ def test_what_killed_processes_left_is_removed(tmp_path, digits):
 
 
 def test_files_reach_the_disk_before_their_name(tmp_path, monkeypatch):
-    "Every file in a folder, the folder, then the new name, then the folder with the name."
+    """Every file in a folder, the folder, then the new name, then the folder with the name."""
     calls, fsync, replace = [], os.fsync, Path.replace
 
     def recorded_fsync(handle):
@@ -299,7 +299,7 @@ def test_files_reach_the_disk_before_their_name(tmp_path, monkeypatch):
 
 
 def test_a_planted_temporary_name_is_not_used(tmp_path):
-    "The name is drawn at random; that of the process could be guessed."
+    """The name is drawn at random; that of the process could be guessed."""
     names = []
     for _ in range(2):
         with written(tmp_path / "config.json") as temp:

@@ -1,4 +1,4 @@
-"Every row of the ledger points at things that exist, and its values are those of the notes, the results and the code."
+"""Every row of the ledger points at things that exist, and its values are those of the notes, the results and the code."""
 
 import ast
 import csv
@@ -40,7 +40,7 @@ ids = lambda c: f"{c['section']} {c['claim'][:40]}"
 
 
 def notes(words):
-    "Top-1 and top-5 error in the notes, per cent: ID, 'ID, one view', or the difference of two."
+    """Top-1 and top-5 error in the notes, per cent: ID, 'ID, one view', or the difference of two."""
     runs = experiments()
     pick = lambda w: (
         runs[w.removesuffix(", one view")].one
@@ -52,7 +52,7 @@ def notes(words):
 
 
 def assert_agrees(ours, file, key):
-    "The numbers of a row, 'estimate (low to high), n = …' or an error in per cent, are those of its results file."
+    """The numbers of a row, 'estimate (low to high), n = …' or an error in per cent, are those of its results file."""
     values, _, n = ours.partition(", n = ")
     if file.endswith(".json"):
         found = {
@@ -126,18 +126,46 @@ def test_row_is_true(claim):
 def test_ledger_has_the_papers_numbers():
     assert len(CLAIMS) >= 45 and len({ids(c) for c in CLAIMS}) == len(CLAIMS)
     printed = " ".join(c["paper"] for c in CLAIMS)
-    for number in "37.5 17.0 39.0 18.3 47.1 28.2 45.7 25.7 40.7 18.2 38.1 16.4 16.6 36.7 15.4 15.3 26.2 67.4 40.9 78.1 60.9 1.7 1.4 2,048 650,000 150,528 253,440".split():
+    for number in [
+        "37.5",
+        "17.0",
+        "39.0",
+        "18.3",
+        "47.1",
+        "28.2",
+        "45.7",
+        "25.7",
+        "40.7",
+        "18.2",
+        "38.1",
+        "16.4",
+        "16.6",
+        "36.7",
+        "15.4",
+        "15.3",
+        "26.2",
+        "67.4",
+        "40.9",
+        "78.1",
+        "60.9",
+        "1.7",
+        "1.4",
+        "2,048",
+        "650,000",
+        "150,528",
+        "253,440",
+    ]:
         assert re.search(rf"(?<![\d.]){re.escape(number)}(?![\d.])", printed), number
 
 
 def test_what_was_only_read_is_not_called_reproduced():
-    "The length of training and its drops stand in the notes; no run of ours has them."
+    """The length of training and its drops stand in the notes; no run of ours has them."""
     read = {c["claim"] for c in CLAIMS if c["status"] == "read in the notes"}
     assert read == {"About 90 epochs", "The rate was divided by ten three times"}
 
 
 def test_pages_have_a_place_for_every_status(cells):
-    "The picture of the claims page and the table of the tour count all of them."
+    """The picture of the claims page and the table of the tour count all of them."""
     used = {c["status"] for c in CLAIMS}
     assert used <= STATUS
     for page, id in (("claims.ipynb", "picture"), ("tour.ipynb", "claims-count")):
@@ -146,7 +174,7 @@ def test_pages_have_a_place_for_every_status(cells):
 
 
 def test_gain_of_ten_views_in_the_notes():
-    "What pages say of one view and ten: the runs whose notes have both."
+    """What pages say of one view and ten: the runs whose notes have both."""
     both = [run for run in experiments().values() if run.one and run.ten]
     gains = sorted(100 * (run.one.top1 - run.ten.top1) for run in both)
     on_2012 = sorted(

@@ -1,4 +1,4 @@
-"More than two processes: pairs of columns or whole nets that share the batch, the command line, restarts, several machines."
+"""More than two processes: pairs of columns or whole nets that share the batch, the command line, restarts, several machines."""
 
 import json
 import os
@@ -50,7 +50,8 @@ def torchrun(processes, *options):
 
 def test_four_processes_equal_one_in_float64():
     """As two pairs of columns and as four whole nets: ten steps with dropout, augmentation, decay, every drop of the rate and the end of
-    conv1's training; a batch that divides by the replicas, and 13 pictures in batches of 11 and 2. Mistakes are caught."""
+    conv1's training; a batch that divides by the replicas, and 13 pictures in batches of 11 and 2. Mistakes are caught.
+    """
     cases = [
         "0::16:16:10",
         "0::13:11:5",
@@ -105,7 +106,7 @@ def test_every_picture_is_taken_once():
 
 @pytest.fixture
 def command(tmp_path, monkeypatch):
-    "alexnet-train as pip writes it."
+    """alexnet-train as pip writes it."""
     path = tmp_path / "alexnet-train"
     path.write_text(
         "import sys\nfrom alexnet_nb.training import main\nsys.exit(main())\n"
@@ -139,7 +140,7 @@ def metrics(folder):
 def test_a_killed_process_is_started_again_and_the_end_is_the_same(
     tmp_path, command, fault
 ):
-    "Three whole nets, so that the order of sums would tell; bit for bit."
+    """Three whole nets, so that the order of sums would tell; bit for bit."""
 
     def run(name):
         done = subprocess.run(
@@ -175,7 +176,7 @@ def test_a_killed_process_is_started_again_and_the_end_is_the_same(
 def test_only_the_run_that_the_same_launch_began_goes_on_after_a_restart(
     tmp_path, command
 ):
-    "A folder with somebody else's run is refused at every attempt, by one process of every machine, and stays as it is."
+    """A folder with somebody else's run is refused at every attempt, by one process of every machine, and stays as it is."""
     fit_one(tmp_path / "run")
     before = {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
     done = subprocess.run(
@@ -237,7 +238,7 @@ def test_no_process_outlives_a_killed_torchrun(tmp_path, command):
 
 
 def fit_one(folder):
-    "A whole run of one process, in this one."
+    """A whole run of one process, in this one."""
     config = Config(out_dir=str(folder), **SMALL)
     fit(Worker(start_run(config, layout(1))[0], config, prepare("digits", 72), None))
 
@@ -245,7 +246,7 @@ def fit_one(folder):
 def test_resume_takes_what_the_run_was_begun_with(
     tmp_path, command, monkeypatch, capsys
 ):
-    "Every option but the folder; another one is refused by name."
+    """Every option but the folder; another one is refused by name."""
     fit_one(tmp_path / "run")
     asked = []
     monkeypatch.setattr(
@@ -271,7 +272,7 @@ def test_resume_takes_what_the_run_was_begun_with(
 
 
 def test_two_machines(tmp_path, command):
-    "Two agents of torchrun, a column on each; the same losses as in one process."
+    """Two agents of torchrun, a column on each; the same losses as in one process."""
     agent = lambda: subprocess.Popen(
         [
             *torchrun(
@@ -308,7 +309,7 @@ def test_two_machines(tmp_path, command):
 
 @pytest.mark.skipif(not LONG, reason="minutes of waiting: set ALEXNET_NB_LONG=1")
 def test_a_machine_joins_and_is_lost(tmp_path, command, monkeypatch):
-    "Two agents with --nnodes 1:2, of which the second comes later and is killed: the run goes on from the last checkpoint both times."
+    """Two agents with --nnodes 1:2, of which the second comes later and is killed: the run goes on from the last checkpoint both times."""
     monkeypatch.setenv("ALEXNET_NB_SAVE", "0")
     port, out = (
         training.socket.create_server(("127.0.0.1", 0)).getsockname()[1],
@@ -341,7 +342,7 @@ def test_a_machine_joins_and_is_lost(tmp_path, command, monkeypatch):
             )
 
     def reached(layout, resumed):
-        "Wait until the run has gone on so many times, and for five steps since."
+        """Wait until the run has gone on so many times, and for five steps since."""
         read, end, begin = (
             lambda p: p.read_text() if p.exists() else "",
             time.monotonic() + 120,
@@ -375,7 +376,7 @@ def test_a_machine_joins_and_is_lost(tmp_path, command, monkeypatch):
 
 
 def test_the_command_line_is_config():
-    "Names, types, defaults and comments; a stranger finds everything in --help."
+    """Names, types, defaults and comments; a stranger finds everything in --help."""
     words, kinds = (
         " ".join(command_line().format_help().split()),
         typing.get_type_hints(Config),
@@ -409,7 +410,18 @@ def test_the_command_line_is_config():
                 f.default in (None, "") or f"{comment} (default: {f.default})" in words
             )
     given = command_line().parse_args(
-        "--gpus 4 --together --data photos --width 0.5 --out-dir runs/x --resume".split()
+        [
+            "--gpus",
+            "4",
+            "--together",
+            "--data",
+            "photos",
+            "--width",
+            "0.5",
+            "--out-dir",
+            "runs/x",
+            "--resume",
+        ]
     )
     assert Config(**vars(given)) == Config(
         gpus=4, together=True, data="photos", width=0.5, out_dir="runs/x", resume=True
@@ -522,7 +534,7 @@ def test_what_cannot_be_meant_is_refused(
 
 
 def test_an_interrupted_run_says_how_to_go_on(tmp_path, command):
-    "Ctrl-C, as the shell sends it: to all processes."
+    """Ctrl-C, as the shell sends it: to all processes."""
     run = subprocess.Popen(
         [sys.executable, *command, tmp_path / "run", "--epochs", "300", "--gpus", "2"],
         stdout=subprocess.PIPE,
@@ -583,7 +595,7 @@ export SLURM_CPUS_PER_TASK=32 SLURM_JOB_NODELIST=x SLURM_NNODES=2 SLURM_JOB_ID=7
 
 @pytest.mark.parametrize("begun", [False, True])
 def test_the_slurm_script_says_what_it_means(cells, tmp_path, begun):
-    "The script of the how-to page, with Slurm's programs replaced: torchrun and alexnet-train understand every option."
+    """The script of the how-to page, with Slurm's programs replaced: torchrun and alexnet-train understand every option."""
     from torch.distributed.run import get_args_parser
 
     (script,) = re.findall(

@@ -1,4 +1,4 @@
-"A run is evaluated as it was trained, on its own images or on others, and counts its views as what they are."
+"""A run is evaluated as it was trained, on its own images or on others, and counts its views as what they are."""
 
 import json
 from dataclasses import replace
@@ -23,7 +23,7 @@ def digits():
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, digits):
-    "A small net after one epoch of digits, and its evaluation on its own validation images."
+    """A small net after one epoch of digits, and its evaluation on its own validation images."""
     folder = tmp_path_factory.mktemp("run")
     config = Config(out_dir=str(folder), width=1 / 16, epochs=1)
     start_run(config, layout(1, found=0))[1].close()
@@ -33,7 +33,7 @@ def run(tmp_path_factory, digits):
 
 
 def packed(folder, names, size=72, n=12):
-    "Random images of some classes, packed; brighter than digits, so that their mean is another."
+    """Random images of some classes, packed; brighter than digits, so that their mean is another."""
     rng = np.random.default_rng(0)
     for name in names:
         (folder / "images" / name).mkdir(parents=True)
@@ -134,7 +134,7 @@ def test_images_of_another_size_than_the_mean_are_refused(size):
 
 @pytest.mark.parametrize("size, distinct", [(64, 2), (65, 8), (66, 10), (72, 10)])
 def test_views_are_counted_as_what_they_are(size, distinct):
-    "Without a border all crops are one; with a border of one pixel the center is a corner."
+    """Without a border all crops are one; with a border of one pixel the center is a corner."""
     see = transform(size, 64)
     images = torch.randint(256, (1, 3, size, size), dtype=torch.uint8)
     views = see.views(images, 10)
@@ -144,7 +144,7 @@ def test_views_are_counted_as_what_they_are(size, distinct):
 
 
 def test_the_report_counts_distinct_views(tmp_path, digits):
-    "Stored images of the size of the crop have one view where they are not mirrored."
+    """Stored images of the size of the crop have one view where they are not mirrored."""
     folder = tmp_path / "run"
     config = Config(out_dir=str(folder), width=1 / 16, epochs=1, crop=72)
     start_run(config, layout(1, found=0))[1].close()

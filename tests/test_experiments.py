@@ -1,4 +1,4 @@
-"Experiments keep to the protocol that was written before them, and their summaries follow from their runs; test_redrawn.py draws their pages again."
+"""Experiments keep to the protocol that was written before them, and their summaries follow from their runs; test_redrawn.py draws their pages again."""
 
 import hashlib
 import importlib
@@ -25,7 +25,7 @@ SUMMARIES = dict(
 
 @pytest.fixture
 def experiment(monkeypatch):
-    "A module of nbs/experiments, by name."
+    """A module of nbs/experiments, by name."""
     monkeypatch.syspath_prepend(ROOT / "nbs/experiments")
     return importlib.import_module
 
@@ -57,7 +57,7 @@ def test_summary_follows_from_the_runs(name, experiment, tmp_path):
 
 
 def test_recorded_figure1_keeps_to_its_design(cifar):
-    "Seeds of the arms were not used for the rates; the rate is the best of a grid that it lies inside; at most six runs an arm."
+    """Seeds of the arms were not used for the rates; the rate is the best of a grid that it lies inside; at most six runs an arm."""
     jobs = [job for job, _ in cifar.read(ROOT / "results/figure1")]
     assert len({json.dumps(j, sort_keys=True) for j in jobs}) == len(jobs)
     rates = cifar.best(ROOT / "results/figure1")
@@ -92,7 +92,7 @@ def test_crossing_is_interpolated(cifar):
 
 @pytest.mark.parametrize("activation", ["relu", "tanh"])
 def test_calibrated_start_keeps_the_signal(cifar, activation):
-    "Deviation times the root of the fan-in is the gain, in conv1 divided by the deviation of the pixels."
+    """Deviation times the root of the fan-in is the gain, in conv1 divided by the deviation of the pixels."""
     net = cifar.three_convolutions(activation, "gain", 0, 63.0)
     for p in net.parameters():
         if p.dim() > 1:
@@ -105,7 +105,7 @@ def test_calibrated_start_keeps_the_signal(cifar, activation):
 
 
 def test_recorded_plateau_is_as_the_page_says(experiment):
-    "What its prose says of the small net, beyond the tables that are drawn."
+    """What its prose says of the small net, beyond the tables that are drawn."""
     plateau, small = experiment("plateau"), ROOT / "results/plateau"
     runs = lambda **factors: plateau.spells(small, **factors)
     assert all(left for *_, left in runs(divide=1.0, deviation=0.03)) and not any(
@@ -133,7 +133,7 @@ def test_recorded_plateau_is_as_the_page_says(experiment):
 
 
 def test_recorded_plateau_and_spread_are_as_the_page_says(experiment):
-    "Among raw pixels at each rate a larger spread goes with a shorter plateau; at the same spread divided pixels take longer."
+    """Among raw pixels at each rate a larger spread goes with a shorter plateau; at the same spread divided pixels take longer."""
     plateau, small = experiment("plateau"), ROOT / "results/plateau"
     runs = lambda **factors: plateau.spells(small, **factors)
     for lr in plateau.FACTORS["lr"]:
@@ -158,7 +158,7 @@ def test_recorded_plateau_and_spread_are_as_the_page_says(experiment):
 
 
 def test_recorded_analogues_are_as_the_page_says(experiment):
-    "What its prose says, beyond the tables that are drawn; eight seeds an arm, at rates that lie inside their grids."
+    """What its prose says, beyond the tables that are drawn; eight seeds an arm, at rates that lie inside their grids."""
     analogues, intervals, results = (
         experiment("analogues"),
         experiment("intervals"),
@@ -206,7 +206,7 @@ def test_recorded_analogues_are_as_the_page_says(experiment):
 
 
 def test_recorded_normalisation_and_dropout_are_as_the_page_says(experiment):
-    "Every net with response normalisation has more error and more training loss than the one without of the same seed; dropout takes longer, but not twice as long, in every pair."
+    """Every net with response normalisation has more error and more training loss than the one without of the same seed; dropout takes longer, but not twice as long, in every pair."""
     analogues, intervals, results = (
         experiment("analogues"),
         experiment("intervals"),
@@ -239,7 +239,7 @@ def test_recorded_normalisation_and_dropout_are_as_the_page_says(experiment):
 
 
 def test_recorded_in_place_is_as_the_page_says(experiment):
-    "The same seeds of each start and kind of pixels; who left the plateau; every test is below 0.05; where biases are 1 the loss rises first, and comes back."
+    """The same seeds of each start and kind of pixels; who left the plateau; every test is below 0.05; where biases are 1 the loss rises first, and comes back."""
     plateau, intervals, whole = (
         experiment("plateau"),
         experiment("intervals"),
@@ -292,7 +292,7 @@ def test_recorded_in_place_is_as_the_page_says(experiment):
 
 
 def test_what_it_costs(cifar, tmp_path):
-    "Runs on a processor count by the core; runs that share a GPU, eight at a time, by the minute of the GPU."
+    """Runs on a processor count by the core; runs that share a GPU, eight at a time, by the minute of the GPU."""
     rows = [
         dict(seconds=1800),
         dict(seconds=1800, device="cpu"),
@@ -305,7 +305,7 @@ def test_what_it_costs(cifar, tmp_path):
 
 
 def test_a_split_is_found(experiment):
-    "A net whose one column is coloured and whose other is gray is beyond chance; one dealt at random is not; gray kernels have no colour."
+    """A net whose one column is coloured and whose other is gray is beyond chance; one dealt at random is not; gray kernels have no colour."""
     analogues, g = experiment("analogues"), np.random.default_rng()
     gray, coloured = (
         np.repeat(g.normal(size=(16, 1, 25)), 3, 1),
@@ -325,7 +325,7 @@ def test_a_split_is_found(experiment):
 
 
 def test_length_of_a_plateau(experiment):
-    "The run ends with the window whose mean is under the threshold; a run that did not leave, or gave no number, counts as the most."
+    """The run ends with the window whose mean is under the threshold; a run that did not leave, or gave no number, counts as the most."""
     length = experiment("plateau").length
     assert length([2.3] * 80 + [1.5] * 20, 500, 2.0) == (100, True)
     assert length([2.3] * 500, 500, 2.0) == (500, False)
@@ -333,7 +333,7 @@ def test_length_of_a_plateau(experiment):
 
 
 def test_intervals_against_scipy(experiment):
-    "The exact permutation test counts all 12,870 ways; Holm's values for a case worked by hand; a ratio's interval holds the ratio."
+    """The exact permutation test counts all 12,870 ways; Holm's values for a case worked by hand; a ratio's interval holds the ratio."""
     intervals = experiment("intervals")
     a, b = [1.0, 2, 3, 4, 5, 6, 7, 8], [9.0, 10, 11, 12, 13, 14, 15, 16]
     assert intervals.permuted(a, b) == pytest.approx(2 / math.comb(16, 8))
@@ -356,7 +356,7 @@ def test_intervals_against_scipy(experiment):
 
 
 def ends_above_expectation(runs, arm):
-    "Observed less expected ends in an arm (places in the list of runs), counted time by time as in a textbook."
+    """Observed less expected ends in an arm (places in the list of runs), counted time by time as in a textbook."""
     total = 0.0
     for time in sorted({time for time, ended in runs if ended}):
         at_risk = [i for i, (other, _) in enumerate(runs) if other >= time]
@@ -368,7 +368,7 @@ def ends_above_expectation(runs, arm):
 
 
 def counted_log_rank(*strata):
-    "The exact two-sided p of the log-rank test by going through every way to deal the runs of every stratum."
+    """The exact two-sided p of the log-rank test by going through every way to deal the runs of every stratum."""
     ways = []
     for one, other in strata:
         dealt = itertools.combinations(range(len(one + other)), len(one))
@@ -406,7 +406,7 @@ def test_exact_log_rank_against_every_way_to_deal(experiment, strata):
 
 
 def test_exact_log_rank_of_the_runs_in_place(experiment):
-    "Eight runs a side cannot give less than 2 of 12,870 ways, and the summary prints no smaller p; one pair is counted again by going through all ways."
+    """Eight runs a side cannot give less than 2 of 12,870 ways, and the summary prints no smaller p; one pair is counted again by going through all ways."""
     plateau, intervals, whole = (
         experiment("plateau"),
         experiment("intervals"),
@@ -429,7 +429,7 @@ def test_exact_log_rank_of_the_runs_in_place(experiment):
 
 
 def test_an_end_that_a_stop_has_put_there_is_not_given(experiment):
-    "Of an interval only the end nearer to 0 is left where the group that stayed longer has stopped runs."
+    """Of an interval only the end nearer to 0 is left where the group that stayed longer has stopped runs."""
     plateau, intervals = experiment("plateau"), experiment("intervals")
     quick, slow, stopped = (
         [(0.1, n, left) for n in (a, a + 2, a + 4)]
@@ -458,7 +458,7 @@ def test_an_end_that_a_stop_has_put_there_is_not_given(experiment):
 
 
 def test_check_signal_quotes_the_experiment(experiment):
-    "Its constants are those of the fit, rounded."
+    """Its constants are those of the fit, rounded."""
     from alexnet_nb.learning import PLATEAU
 
     plateau, intervals = experiment("plateau"), experiment("intervals")

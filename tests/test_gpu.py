@@ -1,4 +1,4 @@
-"On a GPU, where there is one: what the processor computes, and the same again."
+"""On a GPU, where there is one: what the processor computes, and the same again."""
 
 import json
 import os
@@ -21,7 +21,7 @@ LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channel
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_response_normalisation(layout):
-    "Value and gradient, in float64; on the processor they come from other code."
+    """Value and gradient, in float64; on the processor they come from other code."""
     x, g = (
         torch.randn(3, 32, 9, 11, dtype=torch.float64).contiguous(
             memory_format=LAYOUTS[layout]
@@ -42,7 +42,7 @@ def test_response_normalisation(layout):
 
 @pytest.mark.parametrize("name", ["paper", "source2012", "caffe", "torchvision"])
 def test_net(name):
-    "Loss and every gradient of a training step with its dropout, in float64."
+    """Loss and every gradient of a training step with its dropout, in float64."""
     recipe, found = reduced(RECIPES[name], 1 / 8, 96), []
     x, y, weights = (
         torch.randn(4, 3, 96, 96, dtype=torch.float64) * 60,
@@ -68,7 +68,7 @@ def test_net(name):
 
 @pytest.fixture
 def trained(tmp_path):
-    "Train digits for an epoch in a folder of that name; what was printed, and the losses of all steps and of the validation."
+    """Train digits for an epoch in a folder of that name; what was printed, and the losses of all steps and of the validation."""
 
     def run(name, hidden=False, **settings):
         settings = dict(epochs=1, out_dir=str(tmp_path / name)) | settings
@@ -91,7 +91,7 @@ def trained(tmp_path):
 
 
 def test_run_follows_that_of_the_processor(trained, tmp_path):
-    "In float64; with gpus=2 one device holds both columns, and says so."
+    """In float64; with gpus=2 one device holds both columns, and says so."""
     (_, here), (_, there) = (
         trained("gpu", gpus=2, precision="float64"),
         trained("cpu", hidden=True, precision="float64"),

@@ -1,4 +1,4 @@
-"The author's experiments: the table, and the recipes made from it."
+"""The author's experiments: the table, and the recipes made from it."""
 
 import csv
 import math
@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-
 from conftest import ROOT
 from torch import nn
 
@@ -72,7 +71,7 @@ def test_parents_exist_and_dates_run_forward():
 
 
 def test_figures_can_be_traced_and_are_counts_of_pictures():
-    "Ten views: whole numbers of wrong pictures among 50,000 (validation, 2012) or 150,000 (test, 2010)."
+    """Ten views: whole numbers of wrong pictures among 50,000 (validation, 2012) or 150,000 (test, 2010)."""
     for r in RUNS.values():
         if not figures(r):
             continue
@@ -133,7 +132,7 @@ def test_recipes_hold_the_authors_numbers():
 
 
 def epochs(recipe, n):
-    "Epochs, counted from 1, at which a rate or the noise changes."
+    """Epochs, counted from 1, at which a rate or the noise changes."""
     rates = [rates_at(recipe, e / n) for e in range(n)]
     return {
         e + 1: {k: v for k, v in b.items() if v != a[k]}
@@ -155,7 +154,7 @@ def test_the_papers_schedules_are_the_recorded_ones(recipe, id, n):
 
 
 def test_rates_follow_the_notes():
-    "147: drops at 23, 51 and 79, where conv1 stops; 171: five levels from 0.01 to 0.00002."
+    """147: drops at 23, 51 and 79, where conv1 stops; 171: five levels from 0.01 to 0.00002."""
     changes = epochs(lab("147"), 90)
     assert list(changes) == [23, 51, 79] and changes[79]["weights"] == pytest.approx(
         1e-5
@@ -173,7 +172,7 @@ def test_names_do_not_meet():
 
 
 def table_text():
-    "The table as it is on disk: id → column → text."
+    """The table as it is on disk: id → column → text."""
     with open(ROOT / "alexnet_nb/lab.tsv", encoding="utf-8") as f:
         return {
             row["id"]: row
@@ -182,7 +181,7 @@ def table_text():
 
 
 def test_every_value_of_the_table_is_read():
-    "No value is lost or changed on the way from the text to the types."
+    """No value is lost or changed on the way from the text to the types."""
     for id, row in table_text().items():
         run = RUNS[id]
         for name in (
@@ -217,7 +216,7 @@ def test_every_value_of_the_table_is_read():
 
 
 def test_columns_of_the_table_agree_with_each_other():
-    "conv1's epochs are those of its drops, and a file saved at the end of a run holds what the last drop says."
+    """conv1's epochs are those of its drops, and a file saved at the end of a run holds what the last drop says."""
     for id, run in RUNS.items():
         if id == "120-4gpu":
             continue  # the timetable of its stage files is in run4.sh, and was not finished
@@ -236,7 +235,7 @@ def test_columns_of_the_table_agree_with_each_other():
 
 
 def test_table_says_when_the_colour_noise_ended():
-    "59 runs note it; some of them at a fraction of an epoch."
+    """59 runs note it; some of them at a fraction of an epoch."""
     noted = {id: run.colour_off for id, run in RUNS.items() if run.colour_off}
     assert (
         len(noted) == 59
@@ -256,7 +255,7 @@ def test_contrast_normalisation_of_109_and_114_is_in_conv2_only():
 
 
 def row_rates(run, progress):
-    "Rates and noise at a point of a run, computed from the row alone, with none of the code that makes recipes."
+    """Rates and noise at a point of a run, computed from the row alone, with none of the code that makes recipes."""
     length = run.planned or (90 if run.weight_schedule else run.epochs or 90)
     now = progress * length + 1 + 1e-9
     usual = {
@@ -300,7 +299,7 @@ def row_rates(run, progress):
 @pytest.mark.parametrize("progress", [0, 0.3, 0.5, 0.7, 0.735, 0.76, 0.9, 0.99])
 @pytest.mark.parametrize("id", LAB)
 def test_recipe_has_the_rates_of_its_row(id, progress):
-    "Weights, conv1's weights and biases, the other biases, and the noise."
+    """Weights, conv1's weights and biases, the other biases, and the noise."""
     assert rates_at(lab(id), progress) == pytest.approx(
         row_rates(RUNS[id], progress), rel=1e-6
     )

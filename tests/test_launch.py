@@ -1,4 +1,4 @@
-"A run on one machine opens no door: its listeners, its environment, the current folder, and what libraries print."
+"""A run on one machine opens no door: its listeners, its environment, the current folder, and what libraries print."""
 
 import base64
 import io
@@ -22,14 +22,14 @@ TRAIN = "from alexnet_nb.training import Config, train; train(Config(out_dir='ru
 
 
 def start(folder, settings, **env):
-    "Train in a process of its own, in a folder of its own."
+    """Train in a process of its own, in a folder of its own."""
     command = [sys.executable, "-c", TRAIN.format(settings)]
     env = os.environ | {"PYTHONPATH": str(ROOT)} | env
     return subprocess.Popen(command, cwd=folder, env=env, stdin=subprocess.DEVNULL)
 
 
 def descendants(pid):
-    "The ids of a process and of all that it has started."
+    """The ids of a process and of all that it has started."""
     parents = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -45,7 +45,7 @@ def descendants(pid):
 
 
 def listeners(pids):
-    "Address and port, as (hexadecimal, number), of every TCP socket on which one of these processes listens."
+    """Address and port, as (hexadecimal, number), of every TCP socket on which one of these processes listens."""
     inodes = set()
     for pid in pids:
         for descriptor in Path(f"/proc/{pid}/fd").glob("*"):
@@ -64,12 +64,12 @@ def listeners(pids):
 
 
 def on_loopback(address):
-    "127.x.x.x, ::1 or ::ffff:127.x.x.x as /proc/net/tcp writes them."
+    """127.x.x.x, ::1 or ::ffff:127.x.x.x as /proc/net/tcp writes them."""
     return address.endswith("7F") or address == "0" * 24 + "01000000"
 
 
 class Attack:
-    "A pickle that makes a file where it is loaded."
+    """A pickle that makes a file where it is loaded."""
 
     def __init__(self, path):
         self.path = path
@@ -80,7 +80,8 @@ class Attack:
 
 def attack(port, path):
     """Put a pickle where torchrun would look for its peers' state, as a stranger could who reaches this port.
-    127.0.0.2 answers only what listens on every interface."""
+    127.0.0.2 answers only what listens on every interface.
+    """
     try:
         socket.create_connection(("127.0.0.2", port), timeout=2).close()
     except OSError:
@@ -122,7 +123,7 @@ def test_a_run_listens_on_loopback_only(tmp_path, gpus):
 
 
 def test_the_store_of_a_run_is_private_and_goes_away(tmp_path, monkeypatch):
-    "torchrun unpickles what is in it, so nobody else may write there."
+    """Torchrun unpickles what is in it, so nobody else may write there."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
     process, modes = start(tmp_path, "gpus=2, epochs=1"), set()
@@ -139,7 +140,8 @@ def test_the_store_of_a_run_is_private_and_goes_away(tmp_path, monkeypatch):
 
 def test_what_a_cluster_has_set_for_another_job_is_left_out(tmp_path):
     """With PET_NNODES=2, which Kubeflow sets, torchrun would wait for a second machine; with PET_MAX_RESTARTS it would
-    start a failed process again and again."""
+    start a failed process again and again.
+    """
     other = dict(
         PET_NNODES="2",
         PET_NODE_RANK="0",
@@ -183,7 +185,7 @@ def test_a_setting_of_the_users_stays(monkeypatch, tmp_path):
 
 
 def test_code_in_the_current_folder_is_not_run(tmp_path):
-    "alexnet-train in a folder of somebody else's images, which holds a torch.py."
+    """alexnet-train in a folder of somebody else's images, which holds a torch.py."""
     (tmp_path / "data").mkdir()
     (tmp_path / "data/torch.py").write_text(f"open({str(tmp_path / 'pwned')!r}, 'w')\n")
     (tmp_path / "alexnet-train").write_text(
@@ -222,7 +224,7 @@ def test_bytes_that_are_not_utf8_go_to_the_log(tmp_path, fault):
 
 @pytest.mark.parametrize("live", [True, False])
 def test_a_terminal_without_block_characters_is_no_error(monkeypatch, live):
-    "The bar of a run in a terminal that knows Latin-1 only."
+    """The bar of a run in a terminal that knows Latin-1 only."""
     raw = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="latin-1"))
     show_line("alexnet_nb~ ██░░ epoch 1\n", io.BytesIO(), live)

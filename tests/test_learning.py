@@ -1,12 +1,11 @@
-"Error rates against a plain count, rates that follow one another, and what recipes say of training."
+"""Error rates against a plain count, rates that follow one another, and what recipes say of training."""
 
 from dataclasses import replace
 
 import pytest
 import torch
 
-from alexnet_nb.learning import error_rates, rates_at
-from alexnet_nb.learning import set_rates, sgd
+from alexnet_nb.learning import error_rates, rates_at, set_rates, sgd
 from alexnet_nb.model import AlexNet
 from alexnet_nb.recipes import (
     RECIPES,
@@ -18,7 +17,6 @@ from alexnet_nb.recipes import (
     torchvision,
 )
 from alexnet_nb.training import Config, check
-
 
 RATES = ("conv1", "conv1_bias", "weights", "biases")
 
@@ -60,7 +58,7 @@ def test_every_drop_of_a_plateau_divides_all_rates_by_ten():
 def test_biases_of_conv1_are_slowed_and_frozen_with_its_weights(
     recipe, length, slowed, frozen
 ):
-    "The other biases keep their rate. layer-params-145.cfg has epsB=0.0 for conv1a and conv1b; 149, saved in the slowed stage, 0.002."
+    """The other biases keep their rate. layer-params-145.cfg has epsB=0.0 for conv1a and conv1b; 149, saved in the slowed stage, 0.002."""
     rates = {
         epoch: rates_at(recipe, (epoch - 1) / length) for epoch in range(1, length + 1)
     }
@@ -76,7 +74,7 @@ def test_biases_of_conv1_are_slowed_and_frozen_with_its_weights(
 
 
 def test_a_frozen_conv1_neither_moves_nor_loses_its_velocity():
-    "Over the recorded schedule, every group at its own rate; when conv1 is frozen its velocity is kept as it is."
+    """Over the recorded schedule, every group at its own rate; when conv1 is frozen its velocity is kept as it is."""
     net = AlexNet(
         replace(source2012, crop=72, kernels=(8, 16, 24, 24, 16), hidden=(32, 32)), 10
     ).double()
@@ -125,7 +123,7 @@ def test_a_frozen_conv1_neither_moves_nor_loses_its_velocity():
 
 
 def test_torchvision_is_trained_as_its_reference_scripts_say():
-    "0.01, divided by ten every 30 of 90 epochs; momentum 0.9; a decay of 0.0001 for all; plain torch's velocity."
+    """0.01, divided by ten every 30 of 90 epochs; momentum 0.9; a decay of 0.0001 for all; plain torch's velocity."""
     rates = [rates_at(torchvision, epoch / 90) for epoch in range(90)]
     for name in RATES:
         assert [r[name] for r in rates] == pytest.approx(
@@ -159,7 +157,7 @@ def test_a_recipe_without_a_training_value_is_refused(monkeypatch):
 
 
 def test_differences_say_what_the_paper_prints():
-    "The paper states eigenvalues, and all kernels of a layer: `not stated` would be false there."
+    """The paper states eigenvalues, and all kernels of a layer: `not stated` would be false there."""
     rows = dict(
         line.strip("| ").split(" | ", 1) for line in diff(paper, caffe).splitlines()
     )

@@ -1,4 +1,4 @@
-"LRN is a drop-in for torch's layer: everything that can be done to that one can be done to this."
+"""LRN is a drop-in for torch's layer: everything that can be done to that one can be done to this."""
 
 import subprocess
 import sys
@@ -12,7 +12,7 @@ LAYOUTS = [torch.contiguous_format, torch.channels_last]
 
 
 def naive(x, n, k, scale, beta, columns):
-    "The printed formula, kernel map by kernel map."
+    """The printed formula, kernel map by kernel map."""
     out, size = torch.empty_like(x), x.shape[1] // columns
     for i in range(x.shape[1]):
         first = i // size * size
@@ -51,7 +51,7 @@ def test_agrees_with_the_naive_loop_forward_and_backward(n, channels, columns, l
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_many_blocks_are_one(layout, monkeypatch):
-    "Block sizes that leave a remainder give the same numbers."
+    """Block sizes that leave a remainder give the same numbers."""
     x, g, settings = (
         draw(7, 6, 5, 5, layout=layout),
         draw(7, 6, 5, 5, layout=layout),
@@ -93,7 +93,7 @@ def test_function_transforms():
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_keeps_the_sum(dtype, layout):
-    "300² is beyond float16. Within the rounding of the result, half precision agrees with float32, forward and backward."
+    """300² is beyond float16. Within the rounding of the result, half precision agrees with float32, forward and backward."""
     x = (draw(2, 8, 3, 3, layout=layout) * 10).to(dtype)
     g, tolerance = torch.ones_like(x), dict(rtol=2 * torch.finfo(dtype).eps, atol=1e-2)
     half, full = (
@@ -161,7 +161,7 @@ print(statistics.median(a / b for a, b in rounds[1:]))
 @pytest.mark.speed
 @pytest.mark.parametrize("layout", ["contiguous_format", "channels_last"])
 def test_is_faster_than_torch_on_a_busy_machine(layout):
-    "With another process on one of the cores."
+    """With another process on one of the cores."""
     busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
         out = subprocess.run(

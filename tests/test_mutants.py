@@ -1,4 +1,4 @@
-"Breaking the package on purpose: every trap about code has a patch that steps into it, and a test that notices."
+"""Breaking the package on purpose: every trap about code has a patch that steps into it, and a test that notices."""
 
 import csv
 import random
@@ -25,7 +25,7 @@ def test_every_trap_with_a_test_has_a_patch_that_fits(mutants):
 
 
 def test_a_sample_of_the_patches_is_caught(mutants, tmp_path):
-    "By the trap's own test; all of them behind the flag."
+    """By the trap's own test; all of them behind the flag."""
     mutants.copy(tmp_path)
     every = mutants.patches()
     for patch in every if LONG else random.SystemRandom().sample(every, 2):

@@ -1,4 +1,4 @@
-"The notebooks keep to the rules of the house."
+"""The notebooks keep to the rules of the house."""
 
 import ast
 import base64
@@ -93,7 +93,7 @@ def test_outputs_are_clean(path):
     "path", [p for p in NOTEBOOKS if p.stem[0].isdigit()], ids=lambda p: p.stem
 )
 def test_page_has_its_form(path):
-    "Naive before exported, a visible check, a picture, the source's note, mistakes, and something to try."
+    """Naive before exported, a visible check, a picture, the source's note, mistakes, and something to try."""
     nb = json.loads(path.read_text())
     prose = "\n".join(source(c) for c in nb["cells"] if c["cell_type"] == "markdown")
     for part in (
@@ -134,7 +134,7 @@ def test_notebooks_import_upward_only():
 
 
 def test_imports_stand_alone(cells):
-    "The docs build runs every cell that imports, so such a cell does nothing else."
+    """The docs build runs every cell that imports, so such a cell does nothing else."""
     for path in NOTEBOOKS:
         for cell in cells(path.name):
             if cell["cell_type"] != "code" or "nbdev_export" in source(cell):
@@ -145,7 +145,7 @@ def test_imports_stand_alone(cells):
 
 
 def test_readme_is_made_from_index(tmp_path):
-    "Made again in another folder, README.md and its drawing are the committed ones."
+    """Made again in another folder, README.md and its drawing are the committed ones."""
     site = runpy.run_path(str(ROOT / ".ci/site.py"))
     (tmp_path / "nbs").mkdir()
     site["readme"](tmp_path)
@@ -161,7 +161,7 @@ def test_readme_is_made_from_index(tmp_path):
 
 
 def test_package_is_exported(tmp_path):
-    "nbdev_export on a copy gives the committed package."
+    """nbdev_export on a copy gives the committed package."""
     subprocess.run(
         ["git", "-C", ROOT, "checkout-index", "-a", f"--prefix={tmp_path}/"], check=True
     )

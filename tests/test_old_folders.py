@@ -1,4 +1,4 @@
-"Runs and packed sets that an earlier version wrote are read, verified and resumed, or refused by name."
+"""Runs and packed sets that an earlier version wrote are read, verified and resumed, or refused by name."""
 
 import json
 import shutil
@@ -17,8 +17,6 @@ from alexnet_nb.training import (
     checkpoints,
     fit,
     last_checkpoint,
-    layout,
-    start_run,
     typed,
 )
 
@@ -37,7 +35,7 @@ def test_a_packed_set_opens_and_is_whole(store):
 
 
 def resumed(folder, data, **changes):
-    "The run in a folder, as the configuration that is stored there asks for it."
+    """The run in a folder, as the configuration that is stored there asks for it."""
     stored = begun_with(str(folder))
     known = {
         name: typed(name, stored[name], kind)
@@ -51,7 +49,7 @@ def resumed(folder, data, **changes):
 
 
 def test_a_run_is_resumed_to_its_end(tmp_path):
-    "And its weights differ from those it had, are finite, and its metrics follow on."
+    """And its weights differ from those it had, are finite, and its metrics follow on."""
     shutil.copytree(OLD / "run", tmp_path, dirs_exist_ok=True)
     data = check(OLD / "packed-raw")
     before = load_file(last_checkpoint(resumed(tmp_path, data)) / "weights.safetensors")

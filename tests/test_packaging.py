@@ -1,4 +1,4 @@
-"The wheel builds, installs and imports outside the repository, and needs torch, torchvision and numpy only."
+"""The wheel builds, installs and imports outside the repository, and needs torch, torchvision and numpy only."""
 
 import configparser
 import subprocess

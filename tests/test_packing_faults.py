@@ -48,7 +48,7 @@ PATIENCE = 300  # seconds after which a process that should have ended is called
 
 
 def noise_images(folder, count=12, classes=("a", "b"), size=20):
-    "Write random PNG files into the folders of some classes."
+    """Write random PNG files into the folders of some classes."""
     rng = np.random.default_rng(0)
     for name in classes:
         (folder / name).mkdir(parents=True, exist_ok=True)
@@ -106,7 +106,7 @@ def test_600_parts_are_summed_with_a_shared_memory_of_1_MB(tmp_path):
 
 
 class Items:
-    "Ten items, the sixth of which brings its process into trouble."
+    """Ten items, the sixth of which brings its process into trouble."""
 
     def __init__(self, trouble):
         self.trouble = trouble
@@ -162,7 +162,7 @@ def tangle():
     ],
 )
 def test_a_process_in_trouble_ends_the_work_with_a_sentence(trouble, reason):
-    "In a process of its own: the fault that this looks for is to wait for ever."
+    """In a process of its own: the fault that this looks for is to wait for ever."""
     code = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         "import test_packing_faults as faults\n"
@@ -186,7 +186,7 @@ def test_a_process_in_trouble_ends_the_work_with_a_sentence(trouble, reason):
 
 
 def test_a_worker_killed_mid_way_is_named_and_packing_goes_on(tmp_path, monkeypatch):
-    "Of the two workers one is killed over a file; without it the next run ends whole."
+    """Of the two workers one is killed over a file; without it the next run ends whole."""
     if sys.platform != "linux":
         pytest.skip("the workers inherit the fault by fork")
     noise_images(tmp_path / "in", 100)
@@ -233,7 +233,7 @@ if __name__ == "__main__":
 def test_where_processes_are_not_forked_a_mapped_file_is_handed_over_by_its_path(
     tmp_path,
 ):
-    "Python 3.14 on Linux starts a fork server, macOS and Windows spawn."
+    """Python 3.14 on Linux starts a fork server, macOS and Windows spawn."""
     noise_images(tmp_path / "in", 300)
     expected = []
     for quality in (None, 90):
@@ -260,7 +260,7 @@ class PowerCut(Exception):
 
 
 def pack_until(monkeypatch, source, out, function, **options):
-    "Pack until a function of the package is called; return the unfinished folder."
+    """Pack until a function of the package is called; return the unfinished folder."""
 
     def cut(*args):
         raise PowerCut
@@ -273,7 +273,7 @@ def pack_until(monkeypatch, source, out, function, **options):
 
 
 def same_files(a, b):
-    "Have two folders the same files with the same bytes?"
+    """Have two folders the same files with the same bytes?"""
     names = [sorted(p.relative_to(f) for p in f.rglob("*")) for f in (a, b)]
     files = [name for name in names[0] if (a / name).is_file()]
     same = all((a / n).read_bytes() == (b / n).read_bytes() for n in files)
@@ -282,7 +282,7 @@ def same_files(a, b):
 
 @pytest.fixture
 def three_chunks(tmp_path):
-    "A folder with more than three chunks for training, and what is made of it."
+    """A folder with more than three chunks for training, and what is made of it."""
     source = noise_images(tmp_path / "in", 3 * CHUNK // 2 + 10)
     return source, pack(source, tmp_path / "whole", 16, **QUIET).path
 
@@ -292,7 +292,7 @@ def three_chunks(tmp_path):
 def test_a_journal_ahead_of_its_data_is_cut_back(
     tmp_path, monkeypatch, three_chunks, images, quality
 ):
-    "What reached the disk is the journal, and some of the images or none."
+    """What reached the disk is the journal, and some of the images or none."""
     source, whole = three_chunks
     if quality:
         whole = pack(source, tmp_path / "jpegs", 16, quality=quality, **QUIET).path
@@ -347,7 +347,7 @@ def test_a_damaged_plan_does_not_block_later_tries(
 def test_what_was_finished_of_another_plan_does_not_get_the_name(
     tmp_path, monkeypatch, three_chunks
 ):
-    "Killed between the last file and the rename, then begun with other arguments."
+    """Killed between the last file and the rename, then begun with other arguments."""
     source, whole = three_chunks
     cut = pack_until(monkeypatch, source, tmp_path / "out", "pixel_statistics")
     for path in whole.rglob("*"):
@@ -357,7 +357,7 @@ def test_what_was_finished_of_another_plan_does_not_get_the_name(
 
 
 def test_an_interrupt_loses_nothing(tmp_path, three_chunks):
-    "The lines of an interrupted run are written, whatever the time since the last."
+    """The lines of an interrupted run are written, whatever the time since the last."""
     source, _ = three_chunks
 
     def tell(done):
@@ -374,7 +374,7 @@ def test_an_interrupt_loses_nothing(tmp_path, three_chunks):
 
 @pytest.fixture
 def disk(monkeypatch):
-    "What has reached the disk: the real calls are made, and noted beside."
+    """What has reached the disk: the real calls are made, and noted beside."""
     synced, renamed = {}, []
     fsync, rename, replace = os.fsync, os.rename, os.replace
 
@@ -419,7 +419,7 @@ def test_files_have_reached_the_disk_before_they_get_their_names(
 def test_data_have_reached_the_disk_before_their_journal_line(
     tmp_path, monkeypatch, three_chunks
 ):
-    "Looked at whenever the journal is longer than before."
+    """Looked at whenever the journal is longer than before."""
     monkeypatch.setattr(preprocessing, "SYNC_SECONDS", 0)
     fsync, reached, seen = os.fsync, {}, []
     partial = tmp_path / ".out.partial"
@@ -518,7 +518,7 @@ def test_names_are_utf8_whatever_the_locale(tmp_path):
 
 
 def odd_files(folder):
-    "Put beside the images of a folder what is no image; return the names, as bytes."
+    """Put beside the images of a folder what is no image; return the names, as bytes."""
     names = {
         "gone.png": lambda path: path.symlink_to("/nowhere/x.png"),
         "fifo.jpg": os.mkfifo,
@@ -535,7 +535,7 @@ def odd_files(folder):
 
 @pytest.mark.parametrize("processes", [0, 2])
 def test_what_is_no_image_is_left_out_by_name(tmp_path, processes):
-    "In a process of its own: one that reads a FIFO or /dev/zero does not come back."
+    """In a process of its own: one that reads a FIFO or /dev/zero does not come back."""
     noise_images(tmp_path / "in")
     odd = odd_files(tmp_path / "in/a")
     code = (
@@ -563,7 +563,7 @@ def test_what_is_no_image_is_left_out_by_name(tmp_path, processes):
 
 
 def test_a_file_that_vanishes_is_left_out_by_name(tmp_path):
-    "Between the listing and the hash of the list; and between that and the reading."
+    """Between the listing and the hash of the list; and between that and the reading."""
     noise_images(tmp_path / "in")
     source = list_images(tmp_path / "in")
     (tmp_path / "in/a/0.png").unlink()
@@ -579,7 +579,7 @@ def test_a_file_that_vanishes_is_left_out_by_name(tmp_path):
 
 
 def test_file_names_of_any_bytes_are_packed_and_printed_as_one_line(tmp_path):
-    "Latin-1, escape sequences and line breaks, of readable and of unreadable files."
+    """Latin-1, escape sequences and line breaks, of readable and of unreadable files."""
     noise_images(tmp_path / "in")
     folder = os.fsencode(tmp_path / "in/a") + b"/"
     readable = [b"\xe9t\xe9.png", b"\x1b[2J.png", b"new\nline.png", "ü.png".encode()]
@@ -622,7 +622,7 @@ def test_hidden_and_system_folders_are_passed_over_by_name(tmp_path):
 
 
 def test_a_class_that_loses_all_its_images_is_refused_by_name(tmp_path):
-    "Few as they are, they would pass as ten unreadable files."
+    """Few as they are, they would pass as ten unreadable files."""
     noise_images(tmp_path / "in", 12, classes=("a", "b"))
     noise_images(tmp_path / "in", 4, classes=("lost",))
     for path in (tmp_path / "in/lost").iterdir():
@@ -640,7 +640,7 @@ def test_where_there_is_no_image_what_was_found_is_named(tmp_path):
 
 
 def test_links_to_folders_are_followed_once(tmp_path):
-    "One to other images, one to its own folder, and two that lead to each other."
+    """One to other images, one to its own folder, and two that lead to each other."""
     folder = noise_images(tmp_path / "in", 4)
     noise_images(tmp_path, 3, classes=("elsewhere",))
     (folder / "a/more").symlink_to(tmp_path / "elsewhere")
@@ -660,7 +660,7 @@ def test_links_to_folders_are_followed_once(tmp_path):
 
 
 def test_the_key_of_an_ordinary_folder_is_what_it_was(tmp_path):
-    "Else every packed copy in a cache would be made again."
+    """Else every packed copy in a cache would be made again."""
     noise_images(tmp_path / "in", 3)
     for path in tmp_path.rglob("*.png"):
         path.write_bytes(path.name.encode())
@@ -677,7 +677,7 @@ def test_the_key_of_an_ordinary_folder_is_what_it_was(tmp_path):
 
 
 def test_only_the_documented_formats_are_opened(tmp_path):
-    "Whatever Pillow can write is tried under the name of a JPEG, and as a stored JPEG."
+    """Whatever Pillow can write is tried under the name of a JPEG, and as a stored JPEG."""
     Image.init()
     opened = set()
     for name in sorted(set(Image.SAVE) & set(Image.OPEN)):
@@ -703,7 +703,7 @@ def test_only_the_documented_formats_are_opened(tmp_path):
 
 
 def test_ghostscript_is_not_started(tmp_path, monkeypatch):
-    "By a file of an image folder, or by what stands for a JPEG in a packed set."
+    """By a file of an image folder, or by what stands for a JPEG in a packed set."""
     (tmp_path / "gs").write_text(f"#!/bin/sh\necho called >> {tmp_path}/called\n")
     (tmp_path / "gs").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
@@ -727,7 +727,7 @@ def tiff(tags=(), **options):
 
 
 def twelve_bit_tiff(values):
-    "A TIFF that says that it has 12 bits: Pillow reads these and cannot write them."
+    """A TIFF that says that it has 12 bits: Pillow reads these and cannot write them."""
     high, low = values.reshape(-1, 2).T
     packed = np.stack([high >> 4, (high & 15) << 4 | low >> 8, low & 255], 1)
     data = packed.astype(np.uint8).tobytes()
@@ -781,7 +781,7 @@ def test_12_declared_bits_become_0_to_255(tmp_path):
 
 
 def rgb_ramp_png(scale):
-    "A PNG with 16 bits a color, which Pillow reads and cannot write."
+    """A PNG with 16 bits a color, which Pillow reads and cannot write."""
     rows = (RAMP * scale).round().astype(">u2")
     raw = b"".join(b"\0" + np.repeat(row, 3).tobytes() for row in rows)
     header = struct.pack(">IIBBBBB", 64, 64, 16, 2, 0, 0, 0)
@@ -794,7 +794,7 @@ def rgb_ramp_png(scale):
 
 
 def test_16_bits_a_color(tmp_path):
-    "All of them, and 12 of them, which Pillow alone would make 0 to 15."
+    """All of them, and 12 of them, which Pillow alone would make 0 to 15."""
     path = tmp_path / "x.png"
     path.write_bytes(rgb_ramp_png(65535))
     assert np.abs(read_square(path, 64) - RAMP * 255).max() <= 1
@@ -831,7 +831,7 @@ def test_an_unknown_range_is_left_out_by_name_and_never_black(tmp_path, name):
 
 
 def test_modes_with_an_a_in_their_name(tmp_path):
-    "LAB has no transparency; La is LA with its grey multiplied by it."
+    """LAB has no transparency; La is LA with its grey multiplied by it."""
     photo = Image.fromarray(load_sample_image("china.jpg")).resize((160, 120))
     expected = np.asarray(to_square(photo, 64)).astype(int)
     profiles = [ImageCms.createProfile(name) for name in ("sRGB", "LAB")]
@@ -853,7 +853,7 @@ def test_modes_with_an_a_in_their_name(tmp_path):
 
 
 def test_a_planted_lock_does_no_harm(tmp_path):
-    "A link under the lock's name to a file of the user, or to one that is not there."
+    """A link under the lock's name to a file of the user, or to one that is not there."""
     noise_images(tmp_path / "in")
     victim = tmp_path / "thesis"
     for i, target in enumerate((victim, tmp_path / "new")):
@@ -869,7 +869,7 @@ def test_a_planted_lock_does_no_harm(tmp_path):
 
 
 def test_one_packer_at_a_time_after_another_has_failed(tmp_path):
-    "One waits for the lock that its owner removes, then a third comes."
+    """One waits for the lock that its owner removes, then a third comes."""
     inside, most = [], []
     held, waiting, entered = (threading.Event() for _ in range(3))
 
@@ -911,14 +911,14 @@ def test_one_packer_at_a_time_after_another_has_failed(tmp_path):
 
 
 def waits_for_a_lock():
-    "Does a thread of this process wait for a lock? (From the kernel's list.)"
+    """Does a thread of this process wait for a lock? (From the kernel's list.)"""
     with open("/proc/locks") as locks:
         return any("-> FLOCK" in line and f" {os.getpid()} " in line for line in locks)
 
 
 @pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.EIO])
 def test_a_disk_without_locks_is_tolerated(tmp_path, monkeypatch, code):
-    "As a run does; another error of the disk is an error."
+    """As a run does; another error of the disk is an error."""
 
     def flock(*args):
         raise OSError(code, os.strerror(code))

@@ -1,4 +1,4 @@
-"The figures to play with show the package's numbers, with a mouse, a finger or the keyboard alone, and a picture without JavaScript."
+"""The figures to play with show the package's numbers, with a mouse, a finger or the keyboard alone, and a picture without JavaScript."""
 
 import base64
 import json
@@ -27,7 +27,7 @@ NOTEBOOKS = {
 
 @pytest.fixture
 def figure(site, browser):
-    "Opens the page of a figure; returns its root. Nothing may fail on the page, or be fetched from elsewhere."
+    """Opens the page of a figure; returns its root. Nothing may fail on the page, or be fetched from elsewhere."""
     contexts, faults = [], []
 
     def start(id, wide=1200, script=True, seed=1, **options):
@@ -63,7 +63,7 @@ def figure(site, browser):
 
 
 def put(root, **values):
-    "Sets controls by name, as a reader would."
+    """Sets controls by name, as a reader would."""
     for name, value in values.items():
         control = root.locator(f"[name={name}]")
         if control.count() > 1:
@@ -79,7 +79,7 @@ def value(root, name):
 
 
 def values(root, words="dataset.value"):
-    "Every number of a figure by name, or every text."
+    """Every number of a figure by name, or every text."""
     return root.evaluate(
         f"r => Object.fromEntries([...r.querySelectorAll('[data-out]')].map(e => [e.dataset.out, e.{words}]))"
     )
@@ -93,7 +93,7 @@ def text(root, name):
 
 
 def torch_size(size, kernel, stride, pad, way):
-    "How many windows torch counts; 0 where it refuses."
+    """How many windows torch counts; 0 where it refuses."""
     try:
         if way == "ceil":
             return F.max_pool1d(
@@ -281,7 +281,7 @@ PIXELS = """async (e, source) => {
 
 
 def pixels(locator, source=False):
-    "3 × side × side, of a canvas or of the embedded photograph."
+    """3 × side × side, of a canvas or of the embedded photograph."""
     flat = np.frombuffer(base64.b64decode(locator.evaluate(PIXELS, source)), np.uint8)
     side = round((len(flat) / 4) ** 0.5)
     return torch.from_numpy(
@@ -291,7 +291,7 @@ def pixels(locator, source=False):
 
 @pytest.fixture(scope="module")
 def temple():
-    "The photograph of the figure as the package prepares it, and its covariance."
+    """The photograph of the figure as the package prepares it, and its covariance."""
     from PIL import Image
     from sklearn.datasets import load_sample_image
 
@@ -304,7 +304,7 @@ def temple():
 
 
 def as_trained(photo, cov, axes, top, left, flip, factors):
-    "What the package makes of these choices, and the shift, before a mean is subtracted. An axis may point either way."
+    """What the package makes of these choices, and the shift, before a mean is subtracted. An axis may point either way."""
     ours, see = (
         colour_axes(cov),
         Input(paper, np.zeros((3, 256, 256)), cov, dtype=torch.float64),
@@ -325,7 +325,7 @@ def page_axes(root):
 
 
 def agrees(root, photo, cov, axes, *choices):
-    "Does the canvas hold these pixels, and do the words give this shift?"
+    """Does the canvas hold these pixels, and do the words give this shift?"""
     wanted, shift = as_trained(photo, cov, axes, *choices)
     assert [value(root, c) for c in ("red", "green", "blue")] == pytest.approx(
         shift.tolist(), rel=1e-6, abs=1e-9
@@ -509,7 +509,7 @@ def test_mouse(figure):
 
 
 def test_on_a_phone(figure):
-    "No sideways scrolling, targets of 40 pixels, and a finger moves things."
+    """No sideways scrolling, targets of 40 pixels, and a finger moves things."""
     for id in PAGES:
         root = figure(id, wide=390, has_touch=True, is_mobile=True)
         assert root.evaluate("() => document.documentElement.scrollWidth") <= 390
@@ -615,7 +615,7 @@ def test_without_script_there_is_a_picture(figure, id):
 
 @pytest.mark.parametrize("id", PAGES)
 def test_pages_hold_the_script_and_the_styles(id):
-    "A page embeds both files; run its notebook again after a change."
+    """A page embeds both files; run its notebook again after a change."""
     nb = json.loads((ROOT / f"nbs/{NOTEBOOKS[id]}.ipynb").read_text())
     outputs = [
         "".join(o.get("data", {}).get("text/html", ""))

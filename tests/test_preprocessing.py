@@ -1,4 +1,4 @@
-"From any pile of files to a packed data set: odd pictures, interrupts, full disks, several processes."
+"""From any pile of files to a packed data set: odd pictures, interrupts, full disks, several processes."""
 
 import hashlib
 import io
@@ -114,7 +114,7 @@ def jpegs(folder, n=12, classes=2):
 
 @pytest.mark.parametrize("decoder", ["torchvision", "PIL"])
 def test_fast_jpegs_equal_pil(tmp_path, monkeypatch, decoder):
-    "To within 2 grey levels in any picture, 0.5 on average, of PIL with torchvision's Resize and CenterCrop; without torchvision's decoder, too."
+    """To within 2 grey levels in any picture, 0.5 on average, of PIL with torchvision's Resize and CenterCrop; without torchvision's decoder, too."""
     if decoder == "PIL":
         monkeypatch.delattr("torchvision.io.decode_jpeg")
     jpegs(tmp_path)
@@ -217,7 +217,7 @@ PACK = "import sys; from alexnet_nb.preprocessing import pack; pack(sys.argv[1],
 
 
 def test_killed_at_any_moment_it_goes_on(tmp_path):
-    "What is there after a kill is nothing or a whole set, and a second run makes the bytes of an undisturbed one."
+    """What is there after a kill is nothing or a whole set, and a second run makes the bytes of an undisturbed one."""
     jpegs(tmp_path / "in", 10 * CHUNK)
     whole = digest(pack(tmp_path / "in", tmp_path / "whole", 64, **quiet).path)
     rng, resumed = np.random.default_rng(), 0
@@ -346,7 +346,7 @@ print("whole")
 
 
 def test_a_disk_that_fills_on_the_way(tmp_path):
-    "On a tmpfs of 4 MB: an error, and the next run goes on."
+    """On a tmpfs of 4 MB: an error, and the next run goes on."""
     if subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode:
         pytest.skip("no permission for a mount of its own")
     jpegs(tmp_path / "in", 5 * CHUNK)
@@ -385,7 +385,7 @@ def tar(path, folder, mode="w:gz"):
 
 
 def test_cifar10_in_miniature(tmp_path):
-    "torchvision's own archive layout, with a subclass that names the checksums; a damaged archive is refused."
+    """Torchvision's own archive layout, with a subclass that names the checksums; a damaged archive is refused."""
     folder, md5 = tmp_path / "cifar-10-batches-py", {}
     folder.mkdir()
     for name, n in {
@@ -447,7 +447,7 @@ def test_imagenette_in_miniature(tmp_path):
 
 
 def imagenet(tmp_path):
-    "A miniature of ILSVRC-2012 as torchvision leaves it: folders by WordNet id, and meta.bin."
+    """A miniature of ILSVRC-2012 as torchvision leaves it: folders by WordNet id, and meta.bin."""
     import torch
 
     wnids = ["n01440764", "n01443537", "n01484850"]
@@ -479,7 +479,7 @@ def test_imagenet_in_miniature(tmp_path):
 
 
 def test_imagenet_archives_in_miniature(tmp_path, monkeypatch):
-    "From the three archives as they are downloaded, with checksums of their own; a damaged one is refused."
+    """From the three archives as they are downloaded, with checksums of their own; a damaged one is refused."""
     from scipy.io import savemat
     from torchvision.datasets import imagenet as module
 

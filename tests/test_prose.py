@@ -1,4 +1,4 @@
-"No result is typed into prose: a figure with a unit stands in an output of its page, in the paper or the ledger, in the notes, or in quoted.tsv with its origin."
+"""No result is typed into prose: a figure with a unit stands in an output of its page, in the paper or the ledger, in the notes, or in quoted.tsv with its origin."""
 
 import csv
 import json
@@ -34,14 +34,14 @@ NOTES |= {f"{run.epochs:g}" for run in experiments().values() if run.epochs}
 
 
 def figures(text):
-    "Figures with a unit in prose, without code, links and mathematics."
+    """Figures with a unit in prose, without code, links and mathematics."""
     return FIGURE.findall(
         re.sub(r"```.*?```|`[^`\n]*`|\]\([^)]*\)|\$[^$]*\$", " ", text, flags=re.S)
     )
 
 
 def typed(page, cells):
-    "Figures of a page that stand in no output of it, not in the paper, the notes, or the list of quotations."
+    """Figures of a page that stand in no output of it, not in the paper, the notes, or the list of quotations."""
     outputs = " ".join(
         json.dumps(
             [o.get("data", {}).get(k, "") for k in ("text/markdown", "text/plain")]
@@ -72,7 +72,7 @@ def test_no_result_is_typed(path):
 
 
 def test_quotations_are_needed():
-    "Every line of quoted.tsv has an origin, and its figure stands on its page."
+    """Every line of quoted.tsv has an origin, and its figure stands on its page."""
     for q in QUOTED:
         assert q["origin"]
         pages = [p for p in PAGES if q["page"] in (p.stem, "")]
@@ -101,7 +101,7 @@ FREQUENCY = re.compile(
 
 
 def test_no_frequency_without_a_source(cells):
-    "How often something happens to others is not known here: pages link to threads instead of saying it."
+    """How often something happens to others is not known here: pages link to threads instead of saying it."""
     texts = {path.name: path.read_text() for path in (ROOT / "nbs").glob("*.tsv")}
     for path in PAGES:
         name = str(path.relative_to(ROOT / "nbs"))
@@ -116,7 +116,7 @@ def test_no_frequency_without_a_source(cells):
 
 
 def test_weights_that_a_page_promises_can_be_loaded(cells):
-    "A page that says whose weights are taken means a function of the package."
+    """A page that says whose weights are taken means a function of the package."""
     import alexnet_nb.model
 
     for path in PAGES:
@@ -136,7 +136,7 @@ def test_weights_that_a_page_promises_can_be_loaded(cells):
 
 @pytest.mark.parametrize("page", ["01_preprocessing", "07_augmentation"])
 def test_photographs_of_others_are_credited(page, cells):
-    "A page that shows scikit-learn's photographs names their authors, with links, and the license."
+    """A page that shows scikit-learn's photographs names their authors, with links, and the license."""
     code, prose = (
         "\n".join(
             "".join(c["source"])

@@ -59,12 +59,12 @@ DRAWN = {
 
 
 def code_of(cell):
-    "Return the code of a cell without the lines that only IPython reads."
+    """Return the code of a cell without the lines that only IPython reads."""
     return re.sub(r"^\s*[%!].*$", "", "".join(cell["source"]), flags=re.M)
 
 
 def names_of(code):
-    "Return the names that a cell defines, and those it reads from outside, also inside of its functions."
+    """Return the names that a cell defines, and those it reads from outside, also inside of its functions."""
     table = symtable.symtable(code, "cell", "exec")
     defined = {
         s.get_name()
@@ -105,7 +105,7 @@ def needed(cells, target):
 
 
 def drawn(page):
-    "Return the code cells of a page that are executed again, in their order, and the ids of those that are compared."
+    """Return the code cells of a page that are executed again, in their order, and the ids of those that are compared."""
     cells = [
         c for c in json.loads(page.read_text())["cells"] if c["cell_type"] == "code"
     ]
@@ -132,7 +132,7 @@ def kernel():
 
 
 def execute(kernel, page, cells):
-    "Execute cells in the folder of their page, without what the page before has left; return id → outputs."
+    """Execute cells in the folder of their page, without what the page before has left; return id → outputs."""
     start = nbformat.v4.new_code_cell(
         f"%reset -f\nimport os\nos.chdir({str(page.parent)!r})"
     )
@@ -153,7 +153,7 @@ def joined(text):
 
 
 def pixels(data):
-    "Return a picture, small, so that the last bits of another machine's fonts do not count."
+    """Return a picture, small, so that the last bits of another machine's fonts do not count."""
     return np.asarray(
         Image.open(io.BytesIO(base64.b64decode(joined(data))))
         .convert("RGBA")
@@ -163,7 +163,7 @@ def pixels(data):
 
 
 def apart(stored, computed):
-    "Return how far two pictures differ, from 0 to 255: on average, and in the one of their 288 tiles where most."
+    """Return how far two pictures differ, from 0 to 255: on average, and in the one of their 288 tiles where most."""
     difference = np.abs(pixels(stored) - pixels(computed))
     return difference.mean(), difference.reshape(12, 10, 24, 10, 4).mean(
         (1, 3, 4)
@@ -171,7 +171,7 @@ def apart(stored, computed):
 
 
 def differences(stored, computed):
-    "Say where the outputs of a cell differ: words and drawings by every character, pictures by their pixels."
+    """Say where the outputs of a cell differ: words and drawings by every character, pictures by their pixels."""
     kinds = [sorted(o["data"]) if "data" in o else o["output_type"] for o in stored]
     again = [sorted(o["data"]) if "data" in o else o["output_type"] for o in computed]
     if kinds != again:
@@ -222,7 +222,7 @@ def test_computed_again_it_is_what_is_stored(page, kernel):
 
 
 def test_a_stale_output_is_found():
-    "One number of a table, and a picture in which one bar is longer."
+    """One number of a table, and a picture in which one bar is longer."""
     table = lambda rows: [
         dict(
             output_type="execute_result",

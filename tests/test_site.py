@@ -1,4 +1,4 @@
-"The site builds in one command, its links and mathematics are whole, and it says to others what it is. What needs a browser is in test_browser.py."
+"""The site builds in one command, its links and mathematics are whole, and it says to others what it is. What needs a browser is in test_browser.py."""
 
 import hashlib
 import html.parser
@@ -30,7 +30,7 @@ def pages(site):
 
 
 class Outline(html.parser.HTMLParser):
-    "What any renderer's page holds: its blocks in order, links with their words, head."
+    """What any renderer's page holds: its blocks in order, links with their words, head."""
 
     BLOCKS = ("h1", "h2", "h3", "h4", "pre", "p")
 
@@ -67,13 +67,13 @@ class Outline(html.parser.HTMLParser):
             self.link[1] += data
 
     def heading(self, name):
-        "The first heading at or after an id."
+        """The first heading at or after an id."""
         blocks = self.blocks[self.ids[name] :]
         return next(words.strip() for tag, words in blocks if tag[0] == "h")
 
 
 def meta(page):
-    "Names and contents of a page's meta tags."
+    """Names and contents of a page's meta tags."""
     tags = [a for tag, a in Outline(page).tags if tag == "meta" and "content" in a]
     return {a.get("name") or a.get("property"): a["content"] for a in tags}
 
@@ -133,7 +133,7 @@ def test_links_to_a_missing_anchor_are_found(tmp_path):
 
 @pytest.mark.parametrize("module", MODULES)
 def test_every_exported_symbol_is_documented_on_its_page(pages, module):
-    "A function or class under a heading of its own, with its signature and a sentence; a constant in the code that is shown."
+    """A function or class under a heading of its own, with its signature and a sentence; a constant in the code that is shown."""
     page, code = Outline(pages[module]), importlib.import_module(f"alexnet_nb.{module}")
     blocks = page.blocks
     shown = "\n".join(words for tag, words in blocks if tag == "pre")
@@ -156,7 +156,7 @@ def test_every_exported_symbol_is_documented_on_its_page(pages, module):
 
 
 def test_links_that_show_a_name_lead_to_its_heading(pages):
-    "A link to `LRN` leads to the class, not to the function `lrn`."
+    """A link to `LRN` leads to the class, not to the function `lrn`."""
     outlines = {name: Outline(page) for name, page in pages.items()}
     names = {
         name
@@ -264,12 +264,12 @@ def test_the_page_for_lost_readers_works_in_any_folder(pages):
 
 @pytest.fixture
 def copy(site, tmp_path):
-    "The staged copy of this site, to be broken."
+    """The staged copy of this site, to be broken."""
     return shutil.copytree(ROOT / "_proc", tmp_path / "staged")
 
 
 def notebook(copy, name, change):
-    "Change one notebook of the copy."
+    """Change one notebook of the copy."""
     path = copy / f"{name}.ipynb"
     content = json.loads(path.read_text())
     change(content["cells"])
@@ -283,7 +283,7 @@ def replaced(copy, name, old, new):
 
 
 def markdown(*lines):
-    "A change that adds a cell of prose."
+    """A change that adds a cell of prose."""
     cell = dict(
         cell_type="markdown",
         metadata={},
@@ -294,7 +294,7 @@ def markdown(*lines):
 
 
 def stage_as_strings(copy):
-    "As `.ci/site.py` once did, everywhere."
+    """As `.ci/site.py` once did, everywhere."""
     for path in copy.rglob("*.ipynb"):
 
         def join(cells):
@@ -305,7 +305,7 @@ def stage_as_strings(copy):
 
 
 def leave_html(cells):
-    "As nbdev stages the output of a cell that displays HTML."
+    """As nbdev stages the output of a cell that displays HTML."""
     output = next(
         o
         for c in cells
@@ -506,7 +506,7 @@ def test_a_staged_copy_that_quarto_would_break_is_found(copy, what):
 
 
 def test_nothing_is_rendered_from_such_a_copy(copy, monkeypatch, capsys):
-    "The command ends with a message, and so with 1."
+    """The command ends with a message, and so with 1."""
     stage_as_strings(copy)
     command = CHECK["main"].__globals__
     for name in ("readme", "stage"):
@@ -520,7 +520,7 @@ def test_nothing_is_rendered_from_such_a_copy(copy, monkeypatch, capsys):
 
 
 def test_anchors_are_those_of_the_rendered_page(pages):
-    "So the check of the staged copy speaks of the page that readers see."
+    """So the check of the staged copy speaks of the page that readers see."""
     folder, checked = (ROOT / "_proc").resolve(), 0
     for path in folder.rglob("*.ipynb"):
         staged, page = (
@@ -533,7 +533,7 @@ def test_anchors_are_those_of_the_rendered_page(pages):
 
 
 def test_quarto_renders_only_when_asked_for(copy, tmp_path, monkeypatch, capfd):
-    "Not because it lies on PATH; and one that is missing is named."
+    """Not because it lies on PATH; and one that is missing is named."""
     command = CHECK["main"].__globals__
     for name in ("readme", "stage"):
         monkeypatch.setitem(command, name, lambda: None)

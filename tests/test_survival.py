@@ -1,4 +1,4 @@
-"A run that is stopped goes on exactly; one that cannot go on says why."
+"""A run that is stopped goes on exactly; one that cannot go on says why."""
 
 import json
 import os
@@ -44,7 +44,7 @@ def metrics(folder):
 
 
 def same(a, b):
-    "Metrics and weights of two runs, bit for bit."
+    """Metrics and weights of two runs, bit for bit."""
     x, y = (load_file(folder / "model.safetensors") for folder in (a, b))
     return (
         metrics(a) == metrics(b)
@@ -97,7 +97,7 @@ def test_one_process_takes_up_what_two_have_begun_and_the_other_way_round(
 
 
 def begun(tmp_path, **settings):
-    "A worker after an epoch of a tiny run, and its checkpoint."
+    """A worker after an epoch of a tiny run, and its checkpoint."""
     tmp_path.mkdir(exist_ok=True)
     config = Config(out_dir=str(tmp_path), **SMALL | settings)
     worker = Worker(tmp_path, config, prepare("digits", 72), None)
@@ -115,7 +115,7 @@ def fresh(tmp_path, **settings):
 
 
 def test_velocities_lie_in_memory_as_the_weights_do(tmp_path):
-    "Fused SGD goes through both as they lie."
+    """Fused SGD goes through both as they lie."""
     worker, path = begun(tmp_path)
     other = fresh(tmp_path)
     load_checkpoint(other, path)
@@ -177,7 +177,7 @@ def test_others_may_read_what_a_user_lets_them_read(tmp_path):
 
 
 def test_a_run_is_trained_by_one_at_a_time(tmp_path):
-    "A second one is refused before anything is written, by the name of the first; the run is free when that has ended."
+    """A second one is refused before anything is written, by the name of the first; the run is free when that has ended."""
     config = Config(out_dir=str(tmp_path / "run"), **SMALL)
     folder, lock = start_run(config, layout(1))
     before = (folder / "env.json").stat().st_mtime_ns
@@ -196,7 +196,7 @@ def test_a_run_is_trained_by_one_at_a_time(tmp_path):
 
 
 def test_a_start_that_failed_is_begun_again(tmp_path):
-    "Not by hand: what it has left is no run."
+    """Not by hand: what it has left is no run."""
     for name in (".lock", "env.json", ".config.json.123"):
         (tmp_path / name).write_text("")
     start_run(check(Config(out_dir=str(tmp_path), **SMALL)), layout(1))[1].close()
@@ -215,7 +215,7 @@ def test_a_name_is_no_folder_to_stay_out_of(tmp_path, monkeypatch):
 
 
 def test_a_failure_is_not_the_one_before(tmp_path):
-    "The log grows from launch to launch."
+    """The log grows from launch to launch."""
     (tmp_path / "log").mkdir()
     (tmp_path / "log/torchrun.txt").write_text(
         killed := "  rank      : 1 (local_rank: 1)\n  exitcode  : -9 (pid: 7)\n"
@@ -325,7 +325,7 @@ def test_a_failing_process_ends_the_notebook_with_its_traceback(
 
 
 def reached(folder, step, job=None):
-    "Wait until the run in a folder has recorded a step."
+    """Wait until the run in a folder has recorded a step."""
     end = time.monotonic() + 60
     while (
         sum(
@@ -340,7 +340,7 @@ def reached(folder, step, job=None):
 
 @pytest.fixture
 def hanging(fault):
-    "Both processes hang after an update, so that they never find out by themselves that nobody listens; the number of updates."
+    """Both processes hang after an update, so that they never find out by themselves that nobody listens; the number of updates."""
     return fault("time.sleep(600)", ranks=["0", "1"]) - 1
 
 
@@ -398,14 +398,14 @@ def test_a_kernel_is(tmp_path, hanging, how):
     ids=lambda s: s.name,
 )
 def test_papermill_is_stopped(tmp_path, how):
-    "It ends, nothing stays behind, and a run beside it is undisturbed."
+    """It ends, nothing stays behind, and a run beside it is undisturbed."""
     command = [
         sys.executable,
         "-m",
         "papermill",
         ROOT / "nbs/train.ipynb",
         "out.ipynb",
-        *"-p gpus 2 -p epochs 2 -p width 0.125".split(),
+        *["-p", "gpus", "2", "-p", "epochs", "2", "-p", "width", "0.125"],
     ]
     folders = [tmp_path / name for name in ("a", "b")]
     for folder in folders:

@@ -1,4 +1,4 @@
-"The papermill job: dry run and bad input."
+"""The papermill job: dry run and bad input."""
 
 import json
 import shutil
@@ -34,7 +34,7 @@ def test_dry_run_goes_through_everything(papermill, tmp_path):
 
 
 def test_the_printed_line_goes_on_with_the_run(papermill, tmp_path):
-    "As it is printed; at an earlier checkpoint, as after a stop, the end is the same."
+    """As it is printed; at an earlier checkpoint, as after a stop, the end is the same."""
     done = papermill("gpus=2", "epochs=2", "width=0.0625")
     assert done.returncode == 0, done.stderr
     (run,) = (tmp_path / "runs").iterdir()
@@ -104,7 +104,7 @@ def test_other_settings_go_through_a_dry_run(tmp_path, settings, capfd):
 
 
 def test_each_recipe_keeps_its_crop():
-    "Without a size, full-size pictures give the recipe's own crop."
+    """Without a size, full-size pictures give the recipe's own crop."""
     for name in ("paper", "source2012", "caffe"):
         assert complete(Config(data="photos", recipe=name)).crop == RECIPES[name].crop
 

@@ -1,5 +1,6 @@
 """The points on which paper and source differ, or on which reproductions commonly go wrong (nbs/traps.tsv). Each test fails
-when its trap is stepped into."""
+when its trap is stepped into.
+"""
 
 import csv
 from dataclasses import replace
@@ -43,7 +44,7 @@ def test_every_trap_has_its_row():
 
 @pytest.fixture(scope="module")
 def photographs():
-    "Eight crops of two photographs, 224 pixels, on the scale 0 to 255 minus their mean: what a full-size net sees."
+    """Eight crops of two photographs, 224 pixels, on the scale 0 to 255 minus their mean: what a full-size net sees."""
     pictures = [
         load_sample_image(f"{name}.jpg").transpose(2, 0, 1)
         for name in ("china", "flower")
@@ -63,7 +64,7 @@ def photographs():
 
 @torch.no_grad()
 def logit_spread(recipe, x):
-    "How much the logits of a fresh full-size net differ from picture to picture."
+    """How much the logits of a fresh full-size net differ from picture to picture."""
     torch.manual_seed(0)
     return AlexNet(recipe).eval()(x).std(0).mean().item()
 
@@ -86,7 +87,7 @@ def test_trap_01_deviations_of_conv3_to_conv5(photographs):
 
 
 def test_trap_02_divided_pixels(photographs):
-    "The recipes that train see pixels from 0 to 255 minus the mean, and divided ones leave their logits twenty times closer together."
+    """The recipes that train see pixels from 0 to 255 minus the mean, and divided ones leave their logits twenty times closer together."""
     for recipe in (paper, source2012):
         see = Input(recipe, np.zeros((3, 256, 256)), np.zeros((3, 3)))
         x = see.views(torch.full((1, 3, 256, 256), 255, dtype=torch.uint8), 1)
@@ -99,7 +100,7 @@ def test_trap_02_divided_pixels(photographs):
 
 @torch.no_grad()
 def share_on(recipe, x):
-    "Share of the positive responses of conv2 and conv4, both behind biases of 1, in a fresh full-size net."
+    """Share of the positive responses of conv2 and conv4, both behind biases of 1, in a fresh full-size net."""
     torch.manual_seed(0)
     net, found = AlexNet(recipe).eval(), {}
     for name in ("conv2", "conv4"):
@@ -113,7 +114,7 @@ def share_on(recipe, x):
 
 
 def test_trap_03_biases_of_one(photographs):
-    "With divided pixels, or the paper's deviations, hardly a unit behind a bias of 1 is ever off: its ReLU does nothing."
+    """With divided pixels, or the paper's deviations, hardly a unit behind a bias of 1 is ever off: its ReLU does nothing."""
     raw, divided, weak = (
         share_on(source2012, photographs),
         share_on(source2012, photographs / 58),
@@ -142,7 +143,7 @@ def test_trap_03_biases_of_one(photographs):
 
 
 def test_trap_04_last_window_over_the_edge():
-    "A pixel reaches exactly the windows that cover it: the first begins at the first pixel, the last holds the last eight."
+    """A pixel reaches exactly the windows that cover it: the first begins at the first pixel, the last holds the last eight."""
     for recipe in (paper, source2012):
         net = AlexNet(
             replace(recipe, kernels=SMALL["kernels"], hidden=SMALL["hidden"])
@@ -194,7 +195,7 @@ def test_trap_06_k_is_two():
 
 
 def test_trap_07_normalisation_before_relu():
-    "A negative response among positive ones: it damps its neighbours in the source, and nothing in the paper."
+    """A negative response among positive ones: it damps its neighbours in the source, and nothing in the paper."""
     x = torch.tensor([0.0, 0.0, 100.0, -200.0] + [0.0] * 4)[None, :, None, None].expand(
         1, 8, 3, 3
     )
@@ -287,7 +288,7 @@ def test_trap_11_conv1_is_frozen():
 
 
 def noisy(recipe, n=4000, cov=np.diag([400.0, 1600.0, 14400.0])):
-    "Gray pictures of 128 as a recipe's net sees them in training, N × 3: a draw of the colour noise each."
+    """Gray pictures of 128 as a recipe's net sees them in training, N × 3: a draw of the colour noise each."""
     mean = np.full((3, 80, 80), 28.0)
     see = Input(replace(recipe, crop=72), mean, cov, dtype=torch.float64)
     images = torch.full((1, 3, 80, 80), 128, dtype=torch.uint8).expand(n, -1, -1, -1)
@@ -299,7 +300,7 @@ def noisy(recipe, n=4000, cov=np.diag([400.0, 1600.0, 14400.0])):
 
 
 def test_trap_12_colour_noise_is_switched_off():
-    "In the last epochs, and with it the division by 1.1."
+    """In the last epochs, and with it the division by 1.1."""
     on = [rates_at(source2012, epoch / 90)["colour"] for epoch in range(90)]
     assert on == [True] * 66 + [False] * 24 and all(
         rates_at(paper, e / 90)["colour"] for e in range(90)
@@ -329,7 +330,7 @@ def test_trap_14_divided_by_one_point_one():
 
 
 def test_trap_15_the_mean_image():
-    "Wherever the crop lies, its centre is subtracted; in Caffe's recipe the mean is cut like the picture."
+    """Wherever the crop lies, its centre is subtracted; in Caffe's recipe the mean is cut like the picture."""
     mean = np.random.default_rng().uniform(0, 255, (3, 80, 80))
     for recipe in (paper, source2012, RECIPES["caffe"]):
         see = Input(
@@ -361,7 +362,7 @@ def test_trap_16_one_crop_for_32_pictures():
 
 
 def test_trap_17_no_new_order(tmp_path, monkeypatch):
-    "Every epoch reads the pictures in the order in which they were packed."
+    """Every epoch reads the pictures in the order in which they were packed."""
     data = prepare("digits", 72)
     for recipe, same in (("source2012", True), ("shuffling", False)):
         monkeypatch.setitem(
@@ -588,7 +589,7 @@ def test_trap_35_end_of_the_run():
 
 
 def test_trap_37_warping():
-    "A circle stays a circle, and the sides of a wide picture are cut off."
+    """A circle stays a circle, and the sides of a wide picture are cut off."""
     from PIL import Image, ImageDraw
 
     wide = Image.new("RGB", (800, 400))

@@ -1,8 +1,7 @@
-"Two processes of one column each train the net that one process trains."
+"""Two processes of one column each train the net that one process trains."""
 
 import json
 import math
-import os
 import subprocess
 import tempfile
 
@@ -28,7 +27,8 @@ from alexnet_nb.training import (
 
 def parity(recipe, width, crop, classes, batch, steps, fault="", precision="float64"):
     """Largest difference of every tensor, as a share of its largest number (in float32: mean difference, as a share of the mean; logits and gradients of the first step, weights after
-    the last), and the bytes that column 0 sent in a step, forward and backward."""
+    the last), and the bytes that column 0 sent in a step, forward and backward.
+    """
     arguments = map(str, (recipe, width, crop, classes, batch, steps, precision, fault))
     with tempfile.TemporaryDirectory() as store:
         env = worker_environment(layout(2, found=0), store) | {"OMP_NUM_THREADS": "1"}
@@ -48,7 +48,7 @@ def parity(recipe, width, crop, classes, batch, steps, fault="", precision="floa
 
 @pytest.mark.parametrize("recipe", ["paper", "source2012"])
 def test_ten_steps_agree_in_float64(recipe):
-    "With dropout, augmentation, decay and, for the source, its whole schedule."
+    """With dropout, augmentation, decay and, for the source, its whole schedule."""
     gaps, _ = parity(recipe, 1 / 8, 80, 10, 8, 10)
     assert len(gaps) == 1 + 16 + 16 and max(gaps.values()) <= 1e-10
 
@@ -58,7 +58,7 @@ def test_ten_steps_agree_in_float64(recipe):
     [("paper", [128 * 13**2, 128 * 6**2, 2048]), ("no_communication", [])],
 )
 def test_one_step_of_the_whole_net_agrees_in_float64(recipe, into):
-    "And sends what the layers conv3, fc6, fc7 and fc8 read from the other column, eight bytes a number, two pictures."
+    """And sends what the layers conv3, fc6, fc7 and fc8 read from the other column, eight bytes a number, two pictures."""
     gaps, sent = parity(recipe, 1, 224, 1000, 2, 1)
     assert max(gaps.values()) <= 1e-10
     assert sent == [
@@ -77,12 +77,12 @@ def test_one_step_of_the_whole_net_agrees_in_float64(recipe, into):
     ],
 )
 def test_faults_are_caught(fault, first):
-    "A gather without gradient, response normalisation across columns, masks drawn per process, a doubled loss gradient."
+    """A gather without gradient, response normalisation across columns, masks drawn per process, a doubled loss gradient."""
     assert parity("paper", 1 / 8, 80, 10, 8, 1, fault)[0][first] > 1e-6
 
 
 def test_weights_go_to_columns_and_back_and_to_the_plain_grouped_net():
-    "Bit for bit."
+    """Bit for bit."""
     recipe = reduced(paper, 1 / 8, 80)
     whole = AlexNet(recipe, 10)
     parts = [AlexNet(recipe, 10, column) for column in (0, 1)]
@@ -119,7 +119,7 @@ def losses(folder):
 
 
 def both(tmp_path, **settings):
-    "Training losses of the digits run in one process and in two."
+    """Training losses of the digits run in one process and in two."""
     runs = [
         losses(
             train(
@@ -132,7 +132,7 @@ def both(tmp_path, **settings):
 
 
 def test_every_loss_of_the_digits_run_agrees_in_float64(tmp_path):
-    "The whole run behind the flag; else a quarter of its epochs, with every drop of the rate."
+    """The whole run behind the flag; else a quarter of its epochs, with every drop of the rate."""
     epochs = 40 if LONG else 10
     one, two = both(tmp_path, precision="float64", epochs=epochs)
     assert len(one) == len(two) == 12 * epochs
@@ -143,7 +143,8 @@ def test_every_loss_of_the_digits_run_agrees_in_float64(tmp_path):
 def test_one_step_agrees_in_float32(recipe):
     """From equal weights. Which kernels a processor picks decides how sums are rounded, and a ReLU or pooling window that
     was nearly undecided may then decide otherwise; from there a longer run goes its own way. One such decision changes
-    one unit of one image, which a mean over a tensor hardly sees; many steps are compared in float64."""
+    one unit of one image, which a mean over a tensor hardly sees; many steps are compared in float64.
+    """
     gaps, _ = parity(recipe, 1 / 8, 80, 10, 8, 1, precision="float32")
     layers, terms = 8, 512  # a sum of n terms is off by about sqrt(n) roundings
     rounding = layers * math.sqrt(terms) * torch.finfo(torch.float32).eps

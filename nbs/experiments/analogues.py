@@ -12,6 +12,8 @@ import sys
 import time
 from pathlib import Path
 
+import cifar
+import intervals
 import numpy as np
 import torch
 from scipy import stats
@@ -20,9 +22,6 @@ from torch.nn import functional as F
 
 from alexnet_nb.augmentation import generator
 from alexnet_nb.lrn import LRN
-
-import cifar
-import intervals
 
 STD, FAN_IN = (1e-4, 0.01, 0.01, 0.01), (75, 800, 800, 1024)
 SOURCE, PAPER = (
@@ -34,7 +33,8 @@ DECAY = {"conv1": 0.004, "conv2": 0.004, "conv3": 0.004, "fc": 3.0}
 
 def net(seed, kernels=(32, 32, 64), groups=(1, 1), norm=None, size=32, hidden=0):
     """The net of layers-19pct.cfg with these kernels, groups in conv2 and conv3, response normalisation after conv1 and conv2, or a
-    hidden layer with dropout. Every layer keeps its deviation·√fan-in; a hidden layer starts as in layers-80sec.cfg."""
+    hidden layer with dropout. Every layer keeps its deviation·√fan-in; a hidden layer starts as in layers-80sec.cfg.
+    """
     a, b, c = kernels
     half = dict(kernel_size=3, stride=2, ceil_mode=True)
     conv = lambda i, o, g: nn.Conv2d(i, o, 5, padding=2, groups=g)
@@ -97,7 +97,7 @@ COLOURED = "columns", "apart", "dense"  # the arms that Figure 3 is about
 
 
 def cropped(seed, size):
-    "Random crops, and reflections, one for each picture of a batch, drawn from (seed, epoch) for all pictures."
+    """Random crops, and reflections, one for each picture of a batch, drawn from (seed, epoch) for all pictures."""
     drawn = {}
 
     def see(x, epoch, places):
@@ -124,7 +124,7 @@ def cropped(seed, size):
 
 
 def views(x, size):
-    "Five crops, corners and centre, and their reflections: ten batches, the centre first (§4.1)."
+    """Five crops, corners and centre, and their reflections: ten batches, the centre first (§4.1)."""
     end = 32 - size
     parts = [
         x[:, :, i : i + size, j : j + size]
@@ -135,7 +135,8 @@ def views(x, size):
 
 def train(folder, arm, lr, seed, epochs, drop=None, tune=False, precision="bfloat16"):
     """Error at the end: on the last 5,000 training pictures, not trained on, where the rate is chosen, else on the test pictures.
-    The arms with a hidden layer give (epoch, training loss) instead, until the loss is under 0.5 twice."""
+    The arms with a hidden layer give (epoch, training loss) instead, until the loss is under 0.5 twice.
+    """
     x, y = cifar.pixels(folder)
     settings = ARMS[arm]
     model, size = net(seed, **settings), settings.get("size", 32)
@@ -193,7 +194,7 @@ def train(folder, arm, lr, seed, epochs, drop=None, tune=False, precision="bfloa
 
 
 def kernels(model, arm):
-    "Kernels of the first layer, 32×3×5×5 in half precision, for the arms that Figure 3 is about."
+    """Kernels of the first layer, 32×3×5×5 in half precision, for the arms that Figure 3 is about."""
     if arm not in COLOURED:
         return {}
     return dict(
@@ -213,7 +214,7 @@ def sweep(grid):
 
 
 def best(results):
-    "Arm → the rate with the lowest mean, over two seeds, of the error on the slice, or of the training loss; a run that diverged loses."
+    """Arm → the rate with the lowest mean, over two seeds, of the error on the slice, or of the training loss; a run that diverged loses."""
     final = {}
     for row in cifar.lines(results):
         job, score = (
@@ -232,7 +233,7 @@ def best(results):
 
 
 def colour(encoded):
-    "Share of every first-layer kernel's energy that is off the grey axis."
+    """Share of every first-layer kernel's energy that is off the grey axis."""
     w = (
         np.frombuffer(base64.b64decode(encoded), np.float16)
         .astype(float)
@@ -242,19 +243,19 @@ def colour(encoded):
 
 
 def gap(shares):
-    "Difference between the means of the two halves."
+    """Difference between the means of the two halves."""
     return np.abs(shares[..., :16].mean(-1) - shares[..., 16:].mean(-1))
 
 
 def null(shares, seed, draws=10_000):
-    "The differences when the kernels are dealt into halves at random."
+    """The differences when the kernels are dealt into halves at random."""
     return gap(
         np.random.default_rng(seed).permuted(np.tile(shares, (draws, 1)), axis=1)
     )
 
 
 def split(shares, seed):
-    "Difference of the halves, its p, and what chance makes of it: the mean, and what it exceeds in one case of twenty."
+    """Difference of the halves, its p, and what chance makes of it: the mean, and what it exceeds in one case of twenty."""
     found, chance = gap(shares), null(shares, seed)
     return dict(
         gap=float(found),
@@ -265,7 +266,7 @@ def split(shares, seed):
 
 
 def final(results, arm):
-    "The runs of an arm from which conclusions are drawn, by seed: the first three in bfloat16, the others in float32 (see the protocol)."
+    """The runs of an arm from which conclusions are drawn, by seed: the first three in bfloat16, the others in float32 (see the protocol)."""
     runs = [
         r
         for r in cifar.lines(results)
@@ -275,7 +276,7 @@ def final(results, arm):
 
 
 def splits(results, arm):
-    "What `split` says of the two columns, by seed; of halves drawn at random for the dense net."
+    """What `split` says of the two columns, by seed; of halves drawn at random for the dense net."""
     kernels = [colour(r["kernels"]) for r in final(results, arm)]
     if arm == "dense":
         kernels = [
@@ -290,7 +291,7 @@ def ends(results, arm, of="error"):
 
 
 def until(results, arm):
-    "Epochs until the training loss is under 0.5; a run that did not get there counts as 30."
+    """Epochs until the training loss is under 0.5; a run that did not get there counts as 30."""
     return [
         cifar.crossing(r["rows"], 0.5, math.log(10)) or 30.0
         for r in final(results, arm)
@@ -319,7 +320,7 @@ FAMILIES = [
 
 
 def summarise(results):
-    "Of what is whole: every arm, the families of comparisons, ten views, the split of the colours, dropout."
+    """Of what is whole: every arm, the families of comparisons, ten views, the split of the colours, dropout."""
     whole = {arm for arm in ARMS if len(final(results, arm)) == len(SEEDS)}
     n = lambda *arms: ", ".join([str(len(SEEDS))] * len(arms))
     rows = [
@@ -382,7 +383,7 @@ def summarise(results):
 
 
 def ten_views(results):
-    "Their gain, mean over nets, and McNemar's test for each net."
+    """Their gain, mean over nets, and McNemar's test for each net."""
     ten, one = ends(results, "crops", "ten"), ends(results, "crops")
     counts = list(
         zip(ends(results, "crops", "only_ten"), ends(results, "crops", "only_one"))
@@ -407,7 +408,7 @@ def ten_views(results):
 
 
 def analogues(folder, results, minutes):
-    "All of them: parity of the precisions, the sweep, then eight seeds an arm at its best rate."
+    """All of them: parity of the precisions, the sweep, then eight seeds an arm at its best rate."""
     cifar.record(
         results, "python nbs/experiments/analogues.py cifar10 results/analogues"
     )

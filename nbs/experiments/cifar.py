@@ -18,6 +18,7 @@ from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 
+import intervals
 import torch
 from torch.nn import functional as F
 
@@ -25,8 +26,6 @@ from alexnet_nb.augmentation import generator
 from alexnet_nb.preprocessing import prepare
 from alexnet_nb.relu import CifarNet
 from alexnet_nb.training import knows_bfloat16
-
-import intervals
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 AT_ONCE = dict(cuda=8, cpu=2)
@@ -41,7 +40,7 @@ GAINS = {"relu": 2**0.5, "tanh": 5 / 3}
 
 
 def three_convolutions(activation, start, seed, pixels):
-    "The net of layers-19pct.cfg: 89,578 parameters. `start`: '2012', or 'gain', calibrated for inputs with deviation `pixels`."
+    """The net of layers-19pct.cfg: 89,578 parameters. `start`: '2012', or 'gain', calibrated for inputs with deviation `pixels`."""
     net = CifarNet(activation, seed=seed)
     for p in net.parameters():
         if start == "gain" and p.dim() > 1:
@@ -56,7 +55,7 @@ def three_convolutions(activation, start, seed, pixels):
 
 @cache
 def pixels(folder, split="train"):
-    "Pictures less the mean image of the training split, on the scale 0 to 255, and labels."
+    """Pictures less the mean image of the training split, on the scale 0 to 255, and labels."""
     data = prepare(folder, 32)
     x, mean = (
         torch.tensor(part.images).float() for part in (getattr(data, split), data.train)
@@ -72,7 +71,7 @@ def autocast(precision):
 
 @torch.no_grad()
 def outputs(net, x, precision="bfloat16"):
-    "Logits with the weights held still and dropout off, in float32."
+    """Logits with the weights held still and dropout off, in float32."""
     training = net.training
     net.eval()
     with autocast(precision):
@@ -99,7 +98,8 @@ def steps(
     batch=128,
 ):
     """Train, and yield the fractional epoch and the loss of the last batch four times an epoch.
-    `decay`: parameter name → weight decay; `drop`: the epoch at which the rate is divided by ten; `see`: what the net sees of a batch."""
+    `decay`: parameter name → weight decay; `drop`: the epoch at which the rate is divided by ten; `see`: what the net sees of a batch.
+    """
     torch.set_num_threads(1)
     torch.manual_seed(seed)  # dropout
     groups = [
@@ -130,7 +130,7 @@ def steps(
 
 
 def train(folder, activation, start, lr, seed, epochs, under=0.0, precision="bfloat16"):
-    "Rows (epoch, error on 10,000 training pictures), until the error is under a threshold twice, or is no better than chance for want of numbers."
+    """Rows (epoch, error on 10,000 training pictures), until the error is under a threshold twice, or is no better than chance for want of numbers."""
     x, y = pixels(folder)
     net, rows = (
         three_convolutions(activation, start, seed, x.std().item()).to(
@@ -153,7 +153,7 @@ def train(folder, activation, start, lr, seed, epochs, under=0.0, precision="bfl
 
 
 def crossing(rows, under=0.25, start=0.9):
-    "Fractional epoch at which an error falls from `start` under a threshold, between two measurements; None: it did not."
+    """Fractional epoch at which an error falls from `start` under a threshold, between two measurements; None: it did not."""
     before = (0.0, start)
     for epoch, error in rows:
         if error < under:
@@ -165,7 +165,8 @@ def crossing(rows, under=0.25, start=0.9):
 
 def run(jobs, folder, results, minutes=math.inf, work=None):
     """Run the jobs, dicts of arguments of `work`, that are not in the results yet, some at a time, and append what they give as they
-    end. False where the minutes are over before all have begun."""
+    end. False where the minutes are over before all have begun.
+    """
     begin, path = time.monotonic(), results / "metrics.jsonl"
     done = [line["job"] for line in lines(results)] if path.exists() else []
     waiting = [job for job in jobs if job not in done]
@@ -200,7 +201,7 @@ def run(jobs, folder, results, minutes=math.inf, work=None):
 
 
 def record(results, command):
-    "Write env.json: the command; the hash of the protocol, and those it had until it was amended; the machine, and those of earlier runs."
+    """Write env.json: the command; the hash of the protocol, and those it had until it was amended; the machine, and those of earlier runs."""
     before = (
         json.loads((results / "env.json").read_text())
         if (results / "env.json").exists()
@@ -233,7 +234,7 @@ def record(results, command):
 
 
 def lines(results):
-    "The runs of an experiment: job, rows, seconds."
+    """The runs of an experiment: job, rows, seconds."""
     return [
         json.loads(line)
         for line in (results / "metrics.jsonl").read_text().splitlines()
@@ -241,7 +242,7 @@ def lines(results):
 
 
 def cost(results):
-    "Runs, the core-hours of those on a processor, the minutes of a GPU of those that shared one."
+    """Runs, the core-hours of those on a processor, the minutes of a GPU of those that shared one."""
     rows = lines(results)
     hours = {
         d: sum(r["seconds"] for r in rows if r.get("device", "cpu") == d) / 3600
@@ -256,7 +257,7 @@ def cost(results):
 
 
 def read(results):
-    "(job, rows) of every run."
+    """(job, rows) of every run."""
     return [(line["job"], line["rows"]) for line in lines(results)]
 
 
@@ -280,7 +281,8 @@ def sweep(grid):
 
 def choose(grid, jobs, best, run):
     """Arm → its best rate, after running the jobs of the grid (arm → rates) and widening it until every best rate lies inside; None
-    where `run` did not come to its end."""
+    where `run` did not come to its end.
+    """
     wider = grid
     while wider:
         if not run(jobs(grid)):
@@ -297,7 +299,7 @@ def choose(grid, jobs, best, run):
 
 
 def best(results):
-    "Arm → the rate with the lowest error after the sweep's three epochs, mean of two seeds; a diverged run counts as 0.9."
+    """Arm → the rate with the lowest error after the sweep's three epochs, mean of two seeds; a diverged run counts as 0.9."""
     final = {}
     for job, rows in read(results):
         if job["epochs"] == 3 and job["seed"] >= 100:
@@ -311,7 +313,7 @@ def best(results):
 
 
 def epochs(results, activation, start, cap=60.0):
-    "Epochs to 25 % of an arm's runs; a run that did not get there counts as the cap."
+    """Epochs to 25 % of an arm's runs; a run that did not get there counts as the cap."""
     return [
         crossing(rows) or cap
         for job, rows in read(results)
@@ -320,7 +322,7 @@ def epochs(results, activation, start, cap=60.0):
 
 
 def summarise(results):
-    "Geometric means of the arms, and the ratios between them: with Welch's interval, and with the bootstrap that the protocol names."
+    """Geometric means of the arms, and the ratios between them: with Welch's interval, and with the bootstrap that the protocol names."""
     arms = {
         (a, s): epochs(results, a, s)
         for a in ("relu", "tanh")
@@ -353,7 +355,7 @@ def summarise(results):
 
 
 def figure1(folder, results, minutes):
-    "All of Figure 1: parity of the precisions, the sweep, then six seeds an arm at its best rate."
+    """All of Figure 1: parity of the precisions, the sweep, then six seeds an arm at its best rate."""
     record(results, "python nbs/experiments/cifar.py cifar10 results/figure1")
     begin = time.monotonic()
     go = lambda jobs: run(

@@ -1,4 +1,4 @@
-"Estimates with their intervals and tests, and the tables they are kept in."
+"""Estimates with their intervals and tests, and the tables they are kept in."""
 
 import csv
 import itertools
@@ -9,7 +9,7 @@ from scipy import stats
 
 
 def permuted(a, b):
-    "Exact two-sided p of a difference of means: the share of all ways to deal the numbers into two arms that differ as much."
+    """Exact two-sided p of a difference of means: the share of all ways to deal the numbers into two arms that differ as much."""
     return float(
         stats.permutation_test(
             (a, b),
@@ -21,13 +21,13 @@ def permuted(a, b):
 
 
 def difference(a, b, level=0.95):
-    "Difference of means, a less b, and its interval by Welch's t."
+    """Difference of means, a less b, and its interval by Welch's t."""
     low, high = stats.ttest_ind(a, b, equal_var=False).confidence_interval(level)
     return float(np.mean(a) - np.mean(b)), float(low), float(high)
 
 
 def mean(a):
-    "Mean, and its 95 % interval by Student's t."
+    """Mean, and its 95 % interval by Student's t."""
     low, high = stats.ttest_1samp(a, 0.0).confidence_interval(0.95)
     return float(np.mean(a)), float(low), float(high)
 
@@ -49,7 +49,7 @@ def log_rank_scores(times, ended):
 
 
 def dealt_sums(scores, size):
-    "Return the sum of every choice of `size` of the scores, the arm's own choice (the first `size`) first."
+    """Return the sum of every choice of `size` of the scores, the arm's own choice (the first `size`) first."""
     return np.array([sum(chosen) for chosen in itertools.combinations(scores, size)])
 
 
@@ -80,12 +80,12 @@ def permuted_log_rank(*strata):
 
 
 def ratio(a, b):
-    "Ratio of geometric means, a over b, and its 95 % interval by Welch's t on the logarithms."
+    """Ratio of geometric means, a over b, and its 95 % interval by Welch's t on the logarithms."""
     return tuple(map(float, np.exp(difference(np.log(a), np.log(b)))))
 
 
 def bootstrap_ratio(a, b, draws=10_000):
-    "Ratio of geometric means, a over b, and its 95 % bootstrap interval: with few numbers a side too narrow."
+    """Ratio of geometric means, a over b, and its 95 % bootstrap interval: with few numbers a side too narrow."""
     a, b, g = np.log(a), np.log(b), np.random.default_rng(0)
     many = g.choice(a, (draws, len(a))).mean(1) - g.choice(b, (draws, len(b))).mean(1)
     return tuple(
@@ -94,7 +94,7 @@ def bootstrap_ratio(a, b, draws=10_000):
 
 
 def holm(ps):
-    "Holm's adjusted p values."
+    """Holm's adjusted p values."""
     order = sorted(range(len(ps)), key=lambda i: ps[i])
     adjusted, most = [0.0] * len(ps), 0.0
     for rank, i in enumerate(order):
@@ -103,18 +103,18 @@ def holm(ps):
     return adjusted
 
 
-FIELDS = "what estimate low high n p p_holm".split()
+FIELDS = ["what", "estimate", "low", "high", "n", "p", "p_holm"]
 
 
 def row(what, estimate, low=math.nan, high=math.nan, n="", p=math.nan):
-    "A line of a summary; numbers that were not asked for stay empty."
+    """A line of a summary; numbers that were not asked for stay empty."""
     return dict(
         what=what, estimate=estimate, low=low, high=high, n=n, p=p, p_holm=math.nan
     )
 
 
 def family(rows):
-    "The rows of one family of tests, with Holm's p values."
+    """The rows of one family of tests, with Holm's p values."""
     return [r | dict(p_holm=p) for r, p in zip(rows, holm([r["p"] for r in rows]))]
 
 
@@ -125,7 +125,7 @@ def text(value):
 
 
 def write(path, rows):
-    "Write summary.tsv."
+    """Write summary.tsv."""
     with open(path, "w", newline="") as f:
         out = csv.DictWriter(f, FIELDS, delimiter="\t", lineterminator="\n")
         out.writeheader()
@@ -133,13 +133,13 @@ def write(path, rows):
 
 
 def summary(path):
-    "what → its line, numbers as they stand."
+    """What → its line, numbers as they stand."""
     with open(path) as f:
         return {r["what"]: r for r in csv.DictReader(f, delimiter="\t")}
 
 
 def said(r, digits=2, percent=False):
-    "An estimate with its interval, as a table shows it."
+    """An estimate with its interval, as a table shows it."""
     f = lambda v: f"{float(v) * (100 if percent else 1):.{digits}f}"
     return f(r["estimate"]) + (
         f" ({f(r['low'])} to {f(r['high'])})" if r["low"] else ""
@@ -147,7 +147,7 @@ def said(r, digits=2, percent=False):
 
 
 def range_said(r, digits=0):
-    "Return the interval of a row as a table shows it; of one that has one end only, that end."
+    """Return the interval of a row as a table shows it; of one that has one end only, that end."""
     low, high = (
         f"{float(r[end]):.{digits}f}" if r[end] else "" for end in ("low", "high")
     )

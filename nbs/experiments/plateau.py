@@ -15,8 +15,10 @@ from functools import cache
 from itertools import product
 from pathlib import Path
 
+import intervals
 import numpy as np
 import torch
+from cifar import DEVICE, FAST, autocast, lines, record, run
 from scipy import optimize, stats
 from torch.nn import functional as F
 
@@ -28,15 +30,12 @@ from alexnet_nb.preprocessing import prepare
 from alexnet_nb.recipes import RECIPES, paper
 from alexnet_nb.training import pictures
 
-import intervals
-from cifar import DEVICE, FAST, autocast, lines, record, run
-
 WINDOW, BATCH = 20, 128
 packed = cache(prepare)
 
 
 def updates(data, r, seed, most, under, precision):
-    "Spread of the logits before the first update, and the loss of every update until its mean over a window is under a threshold."
+    """Spread of the logits before the first update, and the loss of every update until its mean over a window is under a threshold."""
     torch.set_num_threads(1)
     model, classes = AlexNet(r, len(data.names)), len(data.names)
     model.load_state_dict(initial_weights(r, classes, seed))
@@ -75,7 +74,7 @@ def updates(data, r, seed, most, under, precision):
 
 
 def length(losses, most, under):
-    "Updates on the plateau, and whether the run left it."
+    """Updates on the plateau, and whether the run left it."""
     left = None not in losses and sum(losses[-WINDOW:]) / WINDOW < under
     return (len(losses) if left else most), left
 
@@ -93,7 +92,7 @@ SMALL = dict(most=500, under=math.log(10) - 0.3)
 
 
 def recipe(deviation, bias, divide, lr):
-    "The paper's net at an eighth of its width, with these deviations, biases, pixels and rate."
+    """The paper's net at an eighth of its width, with these deviations, biases, pixels and rate."""
     whole = replace(
         paper,
         init_std=(0.01, 0.01, deviation, deviation, deviation, 0.01, 0.01, 0.01),
@@ -106,7 +105,7 @@ def recipe(deviation, bias, divide, lr):
 
 
 def spells(results, **settings):
-    "Spread, updates on the plateau and whether it was left, of the runs with these settings."
+    """Spread, updates on the plateau and whether it was left, of the runs with these settings."""
     rows = [r for r in lines(results) if settings.items() <= r["job"].items()]
     return [(r["spread"], *length(r["losses"], **SMALL)) for r in rows]
 
@@ -118,7 +117,7 @@ def censored(runs):
 
 
 def times(runs):
-    "Return the updates on the plateau and whether it was left, of every run."
+    """Return the updates on the plateau and whether it was left, of every run."""
     return [(n, left) for _, n, left in runs]
 
 
@@ -140,7 +139,7 @@ def updates_apart(one, other):
 
 
 def compared(what, one, other, exact):
-    "Return a line of a summary: the difference of the mean updates, and the p of the log-rank test, by counting or approximated."
+    """Return a line of a summary: the difference of the mean updates, and the p of the log-rank test, by counting or approximated."""
     if exact:
         p = intervals.permuted_log_rank((times(one), times(other)))
     else:
@@ -176,7 +175,7 @@ def within_pixels_and_bias(results, lr):
 
 
 def rank_correlation(groups, draws=1000):
-    "Spearman's rho of spread and plateau over the runs of all settings, and its 95 % interval from resampling settings."
+    """Spearman's rho of spread and plateau over the runs of all settings, and its 95 % interval from resampling settings."""
     rho = lambda groups: (
         stats.spearmanr(
             *zip(*[(s, n) for runs in groups for s, n, _ in runs])
@@ -191,7 +190,7 @@ def rank_correlation(groups, draws=1000):
 
 
 def prediction(runs):
-    "Updates at a spread of 0.001, power of the spread, and deviation of the logarithm: a log-normal fit in which stopped runs are censored."
+    """Updates at a spread of 0.001, power of the spread, and deviation of the logarithm: a log-normal fit in which stopped runs are censored."""
     x, y, left = (
         np.log([s / 0.001 for s, _, _ in runs]),
         np.log([n for _, n, _ in runs]),
@@ -293,14 +292,22 @@ PARITY = [
 
 
 def whole(name, divided):
-    "A recipe's input, net and start, its pixels as they are or divided by about 58, and one way of learning for all."
+    """A recipe's input, net and start, its pixels as they are or divided by about 58, and one way of learning for all."""
     scale = RECIPES["torchvision"].scale if divided else (1.0,) * 3
     return replace(
         RECIPES[name],
         scale=scale,
         **{
             f: getattr(paper, f)
-            for f in "lr lr_bias momentum lr_inside decay decay_bias schedule".split()
+            for f in [
+                "lr",
+                "lr_bias",
+                "momentum",
+                "lr_inside",
+                "decay",
+                "decay_bias",
+                "schedule",
+            ]
         },
     )
 
@@ -317,7 +324,7 @@ def in_place(folder, recipe, divided, seed, precision=FAST, most=WHOLE["most"]):
 
 
 def whole_runs(results, **settings):
-    "The runs with these settings, by seed; of a seed all or none, as the protocol has it."
+    """The runs with these settings, by seed; of a seed all or none, as the protocol has it."""
     runs = sorted(
         [r for r in lines(results) if "precision" not in r["job"]],
         key=lambda r: r["job"]["seed"],
@@ -332,7 +339,7 @@ def whole_runs(results, **settings):
 
 
 def places(results, **settings):
-    "Spread, updates on the plateau and whether it was left, of the runs with these settings."
+    """Spread, updates on the plateau and whether it was left, of the runs with these settings."""
     return [
         (r["spread"], *length(r["losses"], **WHOLE))
         for r in whole_runs(results, **settings)
@@ -340,7 +347,7 @@ def places(results, **settings):
 
 
 def summarise_in_place(results):
-    "How many left of every recipe and kind of pixels, with the exact interval of the share; what dividing does; what a recipe's start does."
+    """How many left of every recipe and kind of pixels, with the exact interval of the share; what dividing does; what a recipe's start does."""
     shares, tests, pixels = [], [], {False: "raw", True: "divided"}
     for recipe, divided in product(PLACES["recipe"], pixels):
         runs = places(results, recipe=recipe, divided=divided)
@@ -397,7 +404,7 @@ EXPERIMENTS = dict(
 
 
 def main(folder, results, minutes=math.inf):
-    "Run what has not been run yet, and write the summary once all is there."
+    """Run what has not been run yet, and write the summary once all is there."""
     data, todo, work, summarise = EXPERIMENTS[results.name]
     record(results, f"python nbs/experiments/plateau.py {data} results/{results.name}")
     if run(todo, folder, results, minutes, work):
