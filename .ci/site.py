@@ -236,7 +236,9 @@ def mathml(source):
         )
         return re.sub(r"<mo>(max|min)</mo>", r"<mi>\1</mi>", words)
 
-    block = lambda m: "\n```{=html}\n" + math(m, "block") + "\n```\n"
+    def block(m):
+        return "\n```{=html}\n" + math(m, "block") + "\n```\n"
+
     out = []
     for i, part in enumerate(re.split(r"(```.*?```|`[^`\n]*`)", source, flags=re.S)):
         if i % 2 == 0:

@@ -199,12 +199,14 @@ def baselines(
     from sklearn.linear_model import LogisticRegression
     from sklearn.neighbors import KNeighborsClassifier
 
-    shrink = lambda im: torch.nn.functional.adaptive_avg_pool2d(
-        torch.tensor(im).float(), side
-    )
-    pixels = lambda s: (
-        torch.stack([shrink(im) for im in s.images[:most]]).flatten(1).numpy() / 255
-    )
+    def shrink(im):
+        return torch.nn.functional.adaptive_avg_pool2d(torch.tensor(im).float(), side)
+
+    def pixels(s):
+        return (
+            torch.stack([shrink(im) for im in s.images[:most]]).flatten(1).numpy() / 255
+        )
+
     (x, y), (u, v) = ((pixels(s), s.labels[:most]) for s in (data.train, data.val))
     models = {
         "nearest neighbour": KNeighborsClassifier(1),

@@ -116,9 +116,10 @@ def reduced(
     crop: int | None = None,  # pixels; None: the recipe's
 ) -> Recipe:
     """The recipe at another width and crop, with deviation·√fan-in of every layer kept."""
-    even = lambda sizes: tuple(
-        round(n * width / recipe.columns) * recipe.columns for n in sizes
-    )
+
+    def even(sizes):
+        return tuple(round(n * width / recipe.columns) * recipe.columns for n in sizes)
+
     small = replace(
         recipe,
         crop=crop or recipe.crop,

@@ -22,10 +22,13 @@ def window_sum(
     columns: int = 1,
 ) -> torch.Tensor:  # of the shape of `t`
     """Sum over the window of n adjacent kernel maps, within each column (§3.3)."""
+    size = t.shape[1] // columns
     shape = list(t.shape)
-    size = shape[1] // columns
-    by_column = t.reshape(shape[:1] + [columns, size] + shape[2:])
-    padded = F.pad(by_column, [0, 0] * (t.dim() - 2) + [n // 2, n // 2])
+    by_column = list(t.shape)
+    by_column[1] = columns
+    by_column.insert(2, size)
+    padding = [0, 0] * (t.dim() - 2) + [n // 2, n // 2]
+    padded = F.pad(t.reshape(by_column), padding)
     total = padded.narrow(2, 0, size)
     for i in range(1, n):
         total = total + padded.narrow(2, i, size)
@@ -135,7 +138,10 @@ def add_window(padded, n, pairs, out):
     if n == 1:
         return out.copy_(flat)
     torch.add(flat[:-step], flat[step:], out=pairs[:-step])
-    at = lambda t, i: t[i * step : len(flat) - (n - 1 - i) * step]
+
+    def at(t, i):
+        return t[i * step : len(flat) - (n - 1 - i) * step]
+
     first, second, *others = (
         *(at(pairs, i) for i in range(0, n - 1, 2)),
         at(flat, n - 1),

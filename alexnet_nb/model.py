@@ -8,6 +8,7 @@ __all__ = ['POOLED', 'WINDOWS', 'Layer', 'map_sizes', 'smallest_crop', 'plan', '
 
 # %% ../nbs/06_model.ipynb #imports
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -99,9 +100,10 @@ def plan(recipe: Recipe = paper, classes: int = 1000) -> tuple[Layer, ...]:
         raise ValueError(
             f"kernels {recipe.kernels} and hidden {recipe.hidden} cannot be cut into {recipe.columns} columns"
         )
-    apart = lambda name: (
-        1 if name in ("conv1", "fc8", *recipe.joined) else recipe.columns
-    )
+
+    def apart(name):
+        return 1 if name in ("conv1", "fc8", *recipe.joined) else recipe.columns
+
     layers, channels = [], 3
     for name, kernels, pad, (size, left) in zip(
         LAYERS, recipe.kernels, recipe.pads, map_sizes(recipe)
@@ -127,15 +129,18 @@ def plan(recipe: Recipe = paper, classes: int = 1000) -> tuple[Layer, ...]:
 def summary(recipe: Recipe = paper, classes: int = 1000) -> Table:
     """Every layer: output, what it reads, parameters, multiply-adds, neurons."""
     layers = plan(recipe, classes)
-    reads = lambda l: (
-        "the picture"
-        if l.name == "conv1"
-        else "both columns"
-        if l.groups < recipe.columns
-        else "its column"
-        if recipe.columns > 1
-        else "all"
-    )
+
+    def reads(l):
+        return (
+            "the picture"
+            if l.name == "conv1"
+            else "both columns"
+            if l.groups < recipe.columns
+            else "its column"
+            if recipe.columns > 1
+            else "all"
+        )
+
     rows = [
         (
             l.name,
@@ -423,7 +428,7 @@ def draw(recipe: Recipe = paper, classes: int = 1000) -> Picture:
         out.append(
             f'<text x="{69 + 104 * i}" y="292" class="b">{l.name}</text><text x="{69 + 104 * i}" y="310">{what}</text>'
         )
-    for i, (here, there) in enumerate(zip(boxes, boxes[1:]), 1):
+    for i, (here, there) in enumerate(pairwise(boxes), 1):
         both = layers[i].groups < len(here)
         for a, (x, y, h) in enumerate(here):
             for b, (u, v, g) in enumerate(there):

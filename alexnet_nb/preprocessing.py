@@ -161,9 +161,11 @@ class Jpegs:
     def __getitem__(
         self, rows
     ):  # a number, a slice or an array of numbers -> uint8, (N ×) 3 × size × size
-        read = lambda i: decode(
-            self.data[self.offsets[i] : self.offsets[i + 1]].tobytes()
-        ).numpy()
+        def read(i):
+            return decode(
+                self.data[self.offsets[i] : self.offsets[i + 1]].tobytes()
+            ).numpy()
+
         if isinstance(rows, (int, np.integer)):
             return read(range(len(self))[rows])
         return np.ascontiguousarray(
@@ -224,7 +226,10 @@ def open_packed(
 # %% ../nbs/01_preprocessing.ipynb #open_split
 def open_split(folder):
     """A split of a packed data set, memory-mapped."""
-    load = lambda name: np.load(folder / f"{name}.npy", mmap_mode="r")
+
+    def load(name):
+        return np.load(folder / f"{name}.npy", mmap_mode="r")
+
     if (folder / "images.npy").exists():
         return Split(load("images"), load("labels"))
     data, offsets = load("jpegs"), load("offsets")
@@ -625,7 +630,7 @@ def why_passed_over(name):
 
 
 def find_images(folder):
-    """The image files below a folder, in order; and what is left out: (path, reason) …"""
+    """The image files below a folder, in order; and what is left out: (path, reason) …."""
     found, left_out, others, seen = [], [], Counter(), set()
 
     def cannot_read(error):

@@ -205,18 +205,20 @@ class Table(str):
     """A Markdown table of `rows` under `head`, and a `note` below it."""
 
     def __new__(cls, head: list, rows: list, note: str = ""):
-        line = lambda cells: (
-            "| "
-            + " | ".join(
-                f"{c:,}"
-                if type(c) is int
-                else f"{c:.4g}"
-                if isinstance(c, float)
-                else str(c)
-                for c in cells
+        def line(cells):
+            return (
+                "| "
+                + " | ".join(
+                    f"{c:,}"
+                    if type(c) is int
+                    else f"{c:.4g}"
+                    if isinstance(c, float)
+                    else str(c)
+                    for c in cells
+                )
+                + " |"
             )
-            + " |"
-        )
+
         return super().__new__(
             cls,
             "\n".join(

@@ -27,7 +27,10 @@ class CifarNet(nn.Module):
 
     def __init__(self, act: str = "relu", classes: int = 10, seed: int = 0):
         super().__init__()
-        conv = lambda i, o: nn.Conv2d(i, o, 5, padding=2)
+
+        def conv(i, o):
+            return nn.Conv2d(i, o, 5, padding=2)
+
         half = dict(kernel_size=3, stride=2, ceil_mode=True)
         self.features = nn.Sequential(
             conv(3, 32),

@@ -369,7 +369,7 @@ def layout(
 ) -> Layout:
     """What lies where. Raises `ValueError` where there are fewer CUDA devices than asked for."""
     found = torch.cuda.device_count() if found is None else found
-    devices, where = (
+    devices, _where = (
         f"{found} CUDA device{'s' * (found > 1)}" if found else "no CUDA device",
         "device" if found else "CPU process",
     )

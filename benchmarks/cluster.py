@@ -142,7 +142,10 @@ def launch(processes, together, machines=None):
 
 def lay_wire(rate):
     """Two network namespaces and a pair of virtual Ethernet devices between them, each of which sends at most so much."""
-    run = lambda words: subprocess.run(words.split(), check=True)
+
+    def run(words):
+        return subprocess.run(words.split(), check=True)
+
     for name in "ab":
         subprocess.run(["ip", "netns", "del", f"alexnet-{name}"], capture_output=True)
     for name in "ab":
@@ -211,7 +214,10 @@ def table(results):
 def wire_table(results):
     """Two machines with a wire between them, with and without a limit."""
     layouts = results["layouts"]
-    step = lambda runs: statistics.median(s for run in runs for s in run[0]["seconds"])
+
+    def step(runs):
+        return statistics.median(s for run in runs for s in run[0]["seconds"])
+
     rows = [
         (
             name,

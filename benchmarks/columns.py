@@ -84,14 +84,17 @@ def train():
             ("update", optimizer.step),
         )
     }
-    keep = lambda t: (
-        kept.update(
-            {}
-            if t.untyped_storage().data_ptr() in own
-            else {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes()}
+
+    def keep(t):
+        return (
+            kept.update(
+                {}
+                if t.untyped_storage().data_ptr() in own
+                else {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes()}
+            )
+            or t
         )
-        or t
-    )
+
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
         loss = forward(0)
     backward(loss)
@@ -140,16 +143,21 @@ def launch(processes):
 
 
 def table(results):
-    median = lambda runs, what: statistics.median(
-        s.get(what, 0) for r in runs for s in r["steps"]
-    )
-    highest = lambda runs: max(r["peak_bytes"] - r["start_bytes"] for r in runs)
+    def median(runs, what):
+        return statistics.median(s.get(what, 0) for r in runs for s in r["steps"])
+
+    def highest(runs):
+        return max(r["peak_bytes"] - r["start_bytes"] for r in runs)
+
     runs = [
         [one for (one,) in results["one"]],
         *([two[c] for two in results["two"]] for c in (0, 1)),
     ]
     whole = runs[0]
-    row = lambda name, show: (name, *map(show, runs))
+
+    def row(name, show):
+        return (name, *map(show, runs))
+
     rows = [
         row("parameters", lambda r: r[0]["parameters"]),
         row(

@@ -129,7 +129,9 @@ def copies(images):
 
 
 def table(results):
-    rate = lambda group, name: [group["pictures"] / s for s in group["seconds"][name]]
+    def rate(group, name):
+        return [group["pictures"] / s for s in group["seconds"][name]]
+
     rows = []
     for what, against in (
         ("packing, one core", "PIL, Resize(256), CenterCrop(256)"),
@@ -196,16 +198,19 @@ def main():
                 transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
             ]
         )
-        loader = lambda data: endless(
-            DataLoader(
-                data,
-                BATCH,
-                shuffle=True,
-                num_workers=2,
-                drop_last=True,
-                persistent_workers=True,
+
+        def loader(data):
+            return endless(
+                DataLoader(
+                    data,
+                    BATCH,
+                    shuffle=True,
+                    num_workers=2,
+                    drop_last=True,
+                    persistent_workers=True,
+                )
             )
-        )
+
         sources = {
             "a copy of as many bytes": copies(raw.images),
             "ours": ours(raw, see),

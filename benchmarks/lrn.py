@@ -62,11 +62,14 @@ def table(results):
     rows = []
     for r in results:
         median = {name: 1e3 * statistics.median(s) for name, s in r["seconds"].items()}
-        ratio = lambda over, under: (
-            f"{median[over] / median[under]:.1f}"
-            if over in median and under in median
-            else ""
-        )
+
+        def ratio(over, under):
+            return (
+                f"{median[over] / median[under]:.1f}"
+                if over in median and under in median
+                else ""
+            )
+
         rows.append(
             (
                 f"{'×'.join(map(str, r['shape']))}, {r['layout']}"

@@ -191,7 +191,10 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         copy(folder)
-        text = lambda module: (folder / f"alexnet_nb/{module}.py").read_text()
+
+        def text(module):
+            return (folder / f"alexnet_nb/{module}.py").read_text()
+
         for i in range(len(patches()) if what == "traps" else most):
             if what == "traps":
                 row = patches()[i]

@@ -21,7 +21,10 @@ from alexnet_nb.recipes import torchvision as theirs
 
 def naive():
     """AlexNet as it is usually written: grouped convolutions, torch's normalisation over all kernel maps, dropout layers."""
-    norm = lambda: nn.LocalResponseNorm(5, alpha=5e-4, beta=0.75, k=2.0)
+
+    def norm():
+        return nn.LocalResponseNorm(5, alpha=5e-4, beta=0.75, k=2.0)
+
     return nn.Sequential(
         nn.ZeroPad2d((0, 3, 0, 3)),
         nn.Conv2d(3, 96, 11, 4),
@@ -64,8 +67,16 @@ def compiled_norms(net):
 
 
 best = dict(memory_format=torch.channels_last)
-ours = lambda recipe: lambda: AlexNet(recipe)
-whole = lambda net: torch.compile(net, dynamic=False)
+
+
+def ours(recipe):
+    return lambda: AlexNet(recipe)
+
+
+def whole(net):
+    return torch.compile(net, dynamic=False)
+
+
 # name → (makes the net, how its optimiser is made, what is done to the net)
 NETS = {
     "torchvision's, the ordinary way": (

@@ -1,6 +1,6 @@
 """Trains a tiny net on random pictures in several processes that share the batch, then in one process, and prints for every fault and
 tensor the largest difference as a share of its largest number: weights and velocities after ten steps of the source's schedule, and
-the metrics. Run by torchrun; arguments: TOGETHER:FAULT:PICTURES:BATCH:EPOCHS …
+the metrics. Run by torchrun; arguments: TOGETHER:FAULT:PICTURES:BATCH:EPOCHS ….
 """
 
 import json
@@ -142,11 +142,9 @@ for i, case in enumerate(sys.argv[1:]):
         worker = Worker(runs[1], config, data, None)
         fit(worker)
         many, one = map(result, runs)
-        assert (
-            many.keys() == one.keys()
-            and not worker.model.conv1.weight.requires_grad
-            and worker.step == 10
-        )
+        assert many.keys() == one.keys()
+        assert not worker.model.conv1.weight.requires_grad
+        assert worker.step == 10
         tell(
             {"case": case, "seed": seed}
             | {

@@ -1,5 +1,6 @@
 """What a picture gets depends on seed, epoch and position alone, and has the distribution that it should have."""
 
+import itertools
 import os
 import re
 import threading
@@ -61,10 +62,8 @@ def test_noise_does_not_round_away():
         pictures(data.train, slice(0, 512)), draws, colour=False
     )
     expected = 0.1 * np.sqrt(np.trace(data.cov))
-    assert (
-        moved.square().sum(1).mean().sqrt() == pytest.approx(expected, rel=0.15)
-        and expected > 5
-    )
+    assert moved.square().sum(1).mean().sqrt() == pytest.approx(expected, rel=0.15)
+    assert expected > 5
 
 
 @pytest.fixture(scope="module")
@@ -93,9 +92,11 @@ def test_batch_size_prefetch_and_resuming_change_nothing(worker, recipe):
     x, y = epoch(128)
     assert len(x) == len(y) == 1437
     for other in (epoch(128, prefetch=False), epoch(100), epoch(7)):
-        assert torch.equal(other[0], x) and torch.equal(other[1], y)
+        assert torch.equal(other[0], x)
+        assert torch.equal(other[1], y)
     late = epoch(128, first=4)
-    assert torch.equal(late[0], x[4 * 128 :]) and torch.equal(late[1], y[4 * 128 :])
+    assert torch.equal(late[0], x[4 * 128 :])
+    assert torch.equal(late[1], y[4 * 128 :])
 
 
 def test_no_thread_stays_after_an_error():
@@ -110,13 +111,12 @@ def test_no_thread_stays_after_an_error():
     with pytest.raises(OSError, match="the disk is gone"):
         for i in ahead(broken, range(5)):
             seen.append(i)
-    assert seen == [0, 1] and threading.active_count() == before
+    assert seen == [0, 1]
+    assert threading.active_count() == before
     for i in ahead(lambda i: i, range(5)):
         break  # the reader stops early
-    assert (
-        list(ahead(lambda i: i, range(3, 6))) == [3, 4, 5]
-        and list(ahead(lambda i: i, range(0))) == []
-    )
+    assert list(ahead(lambda i: i, range(3, 6))) == [3, 4, 5]
+    assert list(ahead(lambda i: i, range(0))) == []
     assert threading.active_count() == before
 
 
@@ -151,17 +151,17 @@ def test_ten_gigabytes_stay_on_disk(tmp_path):
         if i % 20 == 0:
             see.finish(squares, draws[i * 128 : i * 128 + 128])
         most = max(most, anonymous() - before)
-    assert i == (n // 128 - 1) // 5 and most < 0.7
+    assert i == (n // 128 - 1) // 5
+    assert most < 0.7
 
 
 def test_chunks_of_32_share_a_crop():
     for recipe, share in ((paper, 1), (source2012, 32)):
         draws = draw_epoch(320, 32, recipe, 0, 0)
         keys = [
-            tuple(o) + (f,)
-            for o, f in zip(draws.offsets.tolist(), draws.flips.tolist())
+            (*tuple(o), f) for o, f in zip(draws.offsets.tolist(), draws.flips.tolist())
         ]
-        assert sum(a != b for a, b in zip(keys, keys[1:])) >= 320 // share - 1 - 5
+        assert sum(a != b for a, b in itertools.pairwise(keys)) >= 320 // share - 1 - 5
         assert all(keys[i] == keys[i // share * share] for i in range(320))
 
 
@@ -253,11 +253,9 @@ def test_rectangles_have_torchvisions_distribution():
         )
         offsets, shapes = draw_rectangles(n, size, generator(seed))
         found = torch.cat((offsets, shapes), 1).numpy()
-        assert (
-            (found[:, :2] >= 0).all()
-            and (found[:, 2:] >= 1).all()
-            and (found[:, :2] + found[:, 2:] <= size).all()
-        )
+        assert (found[:, :2] >= 0).all()
+        assert (found[:, 2:] >= 1).all()
+        assert (found[:, :2] + found[:, 2:] <= size).all()
         pairs = [(found[:, i], expected[:, i]) for i in range(4)] + [
             (f[:, 2] * f[:, 3] for f in (found, expected))
         ]
@@ -275,16 +273,15 @@ def test_rectangles_have_torchvisions_limits(monkeypatch):
         50_000, size, generator(int.from_bytes(os.urandom(3), "big"))
     )
     share, ratio = shapes.double().prod(1) / size**2, shapes[:, 1] / shapes[:, 0]
-    assert (
-        share.min().item() == pytest.approx(0.08, abs=1e-3)
-        and 0.98 < share.max().item() <= 1
-    )
+    assert share.min().item() == pytest.approx(0.08, abs=1e-3)
+    assert 0.98 < share.max().item() <= 1
     assert (ratio.min().item(), ratio.max().item()) == pytest.approx(
         (3 / 4, 4 / 3), abs=2e-3
     )
     monkeypatch.setattr(augmentation, "CROP_TRIES", 0)
     offsets, shapes = draw_rectangles(5, 256, generator(0))
-    assert (offsets == 0).all() and (shapes == 256).all()
+    assert (offsets == 0).all()
+    assert (shapes == 256).all()
 
 
 def test_resized_crop_equals_torchvisions():
@@ -319,10 +316,8 @@ def test_draws_of_the_other_recipes_are_what_they_were():
     """A recipe whose crops are shifted draws the same numbers as before there was another rule."""
     draws = draw_epoch(4, 32, paper, 3, 5)
     g = generator(3, 5)
-    assert (
-        torch.equal(draws.offsets, torch.randint(0, 33, (4, 2), generator=g))
-        and draws.shapes is None
-    )
+    assert torch.equal(draws.offsets, torch.randint(0, 33, (4, 2), generator=g))
+    assert draws.shapes is None
     assert torch.equal(draws.flips, torch.rand(4, generator=g) < 0.5)
     assert torch.equal(draws.colour, torch.randn(4, 3, generator=g) * 0.1)
 
@@ -346,11 +341,10 @@ def test_torchvision_trains(worker):
     before = {name: p.detach().clone() for name, p in w.model.named_parameters()}
     w.folder.joinpath("checkpoints").mkdir(exist_ok=True)
     run_epochs(w, 3)
-    assert w.step == 3 and all(
+    assert w.step == 3
+    assert all(
         not torch.equal(before[name], p) for name, p in w.model.named_parameters()
     )
     draws = draw_epoch(len(w.data.train), w.see.border, w.recipe, 0, 0)
-    assert (
-        w.recipe.crop_rule == torchvision.crop_rule
-        and len({tuple(s) for s in draws.shapes.tolist()}) > 100
-    )
+    assert w.recipe.crop_rule == torchvision.crop_rule
+    assert len({tuple(s) for s in draws.shapes.tolist()}) > 100

@@ -28,9 +28,12 @@ NOTEBOOKS = [
     for p in (ROOT / "nbs").rglob("*.ipynb")
     if "-checkpoint" not in p.stem
 ]
-PAGES = sorted(
-    re.sub(r"(^|/)\d\d_", r"\1", str(p.with_suffix(".html"))) for p in NOTEBOOKS
-) + ["404.html"]
+PAGES = [
+    *sorted(
+        re.sub(r"(^|/)\d\d_", r"\1", str(p.with_suffix(".html"))) for p in NOTEBOOKS
+    ),
+    "404.html",
+]
 WIDE, LAPTOP, PHONE = (
     dict(width=1500, height=900),
     dict(width=1280, height=800),
@@ -207,7 +210,8 @@ def test_page_is_small(seen, site):
     sent = sum(
         len(zlib.compress(f.read_bytes())) for f in files if f.is_file()
     )  # as a server sends them
-    assert len(files) > 8 and sent < 900_000
+    assert len(files) > 8
+    assert sent < 900_000
 
 
 def test_both_modes_can_be_read(seen):
@@ -321,7 +325,8 @@ def test_on_paper_nothing_is_cut_or_dim(seen):
         )
         dim = seen.page.evaluate("""[...document.querySelectorAll("main :is(p, li, td, pre, h2)")].filter(e => e.getClientRects().length)
             .map(e => getComputedStyle(e).color).filter(c => c !== "rgb(0, 0, 0)")""")
-        assert dim == [] and seen.page.evaluate(BACKGROUND) == "rgb(255, 255, 255)"
+        assert dim == []
+        assert seen.page.evaluate(BACKGROUND) == "rgb(255, 255, 255)"
     finally:
         seen.page.emulate_media(media="screen")
 
@@ -446,9 +451,8 @@ def test_family_marks_answer_keys(tab, size):
     detail, rows = page.locator("#family .detail"), page.locator("#runs tbody tr")
     marks = drawing.locator(".run")
     order = marks.evaluate_all("all => all.map(a => a.getAttribute('href').slice(1))")
-    assert len(order) > 90 and set(order) <= set(
-        rows.evaluate_all("all => all.map(r => r.id)")
-    )
+    assert len(order) > 90
+    assert set(order) <= set(rows.evaluate_all("all => all.map(r => r.id)"))
     assert (
         marks.evaluate_all("all => all.filter(a => a.tabIndex === 0).length") == 1
     )  # one stop for the whole drawing
@@ -478,7 +482,8 @@ def test_family_marks_answer_the_mouse(tab):
     drawing, focus = family(tab.page, tab.top)
     mark = drawing.locator(".run[href='#run-148']")
     mark.click()
-    assert focus() == "run-148" and "chosen" in mark.get_attribute("class")
+    assert focus() == "run-148"
+    assert "chosen" in mark.get_attribute("class")
     expect(tab.page.locator("#family .detail")).to_contain_text("Changed from 145")
 
 
@@ -489,10 +494,8 @@ def test_family_table_is_sorted_and_searched(tab):
         tab.page.locator("#runs tbody tr:visible"),
     )
     tab.page.locator("#runs input").fill("pooling overlap")
-    assert (
-        0 < shown.count() < 20
-        and f"{shown.count()} of" in tab.page.locator("#runs .count").text_content()
-    )
+    assert 0 < shown.count() < 20
+    assert f"{shown.count()} of" in tab.page.locator("#runs .count").text_content()
     tab.page.locator("#runs input").fill("")
     tab.page.get_by_role("button", name="began").click()
     began = [
@@ -500,7 +503,9 @@ def test_family_table_is_sorted_and_searched(tab):
         for c in tab.page.locator("#runs tbody tr td:nth-child(3)").all_text_contents()
         if c
     ]
-    assert began == sorted(began) and len(began) > 80 and first.is_visible()
+    assert began == sorted(began)
+    assert len(began) > 80
+    assert first.is_visible()
 
 
 def test_family_tree_is_whole_without_scripts(browser, top):

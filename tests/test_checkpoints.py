@@ -180,9 +180,8 @@ def test_a_run_that_ends_in_overflow_does_not_succeed(tmp_path):
         RuntimeError, match="FloatingPointError: validation loss: got nan after step 1"
     ):
         train(Config(out_dir=str(tmp_path / "run"), batch_size=1437, lr=1e30, **TINY))
-    assert not (tmp_path / "run/model.safetensors").exists() and not checkpoints(
-        tmp_path / "run"
-    )
+    assert not (tmp_path / "run/model.safetensors").exists()
+    assert not checkpoints(tmp_path / "run")
     for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines():
         json.loads(line, parse_constant=dies)
 
@@ -226,7 +225,8 @@ def test_a_file_that_is_a_link_is_replaced(tmp_path, digits):
         (run / name).symlink_to(mine)
     train(Config(out_dir=str(run), resume=True, **TINY))
     assert mine.read_text() == "my thesis\n"
-    assert len(rows(run)) == 13 and not any(
+    assert len(rows(run)) == 13
+    assert not any(
         (run / name).is_symlink()
         for name in (".lock", "metrics.jsonl", "log/torchrun.txt")
     )
@@ -261,10 +261,8 @@ def test_copies_beside_the_checkpoints_are_passed_over(tmp_path, digits):
     (tmp_path / "checkpoints/step-0000001-notes").write_text("mine")
     (tmp_path / "checkpoints/step-0000000").symlink_to(tmp_path)
     fit(begin(tmp_path, digits))
-    assert (
-        Path(f"{last}-best").is_dir()
-        and (tmp_path / "checkpoints/step-0000001-notes").exists()
-    )
+    assert Path(f"{last}-best").is_dir()
+    assert (tmp_path / "checkpoints/step-0000001-notes").exists()
     assert len(checkpoints(tmp_path)) == 2
 
 
@@ -295,7 +293,8 @@ def test_files_reach_the_disk_before_their_name(tmp_path, monkeypatch):
         for name in ("a", "b"):
             (temp / name).write_text(name)
     assert sorted(calls[:2]) == ["a", "b"]
-    assert calls[2].startswith(".step-1.") and calls[3:] == ["replace", tmp_path.name]
+    assert calls[2].startswith(".step-1.")
+    assert calls[3:] == ["replace", tmp_path.name]
 
 
 def test_a_planted_temporary_name_is_not_used(tmp_path):
@@ -305,17 +304,15 @@ def test_a_planted_temporary_name_is_not_used(tmp_path):
         with written(tmp_path / "config.json") as temp:
             names.append(temp.name)
             temp.write_text("{}")
-    assert len(set(names)) == 2 and not any(
-        str(os.getpid()) == name.rpartition(".")[2] for name in names
-    )
+    assert len(set(names)) == 2
+    assert not any(str(os.getpid()) == name.rpartition(".")[2] for name in names)
 
 
 def test_a_run_keeps_what_turns_images_into_its_input(tmp_path, digits):
     fit(begin(tmp_path, digits))
     stats = np.load(tmp_path / "stats.npz")
-    assert np.array_equal(stats["mean"], digits.mean) and np.array_equal(
-        stats["cov"], digits.cov
-    )
+    assert np.array_equal(stats["mean"], digits.mean)
+    assert np.array_equal(stats["cov"], digits.cov)
     assert json.loads((tmp_path / "data.json").read_text())["names"] == list(
         digits.names
     )

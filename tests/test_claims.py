@@ -36,17 +36,23 @@ STATUS = COMPUTED | {
     "cannot be shown here",
     "needs ImageNet",
 }
-ids = lambda c: f"{c['section']} {c['claim'][:40]}"
+
+
+def ids(c):
+    return f"{c['section']} {c['claim'][:40]}"
 
 
 def notes(words):
     """Top-1 and top-5 error in the notes, per cent: ID, 'ID, one view', or the difference of two."""
     runs = experiments()
-    pick = lambda w: (
-        runs[w.removesuffix(", one view")].one
-        if w.endswith(", one view")
-        else runs[w].ten
-    )
+
+    def pick(w):
+        return (
+            runs[w.removesuffix(", one view")].one
+            if w.endswith(", one view")
+            else runs[w].ten
+        )
+
     a, _, b = words.partition(" - ")
     return [100 * (x - (pick(b)[i] if b else 0)) for i, x in enumerate(pick(a)) if i]
 
@@ -74,7 +80,8 @@ def assert_agrees(ours, file, key):
         r"-?\d+(?:\.\d+)?",
         re.sub("95 %|−", lambda m: "-" if m[0] == "−" else "", values),
     )
-    assert numbers and numbers == [
+    assert numbers
+    assert numbers == [
         f"{scale * float(w):.{len(x.partition('.')[2])}f}"
         for x, w in zip(
             numbers,
@@ -87,7 +94,9 @@ def assert_agrees(ours, file, key):
 
 @pytest.mark.parametrize("claim", CLAIMS, ids=ids)
 def test_row_is_true(claim):
-    assert claim["status"] in STATUS and claim["paper"] and claim["claim"]
+    assert claim["status"] in STATUS
+    assert claim["paper"]
+    assert claim["claim"]
     if claim["test"]:
         assert claim["test"] in TESTS
     if claim["symbol"]:
@@ -106,25 +115,28 @@ def test_row_is_true(claim):
         run = experiments()[claim["lab"].split(" - ")[0].removesuffix(", one view")]
         file, lines = claim["source"].split(":")
         first, last = (int(n) for n in (run.lines.split("-") * 2)[:2])
-        assert file == f"layer-params-{run.file}.cfg" and all(
-            first <= int(n) <= last for n in lines.split("-")
-        )
-        assert claim["views"] in ("1", "10") and run.data in claim["pictures"]
+        assert file == f"layer-params-{run.file}.cfg"
+        assert all(first <= int(n) <= last for n in lines.split("-"))
+        assert claim["views"] in ("1", "10")
+        assert run.data in claim["pictures"]
     assert claim["ours"] or claim["why"] or claim["lab"], (
         "a row without a value says why"
     )
     if claim["status"] in COMPUTED:
-        assert claim["ours"] and claim["test"]
+        assert claim["ours"]
+        assert claim["test"]
     if claim["status"] in ("paper and code differ", "read in the notes"):
         assert claim["source"], "the file that says so is named"
     if claim["status"] == "small-scale analogue":
-        assert claim["ours"] and claim["symbol"]
+        assert claim["ours"]
+        assert claim["symbol"]
     if claim["status"] in COMPUTED - {"reproduced"} | {"read in the notes"}:
         assert claim["why"]
 
 
 def test_ledger_has_the_papers_numbers():
-    assert len(CLAIMS) >= 45 and len({ids(c) for c in CLAIMS}) == len(CLAIMS)
+    assert len(CLAIMS) >= 45
+    assert len({ids(c) for c in CLAIMS}) == len(CLAIMS)
     printed = " ".join(c["paper"] for c in CLAIMS)
     for number in [
         "37.5",
@@ -190,10 +202,8 @@ def test_gain_of_ten_views_in_the_notes():
 
 def test_claim_neurons():
     units = [l.neurons for l in plan(source2012)]
-    assert (
-        units == [290_400, 186_624, 64_896, 64_896, 43_264, 4096, 4096, 1000]
-        and sum(units) == 659_272
-    )
+    assert units == [290_400, 186_624, 64_896, 64_896, 43_264, 4096, 4096, 1000]
+    assert sum(units) == 659_272
     assert (
         round(sum(units), -4) == 660_000
     )  # the printed 650,000 is what is left when the rest is cut
@@ -243,4 +253,5 @@ def test_claim_constants_and_kernels():
         (384, 256, 3, 3),
         (384, 192, 3, 3),
         (256, 192, 3, 3),
-    ] and AlexNet().conv1.stride == (4, 4)
+    ]
+    assert AlexNet().conv1.stride == (4, 4)

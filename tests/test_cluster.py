@@ -78,9 +78,8 @@ def test_four_processes_equal_one_in_float64():
     assert list(found) == cases[:-1], done.stdout
     for case, gaps in found.items():
         print("seed", gaps.pop("seed"), case, "worst", worst := max(gaps.values()))
-        assert len(gaps) == 16 + 16 + 6 and (
-            worst <= 1e-10 if "::" in case else worst > 1e-6
-        )
+        assert len(gaps) == 16 + 16 + 6
+        assert worst <= 1e-10 if "::" in case else worst > 1e-6
     assert all(r["kept"] for r in rows if "error" in r), (
         "metrics are cut before the processes agree"
     )
@@ -98,7 +97,8 @@ def test_every_picture_is_taken_once():
             shares = [take(n, r, many) for r in range(many)]
             assert [i for s in shares if s.weight for i in range(n)[s.rows]] == list(
                 range(n)
-            ) and sum(s.weight for s in shares) == pytest.approx(many)
+            )
+            assert sum(s.weight for s in shares) == pytest.approx(many)
             assert all(
                 s.of == n and len(range(n)[s.rows]) >= 1 for s in shares
             )  # nobody is idle, which would hold up the others
@@ -261,10 +261,8 @@ def test_resume_takes_what_the_run_was_begun_with(
         try:
             main()
         except SystemExit as stop:
-            assert (
-                stop.code == 2
-                and "parameter seed: found 5, but the run in" in capsys.readouterr().err
-            )
+            assert stop.code == 2
+            assert "parameter seed: found 5, but the run in" in capsys.readouterr().err
     expected = replace(
         complete(Config(**SMALL)), resume=True, out_dir=str(tmp_path / "run")
     )
@@ -273,24 +271,27 @@ def test_resume_takes_what_the_run_was_begun_with(
 
 def test_two_machines(tmp_path, command):
     """Two agents of torchrun, a column on each; the same losses as in one process."""
-    agent = lambda: subprocess.Popen(
-        [
-            *torchrun(
-                1,
-                "--nnodes",
-                "2",
-                "--rdzv-backend",
-                "c10d",
-                "--rdzv-endpoint",
-                f"127.0.0.1:{port}",
-            ),
-            *command,
-            tmp_path / "run",
-        ],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+
+    def agent():
+        return subprocess.Popen(
+            [
+                *torchrun(
+                    1,
+                    "--nnodes",
+                    "2",
+                    "--rdzv-backend",
+                    "c10d",
+                    "--rdzv-endpoint",
+                    f"127.0.0.1:{port}",
+                ),
+                *command,
+                tmp_path / "run",
+            ],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
     port = training.socket.create_server(("127.0.0.1", 0)).getsockname()[1]
     agents = [agent(), agent()]
     said = [a.communicate(timeout=120)[0] for a in agents]
@@ -304,7 +305,8 @@ def test_two_machines(tmp_path, command):
     two, one = (
         [r["loss"] for r in metrics(tmp_path / name)] for name in ("run", "one")
     )
-    assert len(two) == 13 and two == pytest.approx(one, rel=1e-9)
+    assert len(two) == 13
+    assert two == pytest.approx(one, rel=1e-9)
 
 
 @pytest.mark.skipif(not LONG, reason="minutes of waiting: set ALEXNET_NB_LONG=1")
@@ -348,7 +350,10 @@ def test_a_machine_joins_and_is_lost(tmp_path, command, monkeypatch):
             time.monotonic() + 120,
             None,
         )
-        steps = lambda: len(read(out / "metrics.jsonl").splitlines())
+
+        def steps():
+            return len(read(out / "metrics.jsonl").splitlines())
+
         while begin is None or steps() < begin + 5:
             said = read(tmp_path / "first") + read(tmp_path / "second")
             if (
@@ -382,10 +387,8 @@ def test_the_command_line_is_config():
         typing.get_type_hints(Config),
     )
     actions = {a.dest: a for a in command_line()._actions if a.dest != "help"}
-    assert (
-        list(actions) == list(kinds)
-        and Config(**vars(command_line().parse_args([]))) == Config()
-    )
+    assert list(actions) == list(kinds)
+    assert Config(**vars(command_line().parse_args([]))) == Config()
     source = (
         Path(training.__file__)
         .read_text()
@@ -398,15 +401,15 @@ def test_the_command_line_is_config():
             actions[f.name],
             re.search(rf"    {f.name}: .*?  # (.*)", source)[1],
         )
-        assert (
-            action.option_strings == [option]
-            and f"{option} " in words
-            and comment in words
-        )
+        assert action.option_strings == [option]
+        assert f"{option} " in words
+        assert comment in words
         if kinds[f.name] is bool:
-            assert f.default is False and action.nargs == 0
+            assert f.default is False
+            assert action.nargs == 0
         else:
-            assert action.type in (kinds[f.name], *typing.get_args(kinds[f.name])) and (
+            assert action.type in (kinds[f.name], *typing.get_args(kinds[f.name]))
+            assert (
                 f.default in (None, "") or f"{comment} (default: {f.default})" in words
             )
     given = command_line().parse_args(
@@ -429,7 +432,7 @@ def test_the_command_line_is_config():
 
 
 @pytest.mark.parametrize(
-    "words, environment, said",
+    ("words", "environment", "said"),
     [
         (
             "--gpus 3",
@@ -526,7 +529,8 @@ def test_what_cannot_be_meant_is_refused(
     with pytest.raises(SystemExit) as stop:
         main()
     err = capsys.readouterr().err
-    assert stop.value.code == 2 and (said in err if said else not err)
+    assert stop.value.code == 2
+    assert said in err if said else not err
     assert sorted(p.name for p in Path().iterdir()) == [
         "file",
         "full",

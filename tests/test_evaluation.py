@@ -50,11 +50,9 @@ def test_other_data_are_measured_with_the_mean_of_the_run(tmp_path, run, digits)
     assert "of 120 pictures" in table
     assert (run / "result.json").read_bytes() == before
     found = json.loads((run / "result-packed-all.json").read_text())
-    assert (
-        found["n"] == 120
-        and found["data"] == str(others.path)
-        and found["sha256"] == others.meta["sha256"]
-    )
+    assert found["n"] == 120
+    assert found["data"] == str(others.path)
+    assert found["sha256"] == others.meta["sha256"]
     model = load_model(run)
     by_hand = Input(model.recipe, digits.mean, digits.cov)
     parts = (others.train, others.val)
@@ -66,7 +64,7 @@ def test_other_data_are_measured_with_the_mean_of_the_run(tmp_path, run, digits)
     assert torch.equal(load_input(run, model).mean, by_hand.mean)
 
 
-@pytest.mark.parametrize("split, n", [("train", 108), ("val", 12), ("all", 120)])
+@pytest.mark.parametrize(("split", "n"), [("train", 108), ("val", 12), ("all", 120)])
 def test_each_part_of_other_data_has_a_file_of_its_own(tmp_path, run, digits, split, n):
     evaluate(run, packed(tmp_path, digits.names), split=split)
     assert json.loads((run / f"result-packed-{split}.json").read_text())["n"] == n
@@ -132,7 +130,7 @@ def test_images_of_another_size_than_the_mean_are_refused(size):
             use(images)
 
 
-@pytest.mark.parametrize("size, distinct", [(64, 2), (65, 8), (66, 10), (72, 10)])
+@pytest.mark.parametrize(("size", "distinct"), [(64, 2), (65, 8), (66, 10), (72, 10)])
 def test_views_are_counted_as_what_they_are(size, distinct):
     """Without a border all crops are one; with a border of one pixel the center is a corner."""
     see = transform(size, 64)
@@ -140,7 +138,8 @@ def test_views_are_counted_as_what_they_are(size, distinct):
     views = see.views(images, 10)
     assert len(views) == len(see.view_places(10)) == distinct
     assert len({view.numpy().tobytes() for view in views}) == distinct
-    assert len(see.views(images, 5)) == distinct // 2 and len(see.views(images, 1)) == 1
+    assert len(see.views(images, 5)) == distinct // 2
+    assert len(see.views(images, 1)) == 1
 
 
 def test_the_report_counts_distinct_views(tmp_path, digits):
@@ -151,4 +150,5 @@ def test_the_report_counts_distinct_views(tmp_path, digits):
     fit(Worker(folder, config, digits, None))
     table = evaluate(folder, digits)
     assert json.loads((folder / "result.json").read_text())["views"] == 1
-    assert "1 view " in table and "5 views" not in table
+    assert "1 view " in table
+    assert "5 views" not in table

@@ -69,20 +69,21 @@ def test_recorded_figure1_keeps_to_its_design(cifar):
                 if j["epochs"] == 3 and (j["activation"], j["start"]) == arm
             }
         )
-        assert grid[0] < lr < grid[-1] and all(
-            b / a == pytest.approx(10**0.5, rel=0.06) for a, b in zip(grid, grid[1:])
+        assert grid[0] < lr < grid[-1]
+        assert all(
+            b / a == pytest.approx(10**0.5, rel=0.06)
+            for a, b in itertools.pairwise(grid)
         )
         main = [
             j
             for j in jobs
             if j["epochs"] == 60 and (j["activation"], j["start"]) == arm
         ]
-        assert (
-            all(j["lr"] == lr for j in main)
-            and [j["seed"] for j in sorted(main, key=lambda j: j["seed"])]
-            == sorted({j["seed"] for j in main})
-            and all(0 <= j["seed"] < 6 for j in main)
+        assert all(j["lr"] == lr for j in main)
+        assert [j["seed"] for j in sorted(main, key=lambda j: j["seed"])] == sorted(
+            {j["seed"] for j in main}
         )
+        assert all(0 <= j["seed"] < 6 for j in main)
 
 
 def test_crossing_is_interpolated(cifar):
@@ -107,11 +108,16 @@ def test_calibrated_start_keeps_the_signal(cifar, activation):
 def test_recorded_plateau_is_as_the_page_says(experiment):
     """What its prose says of the small net, beyond the tables that are drawn."""
     plateau, small = experiment("plateau"), ROOT / "results/plateau"
-    runs = lambda **factors: plateau.spells(small, **factors)
-    assert all(left for *_, left in runs(divide=1.0, deviation=0.03)) and not any(
-        left for *_, left in runs(divide=58.0, deviation=0.01)
-    )
-    mean = lambda **factors: sum(n for _, n, _ in runs(divide=1.0, **factors)) / 4
+
+    def runs(**factors):
+        return plateau.spells(small, **factors)
+
+    assert all(left for *_, left in runs(divide=1.0, deviation=0.03))
+    assert not any(left for *_, left in runs(divide=58.0, deviation=0.01))
+
+    def mean(**factors):
+        return sum(n for _, n, _ in runs(divide=1.0, **factors)) / 4
+
     for lr in plateau.FACTORS["lr"]:
         for bias in plateau.FACTORS["bias"]:
             assert mean(lr=lr, bias=bias, deviation=0.01) > mean(
@@ -122,20 +128,29 @@ def test_recorded_plateau_is_as_the_page_says(experiment):
                 lr=lr, deviation=deviation, bias=1.0
             )
     numbers = experiment("intervals").summary(small / "summary.tsv")
-    p = lambda words: [
-        float(
-            numbers[f"deviation 0.01 less 0.03{words}, rate {lr:g}: updates"]["p_holm"]
-        )
-        for lr in plateau.FACTORS["lr"]
-    ]
+
+    def p(words):
+        return [
+            float(
+                numbers[f"deviation 0.01 less 0.03{words}, rate {lr:g}: updates"][
+                    "p_holm"
+                ]
+            )
+            for lr in plateau.FACTORS["lr"]
+        ]
+
     mixed, alike = p(""), p(" at the same pixels and biases")
-    assert min(mixed[:2]) > 0.05 > mixed[2] and max(alike) < 1e-5
+    assert min(mixed[:2]) > 0.05 > mixed[2]
+    assert max(alike) < 1e-5
 
 
 def test_recorded_plateau_and_spread_are_as_the_page_says(experiment):
     """Among raw pixels at each rate a larger spread goes with a shorter plateau; at the same spread divided pixels take longer."""
     plateau, small = experiment("plateau"), ROOT / "results/plateau"
-    runs = lambda **factors: plateau.spells(small, **factors)
+
+    def runs(**factors):
+        return plateau.spells(small, **factors)
+
     for lr in plateau.FACTORS["lr"]:
         assert (
             plateau.stats.spearmanr(
@@ -143,18 +158,15 @@ def test_recorded_plateau_and_spread_are_as_the_page_says(experiment):
             ).statistic
             < -0.9
         )
-        near = lambda divide: [
-            n for s, n, _ in runs(divide=divide, lr=lr) if 8e-4 < s < 1.3e-3
-        ]
-        assert (
-            len(near(1.0)) >= 4
-            and len(near(58.0)) >= 4
-            and max(near(1.0)) < min(near(58.0))
-        )
-    assert (
-        sum(not left for *_, left in runs(divide=1.0, bias=0.0)) == 5
-        and sum(not left for *_, left in runs(divide=1.0, bias=1.0)) == 0
-    )
+
+        def near(divide):
+            return [n for s, n, _ in runs(divide=divide, lr=lr) if 8e-4 < s < 1.3e-3]
+
+        assert len(near(1.0)) >= 4
+        assert len(near(58.0)) >= 4
+        assert max(near(1.0)) < min(near(58.0))
+    assert sum(not left for *_, left in runs(divide=1.0, bias=0.0)) == 5
+    assert sum(not left for *_, left in runs(divide=1.0, bias=1.0)) == 0
 
 
 def test_recorded_analogues_are_as_the_page_says(experiment):
@@ -165,18 +177,18 @@ def test_recorded_analogues_are_as_the_page_says(experiment):
         ROOT / "results/analogues",
     )
     numbers = intervals.summary(results / "summary.tsv")
-    p = lambda arm: float(numbers[f"columns less {arm}: test error"]["p_holm"])
-    assert (
-        p("apart") < 0.05
-        and p("half") < 0.05
-        and p("apart_wide") > 0.05
-        and p("dense") > 0.05
-    )
+
+    def p(arm):
+        return float(numbers[f"columns less {arm}: test error"]["p_holm"])
+
+    assert p("apart") < 0.05
+    assert p("half") < 0.05
+    assert p("apart_wide") > 0.05
+    assert p("dense") > 0.05
     for arm in analogues.ARMS:
         runs = analogues.final(results, arm)
-        assert [r["job"]["seed"] for r in runs] == list(range(8)) and {
-            r["job"]["lr"] for r in runs
-        } == {analogues.best(results)[arm]}
+        assert [r["job"]["seed"] for r in runs] == list(range(8))
+        assert {r["job"]["lr"] for r in runs} == {analogues.best(results)[arm]}
         grid = {
             r["job"]["lr"]
             for r in analogues.cifar.lines(results)
@@ -230,12 +242,10 @@ def test_recorded_normalisation_and_dropout_are_as_the_page_says(experiment):
         assert float(numbers[f"{arm} less dense: test error"]["p_holm"]) < 0.05
     dropout, none = (analogues.until(results, arm) for arm in ("dropout", "no_dropout"))
     ratio = numbers["dropout over none: epochs to a loss of 0.5"]
-    assert (
-        max(none) < min(dropout)
-        and max(dropout) < 30
-        and float(ratio["high"]) < 2
-        and float(ratio["p"]) < 0.05
-    )
+    assert max(none) < min(dropout)
+    assert max(dropout) < 30
+    assert float(ratio["high"]) < 2
+    assert float(ratio["p"]) < 0.05
 
 
 def test_recorded_in_place_is_as_the_page_says(experiment):
@@ -311,13 +321,13 @@ def test_a_split_is_found(experiment):
         np.repeat(g.normal(size=(16, 1, 25)), 3, 1),
         g.normal(size=(16, 3, 25)),
     )
-    encode = lambda w: analogues.base64.b64encode(
-        w.astype(np.float16).tobytes()
-    ).decode()
+
+    def encode(w):
+        return analogues.base64.b64encode(w.astype(np.float16).tobytes()).decode()
+
     shares = analogues.colour(encode(np.concatenate([gray, coloured])))
-    assert shares[:16] == pytest.approx(0, abs=1e-3) and shares[
-        16:
-    ].mean() == pytest.approx(2 / 3, abs=0.1)
+    assert shares[:16] == pytest.approx(0, abs=1e-3)
+    assert shares[16:].mean() == pytest.approx(2 / 3, abs=0.1)
     assert analogues.split(shares, 0)["p"] < 0.001
     assert (
         analogues.split(np.tile(shares.reshape(2, 16)[:, :8].ravel(), 2), 0)["p"] > 0.5
@@ -339,20 +349,15 @@ def test_intervals_against_scipy(experiment):
     assert intervals.permuted(a, b) == pytest.approx(2 / math.comb(16, 8))
     assert intervals.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     estimate, low, high = intervals.ratio([20, 22, 18, 21], [4, 5, 6, 5])
-    assert low < estimate < high and estimate == pytest.approx(
-        (20 * 22 * 18 * 21 / (4 * 5 * 6 * 5)) ** 0.25
-    )
+    assert low < estimate < high
+    assert estimate == pytest.approx((20 * 22 * 18 * 21 / (4 * 5 * 6 * 5)) ** 0.25)
     bootstrap = intervals.bootstrap_ratio([20, 22, 18, 21], [4, 5, 6, 5])
-    assert (
-        bootstrap[0] == pytest.approx(estimate)
-        and low < bootstrap[1] < bootstrap[2] < high
-    )  # Welch's is the wider one
+    assert bootstrap[0] == pytest.approx(estimate)
+    assert low < bootstrap[1] < bootstrap[2] < high
     estimate, low, high = intervals.difference(a, b)
-    assert (
-        estimate == -8
-        and low == pytest.approx(-8 - 2.144787 * 1.224745, abs=1e-4)
-        and high == pytest.approx(-16 - low)
-    )
+    assert estimate == -8
+    assert low == pytest.approx(-8 - 2.144787 * 1.224745, abs=1e-4)
+    assert high == pytest.approx(-16 - low)
 
 
 def ends_above_expectation(runs, arm):
@@ -412,18 +417,17 @@ def test_exact_log_rank_of_the_runs_in_place(experiment):
         experiment("intervals"),
         ROOT / "results/in_place",
     )
-    arm = lambda recipe, divided: plateau.times(
-        plateau.places(whole, recipe=recipe, divided=divided)
-    )
+
+    def arm(recipe, divided):
+        return plateau.times(plateau.places(whole, recipe=recipe, divided=divided))
+
     numbers = intervals.summary(whole / "summary.tsv")
     p = {what: float(r["p"]) for what, r in numbers.items() if r["p"]}
-    assert len(p) == 7 and min(p.values()) == pytest.approx(
-        2 / math.comb(16, 8), rel=1e-3
-    )
+    assert len(p) == 7
+    assert min(p.values()) == pytest.approx(2 / math.comb(16, 8), rel=1e-3)
     counted = counted_log_rank((arm("source2012", False), arm("paper", False)))
-    assert p["source2012 less paper, raw: updates"] == pytest.approx(
-        counted, rel=1e-3
-    ) and max(p.values()) == pytest.approx(counted, rel=1e-3)
+    assert p["source2012 less paper, raw: updates"] == pytest.approx(counted, rel=1e-3)
+    assert max(p.values()) == pytest.approx(counted, rel=1e-3)
     corrected = [float(r["p_holm"]) for r in numbers.values() if r["p_holm"]]
     assert (round(min(corrected), 4), round(max(corrected), 4)) == (0.0011, 0.0028)
 
@@ -437,9 +441,13 @@ def test_an_end_that_a_stop_has_put_there_is_not_given(experiment):
     )
     assert not any(math.isnan(x) for x in plateau.updates_apart(slow, quick))
     gap, low, high = plateau.updates_apart(stopped, quick)
-    assert gap == 80 and 0 < low < gap and math.isnan(high)
+    assert gap == 80
+    assert 0 < low < gap
+    assert math.isnan(high)
     gap, low, high = plateau.updates_apart(quick, stopped)
-    assert gap == -80 and math.isnan(low) and gap < high < 0
+    assert gap == -80
+    assert math.isnan(low)
+    assert gap < high < 0
     r = dict(low="1.5", high="")
     assert (
         intervals.range_said(r),

@@ -99,7 +99,8 @@ def test_run_follows_that_of_the_processor(trained, tmp_path):
     said = json.loads((tmp_path / "gpu/env.json").read_text())["layout"]
     if torch.cuda.device_count() == 1:
         assert said == "1 CUDA device: both columns in one process on one of them"
-    assert len(here) == len(there) > 10 and here == pytest.approx(there, rel=1e-6)
+    assert len(here) == len(there) > 10
+    assert here == pytest.approx(there, rel=1e-6)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

@@ -1,6 +1,7 @@
 """The author's experiments: the table, and the recipes made from it."""
 
 import csv
+import itertools
 import math
 import re
 from dataclasses import replace
@@ -26,18 +27,21 @@ from alexnet_nb.recipes import (
 from alexnet_nb.training import Config, check
 
 RUNS = experiments()
-figures = lambda r: [e for e in (r.one, r.ten, r.unclear) if e]
+
+
+def figures(r):
+    return [e for e in (r.one, r.ten, r.unclear) if e]
 
 
 def test_table_has_every_file_once():
-    assert len(RUNS) == 110 and len({r.file for r in RUNS.values()}) == 97
+    assert len(RUNS) == 110
+    assert len({r.file for r in RUNS.values()}) == 97
     assert {r.file for r in RUNS.values()} == {
         id for id, r in RUNS.items() if id == r.file
     }  # each file has its own row
     assert sum(bool(figures(r)) for r in RUNS.values() if r.id == r.file) == 40
-    assert sum(bool(r.unclear) for r in RUNS.values()) == 9 and not any(
-        r.unclear and (r.one or r.ten) for r in RUNS.values()
-    )
+    assert sum(bool(r.unclear) for r in RUNS.values()) == 9
+    assert not any(r.unclear and (r.one or r.ten) for r in RUNS.values())
     assert {r.data for r in RUNS.values()} == {
         "",
         "2009",
@@ -86,33 +90,35 @@ def test_figures_can_be_traced_and_are_counts_of_pictures():
 
 
 def test_seven_pairs_equal_the_paper():
-    percent = lambda e: tuple(round(100 * x, 1) for x in e[1:])
-    points = lambda a, b: tuple(round(100 * (x - y), 1) for x, y in zip(a[1:], b[1:]))
+    def percent(e):
+        return tuple(round(100 * x, 1) for x in e[1:])
+
+    def points(a, b):
+        return tuple(round(100 * (x - y), 1) for x, y in zip(a[1:], b[1:]))
+
     ten = {id: r.ten for id, r in RUNS.items()}
-    assert percent(ten["145-2010"]) == (37.5, 17.0) and percent(
-        RUNS["145-2010"].one
-    ) == (39.0, 18.3)
-    assert percent(ten["145"]) == (40.7, 18.2) and percent(ten["146-2012-2011"]) == (
+    assert percent(ten["145-2010"]) == (37.5, 17.0)
+    assert percent(RUNS["145-2010"].one) == (39.0, 18.3)
+    assert percent(ten["145"]) == (40.7, 18.2)
+    assert percent(ten["146-2012-2011"]) == (
         39.0,
         16.6,
     )
     assert points(ten["145-half"], ten["145-2010"]) == (1.7, 1.2)
-    assert points(ten["148"], ten["145"]) == (1.4, 1.2) and points(
-        ten["147"], ten["145"]
-    ) == (0.4, 0.3)
+    assert points(ten["148"], ten["145"]) == (1.4, 1.2)
+    assert points(ten["147"], ten["145"]) == (0.4, 0.3)
 
 
 @pytest.mark.parametrize("id", LAB)
 def test_recipe_can_be_built_and_run(id):
     recipe = lab(id)
-    assert (
-        recipe.name == f"lab-{id}"
-        and RUNS[id].file == id
-        and check(Config(recipe=recipe.name, data="photos"))
-    )
+    assert recipe.name == f"lab-{id}"
+    assert RUNS[id].file == id
+    assert check(Config(recipe=recipe.name, data="photos"))
     small = reduced(recipe, 1 / 16, 96)
     logits = AlexNet(small, 7).eval()(torch.randn(2, 3, 96, 96) * 60)
-    assert logits.shape == (2, 7) and logits.isfinite().all()
+    assert logits.shape == (2, 7)
+    assert logits.isfinite().all()
 
 
 def test_recipes_hold_the_authors_numbers():
@@ -142,7 +148,7 @@ def epochs(recipe, n):
 
 
 @pytest.mark.parametrize(
-    "recipe, id, n", [(source2012, "145", 90), (source2010, "145-2010", 93)]
+    ("recipe", "id", "n"), [(source2012, "145", 90), (source2010, "145-2010", 93)]
 )
 def test_the_papers_schedules_are_the_recorded_ones(recipe, id, n):
     run = RUNS[id]
@@ -156,19 +162,23 @@ def test_the_papers_schedules_are_the_recorded_ones(recipe, id, n):
 def test_rates_follow_the_notes():
     """147: drops at 23, 51 and 79, where conv1 stops; 171: five levels from 0.01 to 0.00002."""
     changes = epochs(lab("147"), 90)
-    assert list(changes) == [23, 51, 79] and changes[79]["weights"] == pytest.approx(
-        1e-5
-    )
+    assert list(changes) == [23, 51, 79]
+    assert changes[79]["weights"] == pytest.approx(1e-5)
     assert changes[79]["conv1"] == changes[79]["conv1_bias"] == 0
     rates = sorted(
         {rates_at(lab("171"), e / 90)["weights"] for e in range(90)}, reverse=True
     )
-    assert len(rates) == 5 and rates[0] == 0.01 and rates[-1] == pytest.approx(2e-5)
-    assert all(a / b == pytest.approx(500 ** (1 / 4)) for a, b in zip(rates, rates[1:]))
+    assert len(rates) == 5
+    assert rates[0] == 0.01
+    assert rates[-1] == pytest.approx(2e-5)
+    assert all(
+        a / b == pytest.approx(500 ** (1 / 4)) for a, b in itertools.pairwise(rates)
+    )
 
 
 def test_names_do_not_meet():
-    assert len(LAB) >= 20 and not {f"lab-{id}" for id in LAB} & RECIPES.keys()
+    assert len(LAB) >= 20
+    assert not {f"lab-{id}" for id in LAB} & RECIPES.keys()
 
 
 def table_text():
@@ -237,11 +247,9 @@ def test_columns_of_the_table_agree_with_each_other():
 def test_table_says_when_the_colour_noise_ended():
     """59 runs note it; some of them at a fraction of an epoch."""
     noted = {id: run.colour_off for id, run in RUNS.items() if run.colour_off}
-    assert (
-        len(noted) == 59
-        and noted["135-2009"] == 10.3697
-        and noted["141-2009-half"] == 18.2396
-    )
+    assert len(noted) == 59
+    assert noted["135-2009"] == 10.3697
+    assert noted["141-2009-half"] == 18.2396
     unknown = {id for id in LAB if id not in noted}
     assert unknown == {"147", "154", "170-256", "170-256-0.015"}
 
@@ -494,7 +502,8 @@ def test_recipe_has_the_net_of_the_released_definition(id):
 
 
 @pytest.mark.parametrize(
-    "id, layer, norms", [("149", "conv5", [LRN]), ("166", "conv2", [LRN, SpatialNorm])]
+    ("id", "layer", "norms"),
+    [("149", "conv5", [LRN]), ("166", "conv2", [LRN, SpatialNorm])],
 )
 def test_norms_before_the_relu_see_negative_responses(id, layer, norms):
     lowest = {}

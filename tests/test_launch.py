@@ -109,7 +109,8 @@ def test_a_run_listens_on_loopback_only(tmp_path, gpus):
     metrics, end = tmp_path / "run/metrics.jsonl", time.monotonic() + 120
     try:
         while not metrics.exists():
-            assert process.poll() is None and time.monotonic() < end
+            assert process.poll() is None
+            assert time.monotonic() < end
             time.sleep(0.2)
         found = listeners(descendants(process.pid))
         assert gpus == 1 or found, "gloo listens somewhere"
@@ -119,7 +120,8 @@ def test_a_run_listens_on_loopback_only(tmp_path, gpus):
     finally:
         process.terminate()
         process.wait(30)
-    assert gone(tmp_path) and not (tmp_path / "pwned").exists()
+    assert gone(tmp_path)
+    assert not (tmp_path / "pwned").exists()
 
 
 def test_the_store_of_a_run_is_private_and_goes_away(tmp_path, monkeypatch):
@@ -134,7 +136,8 @@ def test_the_store_of_a_run_is_private_and_goes_away(tmp_path, monkeypatch):
             except FileNotFoundError:
                 continue
         time.sleep(0.05)
-    assert process.returncode == 0 and modes == {0o700}
+    assert process.returncode == 0
+    assert modes == {0o700}
     assert not list(tmp_path.glob("alexnet_nb-*"))
 
 
@@ -172,9 +175,9 @@ def test_a_setting_of_the_users_stays(monkeypatch, tmp_path):
         monkeypatch.setenv(name, "2")
     monkeypatch.setenv("PETROL", "3")
     env = worker_environment(layout(2, found=0), str(tmp_path))
+    assert env["PETROL"] == "3"
     assert (
-        env["PETROL"] == "3"
-        and not {
+        not {
             "PET_NNODES",
             "GROUP_RANK",
             "ROLE_WORLD_SIZE",
@@ -211,9 +214,8 @@ def test_code_in_the_current_folder_is_not_run(tmp_path):
         timeout=150,
     )
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "run/model.safetensors").exists() and not (
-        tmp_path / "pwned"
-    ).exists()
+    assert (tmp_path / "run/model.safetensors").exists()
+    assert not (tmp_path / "pwned").exists()
 
 
 def test_bytes_that_are_not_utf8_go_to_the_log(tmp_path, fault):

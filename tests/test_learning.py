@@ -29,9 +29,8 @@ def test_error_rates_equal_a_plain_count():
         sum(label not in row for row, label in zip(best.tolist(), labels.tolist()))
         / 500
     )
-    assert (
-        error_rates(scores, labels) == pytest.approx((one, five)) and 0 < five < one < 1
-    )
+    assert error_rates(scores, labels) == pytest.approx((one, five))
+    assert 0 < five < one < 1
 
 
 @pytest.mark.parametrize("name", [n for n, r in RECIPES.items() if r.schedule])
@@ -39,10 +38,8 @@ def test_another_rate_takes_the_biases_along(name):
     usual, twice = (
         rates_at(RECIPES[name], 0.5, lr) for lr in (None, 2 * RECIPES[name].lr)
     )
-    assert (
-        all(twice[k] == pytest.approx(2 * usual[k]) for k in RATES)
-        and twice["colour"] == usual["colour"]
-    )
+    assert all(twice[k] == pytest.approx(2 * usual[k]) for k in RATES)
+    assert twice["colour"] == usual["colour"]
 
 
 def test_every_drop_of_a_plateau_divides_all_rates_by_ten():
@@ -52,7 +49,7 @@ def test_every_drop_of_a_plateau_divides_all_rates_by_ten():
 
 
 @pytest.mark.parametrize(
-    "recipe, length, slowed, frozen",
+    ("recipe", "length", "slowed", "frozen"),
     [(source2012, 90, 67, 72), (source2010, 93, 68, 72)],
 )
 def test_biases_of_conv1_are_slowed_and_frozen_with_its_weights(
@@ -117,9 +114,8 @@ def test_a_frozen_conv1_neither_moves_nor_loses_its_velocity():
                 torch.equal(velocity[n], optimizer.state[parts[n]]["momentum_buffer"])
                 for n in ("conv1", "conv1_bias")
             )
-            assert (
-                not parts["conv1_bias"].requires_grad and parts["biases"].requires_grad
-            )
+            assert not parts["conv1_bias"].requires_grad
+            assert parts["biases"].requires_grad
 
 
 def test_torchvision_is_trained_as_its_reference_scripts_say():

@@ -30,7 +30,7 @@ def draw(*shape, layout=torch.contiguous_format, **kw):
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("n", [1, 3, 5, 7, 9])
 @pytest.mark.parametrize(
-    "channels, columns", [(1, 1), (4, 1), (12, 1), (12, 2), (6, 3)]
+    ("channels", "columns"), [(1, 1), (4, 1), (12, 1), (12, 2), (6, 3)]
 )
 def test_agrees_with_the_naive_loop_forward_and_backward(n, channels, columns, layout):
     for beta in (0.75, 0.6):
@@ -66,7 +66,10 @@ def test_many_blocks_are_one(layout, monkeypatch):
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_derivatives_of_every_kind(layout):
     x = draw(2, 6, 2, 2, layout=layout).requires_grad_()
-    f = lambda x: lrn(x, 3, alpha=1e-2, columns=2)
+
+    def f(x):
+        return lrn(x, 3, alpha=1e-2, columns=2)
+
     assert torch.autograd.gradcheck(
         f, x, check_forward_ad=True, check_batched_grad=True
     )

@@ -3,6 +3,7 @@
 import ast
 import base64
 import io
+import itertools
 import json
 import re
 import runpy
@@ -19,7 +20,10 @@ from alexnet_nb.training import Config
 
 NOTEBOOKS = sorted((ROOT / "nbs").glob("*.ipynb"))
 EVERY = sorted((ROOT / "nbs").rglob("*.ipynb"))
-source = lambda cell: "".join(cell["source"])
+
+
+def source(cell):
+    return "".join(cell["source"])
 
 
 def test_parameters_cell_equals_config(cells):
@@ -39,7 +43,8 @@ def test_parameters_cell_equals_config(cells):
     kinds = typing.get_type_hints(Config)
     assert list(found) == list(kinds)
     for name, (kind, default, comment) in found.items():
-        assert eval(kind) == kinds[name] and default == getattr(Config(), name)
+        assert eval(kind) == kinds[name]
+        assert default == getattr(Config(), name)
         assert comment is None or f"# {comment}\n" in code, (
             f"the comment on {name} differs from Config's"
         )
@@ -62,7 +67,9 @@ def test_outputs_are_clean(path):
     assert path.stat().st_size < 600_000
     for cell in nb["cells"]:
         kinds = [o.get("name", o["output_type"]) for o in cell.get("outputs", [])]
-        assert all(a != "stdout" or b != "stdout" for a, b in zip(kinds, kinds[1:])), (
+        assert all(
+            a != "stdout" or b != "stdout" for a, b in itertools.pairwise(kinds)
+        ), (
             f"cell {cell['id']}: lines printed one by one are one output in Jupyter, and with coalesce_streams in nbclient"
         )
         for output in cell.get("outputs", []):

@@ -26,7 +26,8 @@ OLD = ROOT / "tests/fixtures/0.1.0"
 @pytest.mark.parametrize("store", ["raw", "jpeg"])
 def test_a_packed_set_opens_and_is_whole(store):
     data = check(OLD / f"packed-{store}")
-    assert data.names == ("bright", "dark") and (len(data.train), len(data.val)) == (
+    assert data.names == ("bright", "dark")
+    assert (len(data.train), len(data.val)) == (
         18,
         2,
     )

@@ -911,7 +911,7 @@ def test_one_packer_at_a_time_after_another_has_failed(tmp_path):
 
 
 def waits_for_a_lock():
-    """Does a thread of this process wait for a lock? (From the kernel's list.)"""
+    """Does a thread of this process wait for a lock? (From the kernel's list.)."""
     with open("/proc/locks") as locks:
         return any("-> FLOCK" in line and f" {os.getpid()} " in line for line in locks)
 

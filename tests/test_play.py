@@ -155,9 +155,8 @@ def test_output_size_is_torchs(figure):
             left = re.search(r"(\d+) pixels? at the end", says["last"])
             assert int(left[1] if left else 0) == max(0, size - last - 1), settings
         seen.append((count == 0, dropped, way))
-    assert (
-        sum(s[0] for s in seen) >= 3 and sum(s[1] for s in seen) >= 3
-    )  # the corners were met
+    assert sum(s[0] for s in seen) >= 3
+    assert sum(s[1] for s in seen) >= 3
 
 
 def test_presets_of_the_output_size(figure):
@@ -170,14 +169,11 @@ def test_presets_of_the_output_size(figure):
     }.items():
         button = root.get_by_role("button", name=words, exact=True)
         button.click()
-        assert value(root, "count") == count and root.locator(
-            '[aria-pressed="true"]'
-        ).all_text_contents() == [words]
+        assert value(root, "count") == count
+        assert root.locator('[aria-pressed="true"]').all_text_contents() == [words]
     root.get_by_role("button", name="input: one more").click()
-    assert (
-        root.locator("[name=input]").input_value() == "225"
-        and root.locator('[aria-pressed="true"]').count() == 0
-    )
+    assert root.locator("[name=input]").input_value() == "225"
+    assert root.locator('[aria-pressed="true"]').count() == 0
 
 
 # --- response normalisation
@@ -206,9 +202,8 @@ def test_normalised_values_are_lrns(figure):
             float(f"{10**exponent:.1e}"),
             torch.tensor(a, dtype=torch.float64)[None],
         )
-        assert value(root, "alpha") == alpha and text(root, "channel") == str(
-            chosen + 1
-        )
+        assert value(root, "alpha") == alpha
+        assert text(root, "channel") == str(chosen + 1)
         for over in ("sum", "mean"):
             put(root, over=over)
             wanted, found = lrn(x, n, k, alpha, beta, over)[0].tolist(), values(root)
@@ -347,7 +342,8 @@ def test_crop_and_colours_are_the_packages(figure, temple):
         axes.abs(), colour_axes(cov).flip(1).abs(), rtol=1e-6, atol=1e-6
     )
     assert float(root.locator("form").get_attribute("data-std")) == paper.colour_std
-    assert value(root, "crops") == 2178 and text(root, "crops") == "33 · 33 · 2 = 2,178"
+    assert value(root, "crops") == 2178
+    assert text(root, "crops") == "33 · 33 · 2 = 2,178"
     extremes = [
         (0, 0, False, -30, 30, 0),
         (32, 32, True, 30, 30, 30),
@@ -401,23 +397,18 @@ def test_draw_one_draws_as_training_does(figure, temple):
         np.array(drawn)[:, 2],
         np.array(drawn)[:, 3:],
     )
-    assert (
-        places.min() in range(0, 4)
-        and places.max() in range(29, 33)
-        and (places % 1 == 0).all()
-    )
-    assert (
-        15 < flips.sum() < 45
-        and factors.std() == pytest.approx(paper.colour_std, rel=0.2)
-        and abs(factors.mean()) < 0.03
-    )
+    assert places.min() in range(0, 4)
+    assert places.max() in range(29, 33)
+    assert (places % 1 == 0).all()
+    assert 15 < flips.sum() < 45
+    assert factors.std() == pytest.approx(paper.colour_std, rel=0.2)
+    assert abs(factors.mean()) < 0.03
     assert (
         abs(factors * 100 - (factors * 100).round()).max() > 0.1
     )  # exact, not in the slider's steps
     root.get_by_role("button", name="Reset").click()
-    assert values(root)["place"] == "16,16,0" and [
-        value(root, c) for c in ("red", "green", "blue")
-    ] == [0, 0, 0]
+    assert values(root)["place"] == "16,16,0"
+    assert [value(root, c) for c in ("red", "green", "blue")] == [0, 0, 0]
 
 
 # --- hands
@@ -444,10 +435,12 @@ def test_keyboard_alone(figure):
             )
         root.page.keyboard.press("Tab")
         assert not root.evaluate("r => r.contains(document.activeElement)")
-        keys = lambda name, *presses: (
-            [root.locator(f"{name}").first.focus()]
-            + [root.page.keyboard.press(key) for key in presses]
-        )
+
+        def keys(name, *presses):
+            return [root.locator(f"{name}").first.focus()] + [
+                root.page.keyboard.press(key) for key in presses
+            ]
+
         if id == "play-size":
             keys("[name=input]", "ArrowUp", "ArrowUp", "ArrowUp", "Tab", "ArrowDown")
             assert [
@@ -460,7 +453,8 @@ def test_keyboard_alone(figure):
             assert value(root, "count") == 55
         if id == "play-lrn":
             keys("[name=a0]", "ArrowUp", "ArrowUp", "ArrowDown")
-            assert value(root, "in0") == 51 and text(root, "channel") == "1"
+            assert value(root, "in0") == 51
+            assert text(root, "channel") == "1"
             keys("[name=alpha]", *["ArrowRight"] * 7)
             assert value(root, "alpha") == 5e-4
         if id == "play-crop":
@@ -474,9 +468,8 @@ def test_keyboard_alone(figure):
             )
             keys("[name=flip]", "Space")
             keys("[name=c1]", "ArrowRight")
-            assert values(root)["place"] == "25,15,1" and value(
-                root, "c1"
-            ) == pytest.approx(0.01)
+            assert values(root)["place"] == "25,15,1"
+            assert value(root, "c1") == pytest.approx(0.01)
             keys(".frame", *["Shift+ArrowUp"] * 5)
             assert values(root)["place"] == "0,15,1"
 
@@ -488,9 +481,8 @@ def test_mouse(figure):
     box = bar.bounding_box()
     mouse.move(box["x"] + 9, box["y"] + box["height"] * 0.75)
     mouse.down()
-    assert (
-        value(root, "in6") == pytest.approx(50, abs=1) and text(root, "channel") == "7"
-    )
+    assert value(root, "in6") == pytest.approx(50, abs=1)
+    assert text(root, "channel") == "7"
     mouse.move(box["x"] + 90, box["y"] + box["height"] * 0.25)
     mouse.up()
     assert value(root, "in6") == pytest.approx(150, abs=1)
@@ -537,10 +529,8 @@ def test_every_control_has_a_name_and_the_numbers_are_announced(figure):
         root = figure(id)
         nameless = root.evaluate("""r => [...r.querySelectorAll('form :is(input, button, canvas:not(.stage *), [tabindex])')]
             .filter(e => !(e.labels?.length || e.ariaLabel || e.textContent.trim())).map(e => e.outerHTML)""")
-        assert (
-            nameless == []
-            and root.locator("[aria-live=polite] [data-out]").count() >= 2
-        )
+        assert nameless == []
+        assert root.locator("[aria-live=polite] [data-out]").count() >= 2
         assert (
             root.evaluate(
                 "r => { const ids = [...document.querySelectorAll('[id]')].map(e => e.id); return ids.length - new Set(ids).size }"
@@ -584,33 +574,33 @@ def test_legible_in_light_and_dark(figure, scheme):
 
 
 def test_reduced_motion(figure):
-    seconds = lambda **options: (
-        figure("play-lrn", **options)
-        .locator(".track i")
-        .first.evaluate("e => getComputedStyle(e).transitionDuration")
-    )
-    assert (
-        seconds(reduced_motion="reduce") == "0s"
-        and seconds(reduced_motion="no-preference") != "0s"
-    )
+    def seconds(**options):
+        return (
+            figure("play-lrn", **options)
+            .locator(".track i")
+            .first.evaluate("e => getComputedStyle(e).transitionDuration")
+        )
+
+    assert seconds(reduced_motion="reduce") == "0s"
+    assert seconds(reduced_motion="no-preference") != "0s"
 
 
 @pytest.mark.parametrize("id", PAGES)
 def test_without_script_there_is_a_picture(figure, id):
     root = figure(id, script=False)
-    assert root.locator(".still").is_visible() and not root.locator("form").is_visible()
+    assert root.locator(".still").is_visible()
+    assert not root.locator("form").is_visible()
     pictures = root.locator(".still > svg, .still .panel svg")
     assert pictures.count() == (4 if id == "play-size" else 1)
     for picture in pictures.all():
         box = picture.bounding_box()
-        assert (
-            picture.get_attribute("role") == "img"
-            and len(picture.get_attribute("aria-label")) > 30
-            and box["width"] > 200
-            and box["height"] > 80
-        )
+        assert picture.get_attribute("role") == "img"
+        assert len(picture.get_attribute("aria-label")) > 30
+        assert box["width"] > 200
+        assert box["height"] > 80
     root = figure(id)
-    assert not root.locator(".still").is_visible() and root.locator("form").is_visible()
+    assert not root.locator(".still").is_visible()
+    assert root.locator("form").is_visible()
 
 
 @pytest.mark.parametrize("id", PAGES)

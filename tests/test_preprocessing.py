@@ -78,7 +78,8 @@ def test_odd_pictures(tmp_path, name):
         saved(tmp_path, name, image, **options),
         square(PHOTO.convert("L") if name in ("gray.jpg", "16.png") else PHOTO),
     )
-    assert found.shape == (3, 256, 256) and np.abs(found - expected).mean() < (
+    assert found.shape == (3, 256, 256)
+    assert np.abs(found - expected).mean() < (
         9 if "CMYK" in image.mode or image.mode == "P" else 5
     )
 
@@ -130,7 +131,8 @@ def test_fast_jpegs_equal_pil(tmp_path, monkeypatch, decoder):
                     - np.asarray(usual(image.convert("RGB"))).transpose(2, 0, 1)
                 )
             )
-    assert max(g.max() for g in gaps) <= 2 and np.mean(gaps) <= 0.5
+    assert max(g.max() for g in gaps) <= 2
+    assert np.mean(gaps) <= 0.5
 
 
 def test_unreadable_files_are_listed_and_too_many_refused(tmp_path):
@@ -150,10 +152,8 @@ def test_unreadable_files_are_listed_and_too_many_refused(tmp_path):
     said = []
     packed = pack(tmp_path / "in", tmp_path / "out", 32, progress=said.append)
     unread = dict(packed.meta["unread"])
-    assert (
-        set(unread) == {f"class1/{name}" for name in (*bad, "bomb.png")}
-        and len(packed.train) + len(packed.val) == 40
-    )
+    assert set(unread) == {f"class1/{name}" for name in (*bad, "bomb.png")}
+    assert len(packed.train) + len(packed.val) == 40
     for name, word in {
         "empty": "empty",
         "text": "cannot identify",
@@ -197,9 +197,8 @@ def test_the_number_of_processes_changes_nothing(tmp_path, quality):
     )
     assert digest(a.path) == digest(b.path)
     assert check(a.path).meta["unread"] == []
-    assert np.asarray(a.train.images[3]).shape == (3, 32, 32) and a.train.images[
-        1:5
-    ].shape == (4, 3, 32, 32)
+    assert np.asarray(a.train.images[3]).shape == (3, 32, 32)
+    assert a.train.images[1:5].shape == (4, 3, 32, 32)
     assert np.array_equal(a.train.images[np.array([2, 0])][1], a.train.images[0])
 
 
@@ -253,9 +252,12 @@ def test_no_worker_outlives_a_killed_pack(tmp_path):
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    group = lambda: [
-        p for p in os.listdir("/proc") if p.isdigit() and in_group(p, process.pid)
-    ]
+
+    def group():
+        return [
+            p for p in os.listdir("/proc") if p.isdigit() and in_group(p, process.pid)
+        ]
+
     deadline = time.monotonic() + 60
     while len(group()) < 3 and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -404,7 +406,10 @@ def test_cifar10_in_miniature(tmp_path):
         (folder / "batches.meta").open("wb"),
     )
     md5 = {p.name: hashlib.md5(p.read_bytes()).hexdigest() for p in folder.iterdir()}
-    pairs = lambda names: [[n, md5[n]] for n in names]
+
+    def pairs(names):
+        return [[n, md5[n]] for n in names]
+
     small = type(
         "CIFAR10",
         (datasets.CIFAR10,),
@@ -438,7 +443,8 @@ def test_imagenette_in_miniature(tmp_path):
     assert [len(items) for items in source.splits.values()] == [
         10,
         10,
-    ] and source.names[0] == "tench"
+    ]
+    assert source.names[0] == "tench"
     assert all(
         path.parent.name == wnids[label]
         for items in source.splits.values()
@@ -537,9 +543,8 @@ def test_imagenet_archives_in_miniature(tmp_path, monkeypatch):
         {k: (f, sums[k]) for k, (f, _) in module.ARCHIVE_META.items()},
     )
     source = list_imagenet(root, counts=dict(train=12, val=6))
-    assert source.names == tuple(f"first word of {w}" for w in wnids) and sorted(
-        label for _, label in source.splits["val"]
-    ) == [0, 0, 1, 1, 2, 2]
+    assert source.names == tuple(f"first word of {w}" for w in wnids)
+    assert sorted(label for _, label in source.splits["val"]) == [0, 0, 1, 1, 2, 2]
     assert check(pack(source, tmp_path / "out", 32, **quiet).path).meta["unread"] == []
     monkeypatch.setattr(
         module,
@@ -574,13 +579,14 @@ def test_check_names_what_is_wrong(tmp_path):
 
 def test_order_depends_on_the_seed_alone(tmp_path):
     jpegs(tmp_path / "in", 30)
-    order = lambda seed: [
-        p.name for p, _ in list_images(tmp_path / "in", seed).splits["train"]
-    ]
+
+    def order(seed):
+        return [p.name for p, _ in list_images(tmp_path / "in", seed).splits["train"]]
+
     assert order(0) == order(0) != order(1)
+    assert isinstance(list_images(tmp_path / "in"), Source)
     assert (
-        isinstance(list_images(tmp_path / "in"), Source)
-        and json.loads(
+        json.loads(
             (
                 open_packed(
                     pack(tmp_path / "in", tmp_path / "out", 32, seed=1, **quiet).path

@@ -50,9 +50,10 @@ def typed(page, cells):
         for c in cells
         for o in c.get("outputs", [])
     )
-    stands = lambda n, words: re.search(
-        rf"(?<![\d.,]){re.escape(n)}(?![\d]|[.,]\d)", words
-    )
+
+    def stands(n, words):
+        return re.search(rf"(?<![\d.,]){re.escape(n)}(?![\d]|[.,]\d)", words)
+
     known = {q["figure"] for q in QUOTED if q["page"] in (page, "")} | NOTES
     prose = "\n\n".join(
         "".join(c["source"]) for c in cells if c["cell_type"] == "markdown"

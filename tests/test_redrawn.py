@@ -30,6 +30,7 @@ RUNS = {
     "hidden_features",
     "baselines",
     "check_signal",
+    "create_feature_extractor",
     "logit_spreads",
     "race",
     "subprocess",
@@ -223,12 +224,15 @@ def test_computed_again_it_is_what_is_stored(page, kernel):
 
 def test_a_stale_output_is_found():
     """One number of a table, and a picture in which one bar is longer."""
-    table = lambda rows: [
-        dict(
-            output_type="execute_result",
-            data={"text/markdown": f"| status | rows |\n| reproduced | {rows} |"},
-        )
-    ]
+
+    def table(rows):
+        return [
+            dict(
+                output_type="execute_result",
+                data={"text/markdown": f"| status | rows |\n| reproduced | {rows} |"},
+            )
+        ]
+
     assert differences(table(8), table(8)) == []
     assert differences(table(10), table(8)) == [
         "text/markdown: stored '| reproduced | 10 |', computed '| reproduced | 8 |'"

@@ -171,7 +171,8 @@ def test_links_that_show_a_name_lead_to_its_heading(pages):
             if found and found[1] in MODULES and name in names:
                 assert outlines[found[1]].heading(found[2]) == name, (link, words)
                 followed.add(name)
-    assert {"LRN", "lrn"} <= followed and len(followed) > 30
+    assert {"LRN", "lrn"} <= followed
+    assert len(followed) > 30
 
 
 def test_code_in_tables_is_printed_without_backslashes(pages):
@@ -243,9 +244,12 @@ def test_llms_txt_lists_every_page(pages, site):
     )
     host = "".join(CHECK["address"]()) + "/"
     assert {u.removeprefix(host) for u in listed} == set(pages) - {"404"}
-    straight = lambda words: words.translate(
-        {0x2019: "'", 0x201C: '"', 0x201D: '"'}
-    )  # one renderer sets quotes, one does not
+
+    def straight(words):
+        return words.translate(
+            {0x2019: "'", 0x201C: '"', 0x201D: '"'}
+        )  # one renderer sets quotes, one does not
+
     for url, line in listed.items():
         assert straight(meta(pages[url.removeprefix(host)])["description"]) == straight(
             line
@@ -254,9 +258,8 @@ def test_llms_txt_lists_every_page(pages, site):
 
 def test_the_page_for_lost_readers_works_in_any_folder(pages):
     links = re.findall(r'(?:href|src)="([^"#]+)"', pages["404"])
-    assert len(links) > 20 and all(
-        l.startswith(("/alexnet_nb/", "https://")) for l in links
-    )
+    assert len(links) > 20
+    assert all(l.startswith(("/alexnet_nb/", "https://")) for l in links)
 
 
 # --- the staged copy: what Quarto needs and smalldocs forgives
@@ -557,9 +560,11 @@ def test_quarto_renders_only_when_asked_for(copy, tmp_path, monkeypatch, capfd):
         f'#!/bin/sh\nmkdir -p "$2/_site"; echo "$1" > "{tmp_path}/asked"; echo "<h1>x</h1>" | tee "$2/_site/404.html"\n'
     )
     quarto.chmod(0o755)
-    assert run() == 0 and not (tmp_path / "asked").exists()
+    assert run() == 0
+    assert not (tmp_path / "asked").exists()
     assert "lrn" in {p.stem for p in (tmp_path / "site").glob("*.html")}
-    assert run("--quarto") == 0 and (tmp_path / "asked").read_text() == "render\n"
+    assert run("--quarto") == 0
+    assert (tmp_path / "asked").read_text() == "render\n"
     assert {p.name for p in (tmp_path / "site").iterdir()} == {"404.html", "llms.txt"}
 
 
@@ -595,12 +600,11 @@ def test_what_is_published_is_the_build_that_the_tests_saw():
         == test["steps"][keep]["with"]["path"]
     )
     assert not [run for run in done[build + 1 :] if "site.py" in run]
-    assert deploy["needs"] == "test" and steps(deploy) == ["actions/deploy-pages"]
+    assert deploy["needs"] == "test"
+    assert steps(deploy) == ["actions/deploy-pages"]
     for condition in (deploy["if"], test["steps"][keep]["if"]):
-        assert (
-            "github.ref == 'refs/heads/main'" in condition
-            and "pull_request" in condition
-        )
+        assert "github.ref == 'refs/heads/main'" in condition
+        assert "pull_request" in condition
     uses = [
         step["uses"] for job in JOBS.values() for step in job["steps"] if "uses" in step
     ]
@@ -623,20 +627,14 @@ def test_only_the_job_that_deploys_may_write():
             if "checkout" in step["uses"]:
                 assert step["with"]["persist-credentials"] == "false"
             if "setup-python" in step["uses"]:
-                assert (
-                    step["with"]["cache"] == "pip"
-                    and step["with"]["cache-dependency-path"] == "settings.ini"
-                )
+                assert step["with"]["cache"] == "pip"
+                assert step["with"]["cache-dependency-path"] == "settings.ini"
     for workflow in WORKFLOWS.values():
-        assert (
-            workflow["permissions"] == dict(contents="read")
-            and "group" in workflow["concurrency"]
-            and "workflow_dispatch" in workflow["on"]
-        )
-    assert (
-        WORKFLOWS["test"]["on"]["push"] == dict(branches=["main"])
-        and "pull_request" in WORKFLOWS["test"]["on"]
-    )  # a pull request runs once
+        assert workflow["permissions"] == dict(contents="read")
+        assert "group" in workflow["concurrency"]
+        assert "workflow_dispatch" in workflow["on"]
+    assert WORKFLOWS["test"]["on"]["push"] == dict(branches=["main"])
+    assert "pull_request" in WORKFLOWS["test"]["on"]
 
 
 def test_quarto_is_looked_at_every_week():
@@ -687,6 +685,5 @@ def test_without_a_browser_ci_fails_and_others_skip(tmp_path, ci):
     assert "browser: got none, expected Chromium" in done.stdout, (
         done.stdout + done.stderr
     )
-    assert ("1 error" if ci else "1 skipped") in done.stdout and done.returncode == (
-        1 if ci else 0
-    )
+    assert ("1 error" if ci else "1 skipped") in done.stdout
+    assert done.returncode == (1 if ci else 0)

@@ -63,14 +63,15 @@ def test_killed_at_any_step_it_goes_on_bit_for_bit(tmp_path, fault, gpus):
         RuntimeError, match=f"process {gpus - 1} was killed by signal 9"
     ):
         train(Config(gpus=gpus, out_dir=str(out), **SMALL))
-    assert len(checkpoints(out)) <= 2 and gone(tmp_path)
+    assert len(checkpoints(out)) <= 2
+    assert gone(tmp_path)
     fault(None)
     assert same(
         train(Config(gpus=gpus, out_dir=str(out), resume=True, **SMALL)), whole
     ), f"killed at update {step}"
 
 
-@pytest.mark.parametrize("first, then", [(1, 2), (2, 1)] if LONG else [(2, 1)])
+@pytest.mark.parametrize(("first", "then"), [(1, 2), (2, 1)] if LONG else [(2, 1)])
 def test_one_process_takes_up_what_two_have_begun_and_the_other_way_round(
     tmp_path, fault, first, then
 ):
@@ -124,10 +125,8 @@ def test_velocities_lie_in_memory_as_the_weights_do(tmp_path):
             worker.optimizer.state[p]["momentum_buffer"],
             other.optimizer.state[q]["momentum_buffer"],
         )
-        assert (
-            torch.equal(a, b)
-            and a.stride() == b.stride() == p.stride() == p.grad.stride()
-        )
+        assert torch.equal(a, b)
+        assert a.stride() == b.stride() == p.stride() == p.grad.stride()
 
 
 def test_another_recipe_or_data_set_is_refused_by_name(tmp_path):
@@ -186,9 +185,8 @@ def test_a_run_is_trained_by_one_at_a_time(tmp_path):
         match=f"process {os.getpid()} on .* is training the run in {folder}; if it is not, remove {folder}/.lock",
     ):
         train(replace(config, resume=True, gpus=2))
-    assert (folder / "env.json").stat().st_mtime_ns == before and not (
-        folder / "log"
-    ).exists()
+    assert (folder / "env.json").stat().st_mtime_ns == before
+    assert not (folder / "log").exists()
     lock.close()
     with pytest.raises(ValueError, match="is not empty"):
         start_run(config, layout(1))  # begun by another one while this one was packing
@@ -280,7 +278,8 @@ def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path, fault):
         known["epoch"],
         known["positions"],
         known["rates"]["weights"],
-    ) == (8, 1, [896, 1024], 0.01) and "conv1.weight" in known["largest_gradients"]
+    ) == (8, 1, [896, 1024], 0.01)
+    assert "conv1.weight" in known["largest_gradients"]
     assert max(row["step"] for row in metrics(tmp_path / "run")) == 7
 
 
@@ -290,9 +289,8 @@ def test_a_process_that_hangs_is_found_out(tmp_path, fault, monkeypatch, capfd):
     begin = time.monotonic()
     with pytest.raises(RuntimeError, match="process 0 failed"):
         train(Config(gpus=2, out_dir=str(tmp_path / "run"), **SMALL))
-    assert time.monotonic() - begin < 300 and gone(
-        tmp_path
-    )  # before the 600 s are over: it did not wait for the end
+    assert time.monotonic() - begin < 300
+    assert gone(tmp_path)
     assert "keeps the other waiting for 6 s ends the run" in capfd.readouterr().out
 
 
@@ -304,7 +302,7 @@ KILL = "os.kill(os.getpid(), 9)", "was killed by signal 9"
 
 
 @pytest.mark.parametrize(
-    "rank, what, words",
+    ("rank", "what", "words"),
     [("0", *KILL), ("1", *RAISE), *([("0", *RAISE), ("1", *KILL)] if LONG else [])],
     ids=["0 is killed", "1 raises", *(["0 raises", "1 is killed"] if LONG else [])],
 )
@@ -316,11 +314,9 @@ def test_a_failing_process_ends_the_notebook_with_its_traceback(
         "gpus=2", "epochs=2", "width=0.125", timeout=300
     )  # not the 600 s after which a silent process is given up
     assert done.returncode != 0, step
-    assert (
-        f"process {rank} " in done.stderr
-        and words in done.stderr
-        and words in texts(tmp_path)
-    )
+    assert f"process {rank} " in done.stderr
+    assert words in done.stderr
+    assert words in texts(tmp_path)
     assert gone(tmp_path)
 
 
@@ -333,7 +329,8 @@ def reached(folder, step, job=None):
         )
         < step
     ):
-        assert time.monotonic() < end and not (job and job.poll())
+        assert time.monotonic() < end
+        assert not (job and job.poll())
         time.sleep(0.1)
     assert len(workers(folder)) >= 2
 
@@ -366,7 +363,8 @@ def test_no_process_outlives_a_killed_notebook(tmp_path, hanging):
     )
     os.kill(int(kernel), signal.SIGKILL)
     job.wait(60)
-    assert job.returncode != 0 and gone(tmp_path)
+    assert job.returncode != 0
+    assert gone(tmp_path)
 
 
 def parent(cmdline):
@@ -410,9 +408,12 @@ def test_papermill_is_stopped(tmp_path, how):
     folders = [tmp_path / name for name in ("a", "b")]
     for folder in folders:
         folder.mkdir()
-    listen = lambda: signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # a shell's background jobs ignore it
+
+    def listen():
+        return signal.signal(
+            signal.SIGINT, signal.default_int_handler
+        )  # a shell's background jobs ignore it
+
     jobs = [
         subprocess.Popen(
             command,
@@ -430,7 +431,8 @@ def test_papermill_is_stopped(tmp_path, how):
     assert workers(folders[0])
     jobs[0].send_signal(how)
     jobs[0].wait(30)
-    assert jobs[0].returncode != 0 and gone(folders[0])
+    assert jobs[0].returncode != 0
+    assert gone(folders[0])
     assert jobs[1].wait(120) == 0, jobs[1].stderr.read()
     for path in folders[0].glob("runs/*/metrics.jsonl"):
         [
@@ -470,7 +472,8 @@ IN_METRICS, IN_CHECKPOINT = (
 
 
 @pytest.mark.parametrize(
-    "free, batch_size, words", [IN_METRICS, IN_CHECKPOINT] if LONG else [IN_METRICS]
+    ("free", "batch_size", "words"),
+    [IN_METRICS, IN_CHECKPOINT] if LONG else [IN_METRICS],
 )
 def test_a_full_disk_ends_the_run_and_the_last_checkpoint_is_whole(
     tmp_path, free, batch_size, words

@@ -50,11 +50,12 @@ def parity(recipe, width, crop, classes, batch, steps, fault="", precision="floa
 def test_ten_steps_agree_in_float64(recipe):
     """With dropout, augmentation, decay and, for the source, its whole schedule."""
     gaps, _ = parity(recipe, 1 / 8, 80, 10, 8, 10)
-    assert len(gaps) == 1 + 16 + 16 and max(gaps.values()) <= 1e-10
+    assert len(gaps) == 1 + 16 + 16
+    assert max(gaps.values()) <= 1e-10
 
 
 @pytest.mark.parametrize(
-    "recipe, into",
+    ("recipe", "into"),
     [("paper", [128 * 13**2, 128 * 6**2, 2048]), ("no_communication", [])],
 )
 def test_one_step_of_the_whole_net_agrees_in_float64(recipe, into):
@@ -68,7 +69,7 @@ def test_one_step_of_the_whole_net_agrees_in_float64(recipe, into):
 
 
 @pytest.mark.parametrize(
-    "fault, first",
+    ("fault", "first"),
     [
         ("gather", "gradient of conv1.weight"),
         ("lrn", "logits"),
@@ -89,7 +90,10 @@ def test_weights_go_to_columns_and_back_and_to_the_plain_grouped_net():
     for column, part in enumerate(parts):
         part.load_state_dict(split_state(whole.state_dict(), column))
     joined = join_states(*(part.state_dict() for part in parts))
-    conv = lambda i, o, *kind, groups=1: nn.Conv2d(i, o, *kind, groups=groups)
+
+    def conv(i, o, *kind, groups=1):
+        return nn.Conv2d(i, o, *kind, groups=groups)
+
     plain = nn.ModuleList(
         [
             conv(3, 12, 11, 4),

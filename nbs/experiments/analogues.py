@@ -37,8 +37,13 @@ def net(seed, kernels=(32, 32, 64), groups=(1, 1), norm=None, size=32, hidden=0)
     """
     a, b, c = kernels
     half = dict(kernel_size=3, stride=2, ceil_mode=True)
-    conv = lambda i, o, g: nn.Conv2d(i, o, 5, padding=2, groups=g)
-    norms = lambda i: {f"norm{i}": LRN(**norm)} if norm else {}
+
+    def conv(i, o, g):
+        return nn.Conv2d(i, o, 5, padding=2, groups=g)
+
+    def norms(i):
+        return {f"norm{i}": LRN(**norm)} if norm else {}
+
     out = c * math.ceil(size / 8) ** 2
     top = (
         dict(
@@ -322,7 +327,10 @@ FAMILIES = [
 def summarise(results):
     """Of what is whole: every arm, the families of comparisons, ten views, the split of the colours, dropout."""
     whole = {arm for arm in ARMS if len(final(results, arm)) == len(SEEDS)}
-    n = lambda *arms: ", ".join([str(len(SEEDS))] * len(arms))
+
+    def n(*arms):
+        return ", ".join([str(len(SEEDS))] * len(arms))
+
     rows = [
         intervals.row(f"{arm}: test error", *intervals.mean(ends(results, arm)), n(arm))
         for arm in ARMS
@@ -393,18 +401,19 @@ def ten_views(results):
             "ten views less one: test error",
             *intervals.mean([a - b for a, b in zip(ten, one)]),
             str(len(ten)),
-        )
-    ] + intervals.family(
-        [
-            intervals.row(
-                f"ten views less one, seed {s}",
-                (b - a) / 10_000,
-                n="10000",
-                p=stats.binomtest(a, a + b).pvalue,
-            )
-            for s, (a, b) in enumerate(counts)
-        ]
-    )
+        ),
+        *intervals.family(
+            [
+                intervals.row(
+                    f"ten views less one, seed {s}",
+                    (b - a) / 10000,
+                    n="10000",
+                    p=stats.binomtest(a, a + b).pvalue,
+                )
+                for s, (a, b) in enumerate(counts)
+            ]
+        ),
+    ]
 
 
 def analogues(folder, results, minutes):
@@ -413,9 +422,12 @@ def analogues(folder, results, minutes):
         results, "python nbs/experiments/analogues.py cifar10 results/analogues"
     )
     begin = time.monotonic()
-    go = lambda jobs: cifar.run(
-        jobs, folder, results, minutes - (time.monotonic() - begin) / 60, train
-    )
+
+    def go(jobs):
+        return cifar.run(
+            jobs, folder, results, minutes - (time.monotonic() - begin) / 60, train
+        )
+
     parity = [
         dict(arm="lrn_source", lr=0.003, seed=seed, epochs=2, tune=True, precision=p)
         for seed in (200, 201)

@@ -358,9 +358,10 @@ def figure1(folder, results, minutes):
     """All of Figure 1: parity of the precisions, the sweep, then six seeds an arm at its best rate."""
     record(results, "python nbs/experiments/cifar.py cifar10 results/figure1")
     begin = time.monotonic()
-    go = lambda jobs: run(
-        jobs, folder, results, minutes - (time.monotonic() - begin) / 60
-    )
+
+    def go(jobs):
+        return run(jobs, folder, results, minutes - (time.monotonic() - begin) / 60)
+
     parity = [
         dict(
             activation="relu", start="2012", lr=0.003, seed=seed, epochs=2, precision=p

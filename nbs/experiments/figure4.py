@@ -30,7 +30,10 @@ def figure4(run, folder, results):
         list_images(folder, 0).splits,
     )
     see = Input(model.recipe, data.mean, data.cov)
-    flat = lambda split: torch.tensor(split.images[:]).flatten(1).float()
+
+    def flat(split):
+        return torch.tensor(split.images[:]).flatten(1).float()
+
     by = dict(
         fc7=nearest(
             hidden_features(model, see, data.val.images),

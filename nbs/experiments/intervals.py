@@ -140,7 +140,10 @@ def summary(path):
 
 def said(r, digits=2, percent=False):
     """An estimate with its interval, as a table shows it."""
-    f = lambda v: f"{float(v) * (100 if percent else 1):.{digits}f}"
+
+    def f(v):
+        return f"{float(v) * (100 if percent else 1):.{digits}f}"
+
     return f(r["estimate"]) + (
         f" ({f(r['low'])} to {f(r['high'])})" if r["low"] else ""
     )

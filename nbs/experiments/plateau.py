@@ -176,11 +176,12 @@ def within_pixels_and_bias(results, lr):
 
 def rank_correlation(groups, draws=1000):
     """Spearman's rho of spread and plateau over the runs of all settings, and its 95 % interval from resampling settings."""
-    rho = lambda groups: (
-        stats.spearmanr(
+
+    def rho(groups):
+        return stats.spearmanr(
             *zip(*[(s, n) for runs in groups for s, n, _ in runs])
         ).statistic
-    )
+
     g = np.random.default_rng(0)
     many = [
         rho([groups[i] for i in g.integers(len(groups), size=len(groups))])
