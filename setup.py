@@ -1,4 +1,5 @@
-"Everything comes from settings.ini, which nbdev reads too."
+"""Everything comes from settings.ini, which nbdev reads too."""
+
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -34,5 +35,8 @@ setup(
         "train": cfg["train_requirements"].split(),
         "dev": (cfg["train_requirements"] + " " + cfg["dev_requirements"]).split(),
     },
-    entry_points={"nbdev": ["alexnet_nb=alexnet_nb._modidx:d"], "console_scripts": cfg["console_scripts"].split()},
+    entry_points={
+        "nbdev": ["alexnet_nb=alexnet_nb._modidx:d"],
+        "console_scripts": cfg["console_scripts"].split(),
+    },
 )

@@ -1,8 +1,10 @@
 """Traced, scripted and exported, the layers and the network of every recipe give what
-they give in eager mode, for images and batch sizes other than the recorded ones."""
+they give in eager mode, for images and batch sizes other than the recorded ones.
+"""
 
 import copy
 import io
+import itertools
 
 import onnx
 import onnxruntime
@@ -29,7 +31,7 @@ pytestmark = [
 
 @pytest.fixture(autouse=True)
 def same_numbers_in_any_order():
-    "The inputs of a test do not depend on the tests before it."
+    """The inputs of a test do not depend on the tests before it."""
     torch.manual_seed(0)
 
 
@@ -37,7 +39,7 @@ def same_numbers_in_any_order():
 
 
 def saved(script):
-    "A TorchScript module after a way through a file."
+    """A TorchScript module after a way through a file."""
     file = io.BytesIO()
     torch.jit.save(script, file)
     file.seek(0)
@@ -45,7 +47,7 @@ def saved(script):
 
 
 def by_trace(module, example):
-    "Without torch's own check, which asks for 1e-5 of numbers that are nearly zero."
+    """Without torch's own check, which asks for 1e-5 of numbers that are nearly zero."""
     return saved(torch.jit.trace(module, example, check_trace=False))
 
 
@@ -74,7 +76,7 @@ def by_strict_export(module, example):
 
 
 def in_onnxruntime(graph):
-    "The first output of an ONNX graph as a function of its first input."
+    """The first output of an ONNX graph as a function of its first input."""
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
     (given,) = session.get_inputs()
 
@@ -134,7 +136,7 @@ LAYERS_TO_RECORD = {
 
 
 def activities(batch, layout=torch.contiguous_format):
-    "Activities of conv1's size, N × 12 × 5 × 4."
+    """Activities of conv1's size, N × 12 × 5 × 4."""
     return (torch.randn(batch, 12, 5, 4) * 60).to(memory_format=layout)
 
 
@@ -177,7 +179,7 @@ def test_layer_on_other_shapes(tool, shape):
 
 @pytest.mark.parametrize("tool", [by_trace, by_script, by_fx], **names)
 def test_half_precision_is_recorded_as_float32(tool):
-    "300² is beyond float16."
+    """300² is beyond float16."""
     recorded = tool(LRN(), activities(2).half())
     x = torch.full((3, 12, 5, 4), 300.0, dtype=torch.float16)
     torch.testing.assert_close(recorded(x), LRN()(x))
@@ -195,7 +197,7 @@ def test_gradient_of_a_recorded_layer(tool):
 
 
 def test_operations_recorded_by_a_dispatch_mode():
-    "With symbolic shapes, the graph of `make_fx` takes batches of any size."
+    """With symbolic shapes, the graph of `make_fx` takes batches of any size."""
     layer = LRN(columns=2)
 
     def gradient(x):
@@ -209,7 +211,7 @@ def test_operations_recorded_by_a_dispatch_mode():
 
 
 def test_function_imported_by_name():
-    "A caller's own `lrn` is recorded as one call, too."
+    """A caller's own `lrn` is recorded as one call, too."""
 
     class Normalized(nn.Module):
         def forward(self, x):
@@ -241,7 +243,7 @@ def test_recorded_layer_refuses_channels_that_cannot_be_cut(tool):
     ("alpha", "layer"), [(5e-4, LRN()), (1e-4, LRN(alpha_over="mean"))]
 )
 def test_onnx_node_has_the_settings_of_the_page(alpha, layer):
-    "The row for ONNX in the table of 04_lrn."
+    """The row for ONNX in the table of 04_lrn."""
     kind = onnx.TensorProto.FLOAT
     x, y = (
         onnx.helper.make_tensor_value_info(name, kind, ["batch", 12, 5, 4])
@@ -261,13 +263,13 @@ def test_onnx_node_has_the_settings_of_the_page(alpha, layer):
 
 
 def images(recipe, batch):
-    "Noise on the scale of a recipe's pixels."
+    """Noise on the scale of a recipe's pixels."""
     return torch.randn(batch, 3, recipe.crop, recipe.crop) * 60 / recipe.scale[0]
 
 
 @torch.no_grad()
 def sensitive(recipe, classes=10):
-    "A net with weights that pass on the differences between images."
+    """A net with weights that pass on the differences between images."""
     net = AlexNet(recipe, classes).eval()
     for layer in LAYERS:
         module = getattr(net, layer)
@@ -278,12 +280,12 @@ def sensitive(recipe, classes=10):
 
 @torch.no_grad()
 def compare(net, recorded, x):
-    "Logits agree to 1e-5 of the largest, and tell the images apart."
+    """Logits agree to 1e-5 of the largest, and tell the images apart."""
     wanted, found = net(x), recorded(x)
     tolerance = 1e-5 * wanted.abs().max().item()
     assert found.shape == wanted.shape
     assert (found - wanted).abs().max() <= tolerance
-    for one, another in zip(found, found[1:], strict=False):
+    for one, another in itertools.pairwise(found):
         assert (one - another).abs().max() > 100 * tolerance
 
 
@@ -300,7 +302,7 @@ def test_network_of_every_recipe(tool, recipe):
 
 @pytest.mark.parametrize("recipe", RECIPES.values() if LONG else [source2012], ids=str)
 def test_network_of_full_size(recipe):
-    "The net of the paper's numbers; the other recipes behind the flag."
+    """The net of the paper's numbers; the other recipes behind the flag."""
     net, example, x = sensitive(recipe, 1000), images(recipe, 2), images(recipe, 3)
     for tool in ON_NETWORKS:
         compare(net, tool(net, example), x)
@@ -330,7 +332,7 @@ def test_features_are_those_of_the_hooks(recipe):
 
 @pytest.mark.parametrize("tool", ON_NETWORKS, **names)
 def test_recorded_network_refuses_images_of_another_size(tool):
-    "69 pixels would pass every layer of this net, and mean something else."
+    """69 pixels would pass every layer of this net, and mean something else."""
     small = reduced(source2012, 1 / 16, 68)
     net = sensitive(small)
     recorded = tool(net, images(small, 2))
@@ -356,7 +358,7 @@ def test_recorded_training_pass_draws_its_masks(record):
 
 @pytest.mark.parametrize("column", [0, 1])
 def test_one_column_cannot_be_recorded(column):
-    "A tracer would miss what the other process sends."
+    """A tracer would miss what the other process sends."""
     small = reduced(source2012, 1 / 16, 68)
     net = AlexNet(small, 10, column=column).eval()
     for record in (by_trace, by_fx):

@@ -420,7 +420,7 @@ def test_data_have_reached_the_disk_before_their_journal_line(
     tmp_path, monkeypatch, three_chunks
 ):
     """Looked at whenever the journal is longer than before."""
-    monkeypatch.setattr(preprocessing, "SYNC_SECONDS", 0)
+    monkeypatch.setattr(preprocessing, "_SYNC_SECONDS", 0)
     fsync, reached, seen = os.fsync, {}, []
     partial = tmp_path / ".out.partial"
 

@@ -262,11 +262,13 @@ def test_a_damaged_checkpoint_is_refused_and_runs_no_code(
     assert not (tmp_path / "harmed").exists()
 
 
-def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path, fault):
+def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path, fault, monkeypatch):
+    """Where no checkpoint is due before the next step, at which the weights would be seen."""
     fault(
         "[p.data.fill_(float('nan')) for g in args[0].param_groups for p in g['params'] if p.dim() == 4]",
         7,
     )
+    monkeypatch.setenv("ALEXNET_NB_SAVE", "600")
     with pytest.raises(
         RuntimeError,
         match=r"FloatingPointError: step 8: the loss is nan at a rate of 0.01",
