@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['probabilities', 'wilson', 'load_model', 'load_input', 'read_run_data', 'describe_names', 'parts_of', 'evaluate',
-           'error_table', 'baselines']
+           'require_same_kind', 'errors_on', 'save_result', 'error_table', 'baselines']
 
 # %% ../nbs/11_evaluation.ipynb #imports
 import json
@@ -114,61 +114,86 @@ def evaluate(
     device: str = "cpu",
     split: str = "val",  # or "train", or "all" the images of the data
 ) -> Table:  # one view and several
-    """Measure the errors of a run at its end (§6), on its own data or on other data with the same classes.
+    """Measure the errors of a run at its end (§6), on its own data or on other data.
 
-    The mean image and the color axes are those of the run. On the run's own validation images the errors of all views
-    go to `result.json`; on anything else to a file of its own, `result-DATA-SPLIT.json`, which names the data.
-    Raises `ValueError` for images of another size and for other classes.
+    The mean image and the color axes are those of the run. On the run's own validation
+    images the errors of all views go to `result.json`; on anything else they go to a
+    file of its own, `result-DATA-SPLIT.json`, which names the data. Raises `ValueError`
+    for images of another size and for other classes.
     """
     folder = Path(folder)
     model = load_model(folder, device)
-    trained_on = read_run_data(folder)
-    config = json.loads((folder / "config.json").read_text())
-    if data.size != config["size"]:
-        raise ValueError(
-            f"data: got images of {data.size}×{data.size} pixels, expected {config['size']}, as {folder} was trained; pack them at that size"
-        )
-    if list(data.names) != trained_on["names"]:
-        raise ValueError(
-            f"data: got the classes {describe_names(data.names)}, expected those of {folder}, {describe_names(trained_on['names'])}"
-        )
+    require_same_kind(folder, data)
     transform = load_input(folder, model, device)
-    parts = parts_of(data, split)
-    labels = torch.tensor(np.concatenate([part.labels for part in parts]))
-    errors = {}
+    errors, labels = {}, []
     for asked in sorted({1, model.recipe.views}):
         views = len(transform.view_places(asked))
-        found = torch.cat(
-            [
-                probabilities(model, transform, part.images, asked).cpu()
-                for part in parts
-            ]
+        errors[views], labels = errors_on(
+            model, transform, parts_of(data, split), asked
         )
-        errors[views] = error_rates(found, labels)
-    views, (top1, top5) = list(errors.items())[-1]
+    save_result(folder, model, errors, len(labels), data, split)
+    named = {f"{n} view{'s' if n > 1 else ''}": rates for n, rates in errors.items()}
+    return error_table(named, len(labels))
+
+# %% ../nbs/11_evaluation.ipynb #evaluate-parts
+def require_same_kind(folder: Path, data: Packed):
+    """Raise `ValueError` unless images and classes are as those a run was trained on."""
+    size = read_json(folder / "config.json")["size"]
+    if data.size != size:
+        raise ValueError(
+            f"data: got images of {data.size}×{data.size} pixels, expected {size}, as "
+            f"{folder} was trained; pack them at that size"
+        )
+    names = read_run_data(folder)["names"]
+    if list(data.names) != names:
+        raise ValueError(
+            f"data: got the classes {describe_names(data.names)}, expected those of "
+            f"{folder}, {describe_names(names)}; name and order the folders like them"
+        )
+
+
+def errors_on(
+    model: AlexNet,
+    transform: Input,
+    parts: list[Split],
+    views: int,
+) -> tuple[tuple[float, float], torch.Tensor]:  # top-1 and top-5 error; labels
+    """Measure a model on the images of several splits together."""
+    labels = torch.tensor(np.concatenate([part.labels for part in parts]))
+    found = [probabilities(model, transform, part.images, views) for part in parts]
+    return error_rates(torch.cat(found).cpu(), labels), labels
+
+
+def save_result(
+    folder: Path,
+    model: AlexNet,
+    errors: dict[int, tuple[float, float]],  # views → top-1 and top-5 error
+    n: int,  # images
+    data: Packed,
+    split: str,
+):
+    """Write the errors to `result.json`, or to a file that names other data."""
+    config = read_json(folder / "config.json")
+    views = max(errors)
     result = dict(
-        top1=top1,
-        top5=top5,
+        top1=errors[views][0],
+        top5=errors[views][1],
         views=views,
-        n=len(labels),
+        n=n,
         seed=config["seed"],
         recipe=config["recipe"],
         parameters=sum(p.numel() for p in model.parameters()),
         top1_central=errors[1][0],
         top5_central=errors[1][1],
     )
-    sums = data.meta.get("sha256", {})
     name = "result.json"
-    if split != "val" or any(
-        trained_on.get(file) != digest for file, digest in sums.items()
-    ):
+    sums, trained_on = data.meta.get("sha256", {}), read_run_data(folder)
+    own = all(trained_on.get(file) == digest for file, digest in sums.items())
+    if split != "val" or not own:
         name = f"result-{data.path.name}-{split}.json"
         result |= dict(data=str(data.path), split=split, sha256=sums)
     with written(folder / name) as temp:
         temp.write_text(json.dumps(result, indent=1))
-    return error_table(
-        {f"{v} view{'s' * (v > 1)}": rates for v, rates in errors.items()}, len(labels)
-    )
 
 # %% ../nbs/11_evaluation.ipynb #error_table
 def error_table(rates: dict, n: int) -> Table:
