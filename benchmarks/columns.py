@@ -130,9 +130,9 @@ def launch(processes):
     """Results of each process of a run."""
     with tempfile.TemporaryDirectory() as store:
         command = [*torchrun_command(processes, store), __file__, "worker"]
-        environment = worker_environment(layout(processes, found=0), store) | dict(
-            OMP_NUM_THREADS=str(2 // processes)
-        )
+        environment = worker_environment(layout(processes, found=0), store)
+        environment |= dict(OMP_NUM_THREADS=str(2 // processes))
+        del environment["PYTHONSAFEPATH"]  # this script imports its neighbors
         out = subprocess.run(
             command, env=environment, stdout=subprocess.PIPE, text=True, check=True
         ).stdout
