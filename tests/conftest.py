@@ -1,3 +1,5 @@
+"""What several test files share: the site, a browser, papermill, and faults."""
+
 import json
 import os
 import random
@@ -37,7 +39,8 @@ def site():
     command = [sys.executable, ROOT / ".ci/site.py"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     words = done.stdout + done.stderr
-    assert done.returncode == 0 and " 0 broken links" in done.stdout, words
+    assert done.returncode == 0, words
+    assert " 0 broken links" in done.stdout, words
     return ROOT / "_docs"
 
 

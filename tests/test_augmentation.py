@@ -32,7 +32,8 @@ def test_offsets_are_uniform_over_33_by_33():
     seed = int.from_bytes(os.urandom(3), "big")
     offsets = draw_epoch(200_000, 32, paper, seed, 0).offsets
     counts = torch.bincount(offsets[:, 0] * 33 + offsets[:, 1], minlength=33 * 33)
-    assert len(counts) == 1089 and chisquare(counts).pvalue > 1e-6, seed
+    assert len(counts) == 1089, seed
+    assert chisquare(counts).pvalue > 1e-6, seed
 
 
 def test_half_of_the_pictures_are_mirrored_and_the_noise_has_its_covariance():
@@ -108,13 +109,14 @@ def test_no_thread_stays_after_an_error():
         return i
 
     seen = []
+    batches = ahead(broken, range(5))
     with pytest.raises(OSError, match="the disk is gone"):
-        for i in ahead(broken, range(5)):
-            seen.append(i)
+        seen.extend(batches)
     assert seen == [0, 1]
     assert threading.active_count() == before
-    for i in ahead(lambda i: i, range(5)):
-        break  # the reader stops early
+    batches = ahead(lambda i: i, range(5))
+    assert next(batches) == 0
+    batches.close()  # the reader stops early
     assert list(ahead(lambda i: i, range(3, 6))) == [3, 4, 5]
     assert list(ahead(lambda i: i, range(0))) == []
     assert threading.active_count() == before

@@ -77,7 +77,7 @@ def assert_same(run, whole):
 
 
 class Killed(Exception):
-    pass
+    """Stands for a process that goes away."""
 
 
 def dies(*_, **__):
@@ -115,10 +115,11 @@ def test_stopped_after_every_epoch_the_plateau_rule_forgets_nothing(
 ):
     for epoch in range(1, 11):
         if kill:
-            with monkeypatch.context() as patch, pytest.raises(Killed):
-                worker = begin(tmp_path, digits, **plateau)
+            worker = begin(tmp_path, digits, **plateau)
+            with monkeypatch.context() as patch:
                 kill(worker, patch)
-                run_epochs(worker, epoch * worker.per_epoch)
+                with pytest.raises(Killed):
+                    run_epochs(worker, epoch * worker.per_epoch)
         worker = begin(tmp_path, digits, **plateau)
         training.cut_metrics(tmp_path / "metrics.jsonl", worker.step)
         run_epochs(worker, epoch * worker.per_epoch)
@@ -158,14 +159,11 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path, monkeypatch, digits
             for weight in group["params"]:
                 weight.data.fill_(torch.inf)
 
-    with (
-        monkeypatch.context() as patch,
-        pytest.raises(
-            FloatingPointError, match="not finite after step 5, .* nothing was saved"
-        ),
-    ):
+    words = r"not finite after step 5, .* nothing was saved"
+    with monkeypatch.context() as patch:
         patch.setattr(torch.optim.SGD, "step", overflow)
-        run_epochs(worker, 12)
+        with pytest.raises(FloatingPointError, match=words):
+            run_epochs(worker, 12)
     assert checkpoints(tmp_path)[-1].name == "step-0000004"
     fit(begin(tmp_path, digits))
     assert all(

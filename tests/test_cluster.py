@@ -86,7 +86,8 @@ def test_four_processes_equal_one_in_float64():
     assert [r["last"] for r in rows if "last" in r] == ["step-0000010"] * 4, (
         "not the checkpoint that the first process finds"
     )
-    assert len(errors) == 4 and all(
+    assert len(errors) == 4, errors
+    assert all(
         re.match(r"process 1 has seed \d+, process 0 has \d+$", e) for e in errors
     ), errors
 
@@ -167,9 +168,8 @@ def test_a_killed_process_is_started_again_and_the_end_is_the_same(
     )
     said, again = run("killed")
     assert f"resumed at step {step - 1}" in said, said
-    assert all(torch.equal(whole[n], again[n]) for n in whole) and metrics(
-        tmp_path / "whole"
-    ) == metrics(tmp_path / "killed"), step
+    assert all(torch.equal(whole[n], again[n]) for n in whole), step
+    assert metrics(tmp_path / "whole") == metrics(tmp_path / "killed"), step
     assert gone(tmp_path)
 
 
@@ -191,11 +191,9 @@ def test_only_the_run_that_the_same_launch_began_goes_on_after_a_restart(
         timeout=120,
     )
     said = done.stdout + done.stderr
-    assert (
-        done.returncode != 0
-        and said.count("ValueError: parameter out_dir: ") == 2
-        and "is not empty" in said
-    ), said
+    assert done.returncode != 0, said
+    assert said.count("ValueError: parameter out_dir: ") == 2, said
+    assert "is not empty" in said, said
     assert {
         p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()
     } == before
@@ -216,8 +214,11 @@ def test_a_failed_dry_run_is_not_started_again(tmp_path, command, fault):
         timeout=120,
     )
     said = done.stdout + done.stderr
-    assert done.returncode != 0 and 0 < said.find("broken on purpose") < said.find(
-        "a dry run that has failed is not started again"
+    assert done.returncode != 0, said
+    assert (
+        0
+        < said.find("broken on purpose")
+        < said.find("a dry run that has failed is not started again")
     ), said
 
 
@@ -252,17 +253,15 @@ def test_resume_takes_what_the_run_was_begun_with(
     monkeypatch.setattr(
         training, "train", lambda config, shell: asked.append(check(config))
     )
-    for words in ([], ["--gpus", "2"], ["--seed", "5"]):
-        monkeypatch.setattr(
-            sys,
-            "argv",
-            ["alexnet-train", "--resume", "--out-dir", str(tmp_path / "run"), *words],
-        )
-        try:
-            main()
-        except SystemExit as stop:
-            assert stop.code == 2
-            assert "parameter seed: found 5, but the run in" in capsys.readouterr().err
+    command = ["alexnet-train", "--resume", "--out-dir", str(tmp_path / "run")]
+    for words in ([], ["--gpus", "2"]):
+        monkeypatch.setattr(sys, "argv", [*command, *words])
+        main()
+    monkeypatch.setattr(sys, "argv", [*command, "--seed", "5"])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2
+    assert "parameter seed: found 5, but the run in" in capsys.readouterr().err
     expected = replace(
         complete(Config(**SMALL)), resume=True, out_dir=str(tmp_path / "run")
     )
@@ -295,9 +294,8 @@ def test_two_machines(tmp_path, command):
     port = training.socket.create_server(("127.0.0.1", 0)).getsockname()[1]
     agents = [agent(), agent()]
     said = [a.communicate(timeout=120)[0] for a in agents]
-    assert [a.returncode for a in agents] == [0, 0] and any(
-        "two processes agree with one" in words for words in said
-    ), said
+    assert [a.returncode for a in agents] == [0, 0], said
+    assert any("two processes agree with one" in words for words in said), said
     assert json.loads((tmp_path / "run/env.json").read_text())["layout"].endswith(
         "on 2 machines"
     )
@@ -362,7 +360,8 @@ def test_a_machine_joins_and_is_lost(tmp_path, command, monkeypatch):
                 and said.count("resumed at step") == resumed
             ):
                 begin = steps()
-            assert time.monotonic() < end and first.poll() is None, said
+            assert time.monotonic() < end, said
+            assert first.poll() is None, said
             time.sleep(0.1)
 
     agents = [first := agent("first")]
@@ -552,9 +551,9 @@ def test_an_interrupted_run_says_how_to_go_on(tmp_path, command):
             break
     os.killpg(run.pid, signal.SIGINT)
     said, errors = run.communicate(timeout=60)
-    assert run.returncode == 130 and "--resume" in said and "Traceback" not in errors, (
-        said + errors
-    )
+    assert run.returncode == 130, said + errors
+    assert "--resume" in said, said + errors
+    assert "Traceback" not in errors, said + errors
     assert gone(tmp_path)
 
 

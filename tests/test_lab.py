@@ -81,7 +81,8 @@ def test_figures_can_be_traced_and_are_counts_of_pictures():
             continue
         assert re.fullmatch(r"\d+(-\d+)?", r.lines), r.id
         for e in figures(r):
-            assert 0 < e.top5 < e.top1 < 1 and (e.nll is None or 1 < e.nll < 4), r.id
+            assert 0 < e.top5 < e.top1 < 1, r.id
+            assert e.nll is None or 1 < e.nll < 4, r.id
         if not r.ten:
             continue
         n = {"2012": 50_000, "2010": 150_000}[r.data]

@@ -36,9 +36,8 @@ def test_a_sample_of_the_patches_is_caught(mutants, tmp_path):
             mutants.patched(source, patch),
             f"tests/test_traps.py -k test_trap_{int(patch['trap']):02}",
         )
-        assert caught and caught[0].startswith(f"test_trap_{int(patch['trap']):02}"), (
-            patch
-        )
+        assert caught, patch
+        assert caught[0].startswith(f"test_trap_{int(patch['trap']):02}"), patch
 
 
 @pytest.mark.parametrize("name", ["traps", "random"])

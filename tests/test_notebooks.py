@@ -81,9 +81,8 @@ def test_outputs_are_clean(path):
                 }
                 | {"text": output.get("text", "")}
             )
-            assert (
-                output["output_type"] != "error" and output.get("name") != "stderr"
-            ), words
+            assert output["output_type"] != "error", words
+            assert output.get("name") != "stderr", words
             assert not re.search(
                 r"/(root|tmp|home|work)/|Warning|0x[0-9a-f]{8}", words
             ), words

@@ -72,5 +72,5 @@ def test_a_run_is_resumed_to_its_end(tmp_path):
 
 def test_a_run_on_other_data_is_refused_by_name(tmp_path):
     shutil.copytree(OLD / "run", tmp_path, dirs_exist_ok=True)
-    with pytest.raises(ValueError, match="data: .* was .*, and is .* now"):
+    with pytest.raises(ValueError, match=r"data: .* was .*, and is .* now"):
         fit(resumed(tmp_path, check(OLD / "packed-jpeg")))

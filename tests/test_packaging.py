@@ -57,9 +57,8 @@ import alexnet_nb.qualitative, alexnet_nb.training
         text=True,
         cwd=installed,
     )
-    assert "torch.Size([1, 5, 1, 1])" in done.stdout and done.returncode == 0, (
-        done.stderr
-    )
+    assert "torch.Size([1, 5, 1, 1])" in done.stdout, done.stderr
+    assert done.returncode == 0, done.stderr
 
 
 def test_data_files_are_in_the_wheel(installed):

@@ -256,7 +256,7 @@ def test_where_processes_are_not_forked_a_mapped_file_is_handed_over_by_its_path
 
 
 class PowerCut(Exception):
-    pass
+    """Stands for a machine that goes away."""
 
 
 def pack_until(monkeypatch, source, out, function, **options):

@@ -125,9 +125,8 @@ def test_output_size_is_torchs(figure):
             torch_size(size, kernel, stride, pad, way),
         )
         says = values(root, "textContent")
-        assert value(root, "count") == count and says["count"].split()[0] == str(
-            count
-        ), settings
+        assert value(root, "count") == count, settings
+        assert says["count"].split()[0] == str(count), settings
         assert root.locator("svg").nth(4).locator(".window").count() == count, settings
         dropped = "torch does not count it" in says["last"]
         assert dropped == (

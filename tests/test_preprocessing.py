@@ -560,7 +560,7 @@ def test_missing_archives_are_named(tmp_path):
     (tmp_path / "ILSVRC2012_img_val.tar").write_bytes(b"")
     with pytest.raises(
         FileNotFoundError,
-        match="Not there: ILSVRC2012_devkit_t12.tar.gz, ILSVRC2012_img_train.tar",
+        match=r"Not there: ILSVRC2012_devkit_t12.tar.gz, ILSVRC2012_img_train.tar",
     ):
         list_imagenet(tmp_path)
 
@@ -572,7 +572,7 @@ def test_check_names_what_is_wrong(tmp_path):
     np.save(packed.path / "val/labels.npy", np.array([7] * 9))
     with pytest.raises(
         ValueError,
-        match="val/labels.npy is not what was written.*9 labels.*labels from 7 to 7",
+        match=r"val/labels.npy is not what was written.*9 labels.*labels from 7 to 7",
     ):
         check(packed.path)
 

@@ -152,7 +152,5 @@ def test_photographs_of_others_are_credited(page, cells):
     }
     for photograph, author in authors.items():
         if photograph in code:
-            assert (
-                author in prose
-                and "https://creativecommons.org/licenses/by/2.0/" in prose
-            ), photograph
+            assert author in prose, photograph
+            assert "https://creativecommons.org/licenses/by/2.0/" in prose, photograph

@@ -145,9 +145,10 @@ def test_every_exported_symbol_is_documented_on_its_page(pages, module):
                 break
             follows.append(block)
         signature = follows and follows[0][0] == "pre" and follows[0][1].lstrip()
-        if tag[0] == "h" and signature and signature.startswith(f"def {name}("):
-            if any(tag == "emphasized" and words.strip() for tag, words in follows):
-                documented.add(name)
+        if tag[0] != "h" or not signature or not signature.startswith(f"def {name}("):
+            continue
+        if any(tag == "emphasized" and words.strip() for tag, words in follows):
+            documented.add(name)
     for name in code.__all__:
         if callable(getattr(code, name)):
             assert name in documented, name
@@ -211,18 +212,17 @@ def test_a_link_to_a_page_has_title_sentence_and_picture(pages, site):
     host = "".join(CHECK["address"]())
     for name, page in pages.items():
         said = meta(page)
-        assert (
-            said["og:title"]
-            and len(said["og:description"]) > 20
-            and said["og:image"] == f"{host}/card.png"
-        ), name
+        assert said["og:title"], name
+        assert len(said["og:description"]) > 20, name
+        assert said["og:image"] == f"{host}/card.png", name
         assert said["twitter:image"] == said["og:image"], name
         icons = [
             a["href"]
             for tag, a in Outline(page).tags
             if tag == "link" and a.get("rel") == "icon"
         ]
-        assert len(icons) == 1 and icons[0].endswith("favicon.svg"), name
+        assert len(icons) == 1, name
+        assert icons[0].endswith("favicon.svg"), name
     with Image.open(site / "card.png") as card:
         assert card.size == (1200, 630)
         assert (

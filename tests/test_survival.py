@@ -133,15 +133,17 @@ def test_another_recipe_or_data_set_is_refused_by_name(tmp_path):
     worker, path = begun(tmp_path)
     state = json.loads((path / "state.json").read_text())
     assert state["val_errors"] == worker.val_errors != []  # the plateau rule's memory
-    with pytest.raises(ValueError, match="recipe: .* was .*, and is"):
+    with pytest.raises(ValueError, match=r"recipe: .* was .*, and is"):
         load_checkpoint(fresh(tmp_path, recipe="paper"), path)
     changed = state | dict(data=state["data"] | {"train/labels.npy": "another"})
     (path / "state.json").write_text(json.dumps(changed))
-    with pytest.raises(ValueError, match="data: train/labels.npy was 'another'"):
+    with pytest.raises(ValueError, match=r"data: train/labels.npy was 'another'"):
         load_checkpoint(fresh(tmp_path), path)
 
 
 class Harmful:
+    """A pickle that makes a file where it is loaded."""
+
     def __reduce__(self):
         return os.system, ("touch harmed",)
 
@@ -494,11 +496,9 @@ def test_a_full_disk_ends_the_run_and_the_last_checkpoint_is_whole(
     ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=180)
     lines = done.stdout.splitlines()
-    assert (
-        "True" in lines
-        and lines[-1] == "whole"
-        and any("resumed at step" in line for line in lines)
-    ), done.stdout + done.stderr
+    assert "True" in lines, done.stdout + done.stderr
+    assert lines[-1] == "whole", done.stdout + done.stderr
+    assert any("resumed at step" in line for line in lines), done.stdout + done.stderr
 
 
 def anonymous():

@@ -110,9 +110,8 @@ def test_weights_go_to_columns_and_back_and_to_the_plain_grouped_net():
     back = AlexNet(recipe, 10)
     back.load_state_dict(dict(zip(back.state_dict(), plain.state_dict().values())))
     for name, w in whole.state_dict().items():
-        assert torch.equal(joined[name], w) and torch.equal(
-            back.state_dict()[name], w
-        ), name
+        assert torch.equal(joined[name], w), name
+        assert torch.equal(back.state_dict()[name], w), name
 
 
 def losses(folder):
