@@ -326,7 +326,7 @@ class Experiment:
     date: (
         date | None
     )  # on which it began; for a fork, that of the run it was taken from
-    data: str  # 2010, 2012: of ILSVRC, "2012-full": with whole pictures; 2009, 2011: larger sets; 16k, flickr
+    data: str  # 2010, 2012: of ILSVRC, "2012-full": presumably with whole pictures; 2009, 2011: larger sets; 16k, flickr
     gpus: int | None
     change: str  # from the parent
     drops: tuple[Setting, ...]  # of the weights' rate, by hand
