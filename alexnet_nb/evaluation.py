@@ -7,6 +7,7 @@ __all__ = ['probabilities', 'wilson', 'load_model', 'load_input', 'read_run_data
            'require_same_kind', 'errors_on', 'save_result', 'error_table', 'baselines']
 
 # %% ../nbs/11_evaluation.ipynb #imports
+import hashlib
 import json
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from .learning import error_rates
 from .model import AlexNet
 from .preprocessing import Packed, Split
 from .recipes import Table
-from .training import Config, read_json, run_recipe, written
+from .training import Config, checkpoints, read_json, run_recipe, written
 
 # %% ../nbs/11_evaluation.ipynb #probabilities
 @torch.no_grad()
@@ -73,24 +74,42 @@ def load_input(
     folder,  # of a run
     model: AlexNet,
     device: str = "cpu",
+    data: Packed | None = None,  # the training data, for a run of an earlier version
 ) -> Input:
-    """The input transform that belongs to a run's weights: the mean image and the color axes of its training images."""
-    read_run_data(folder)
-    stats = np.load(Path(folder) / "stats.npz")
-    return Input(
-        model.recipe, stats["mean"], stats["cov"], device, model.fc8.bias.dtype
-    )
+    """Return the input transform that belongs to a run's weights.
+
+    It has the mean image and the color axes of the images that the run was trained on.
+    Raises `ValueError` for a run that did not keep them, unless `data` is its data.
+    """
+    folder, trained_on = Path(folder), read_run_data(folder)
+    if (folder / "stats.npz").exists():
+        stats = np.load(folder / "stats.npz")
+        mean, cov = stats["mean"], stats["cov"]
+    elif data and data.meta["sha256"]["stats.npz"] == trained_on["stats.npz"]:
+        mean, cov = data.mean, data.cov
+    else:
+        raise ValueError(
+            f"{folder}: got no stats.npz, expected the mean image of the training data; "
+            "give the data that the run was trained on"
+        )
+    return Input(model.recipe, mean, cov, device, model.fc8.bias.dtype)
 
 # %% ../nbs/11_evaluation.ipynb #read_run_data
 def read_run_data(folder) -> dict:
-    """Class names and checksums of the data that a run was trained on. Raises `ValueError` for a run that did not keep them."""
+    """Read class names and checksums of the data that a run was trained on.
+
+    A run of an earlier version has them in its checkpoints only. Raises `ValueError`
+    where there is neither.
+    """
     folder = Path(folder)
-    for name in ("data.json", "stats.npz"):
-        if not (folder / name).exists():
-            raise ValueError(
-                f"{folder}: got no {name}, expected what a run keeps of its data; resume the run once with its data, which writes it"
-            )
-    return read_json(folder / "data.json")
+    if (folder / "data.json").exists():
+        return read_json(folder / "data.json")
+    if checkpoints(folder):
+        return read_json(checkpoints(folder)[-1] / "state.json")["data"]
+    raise ValueError(
+        f"{folder}: got no data.json and no checkpoint, expected class names and "
+        "checksums of the training data; copy the whole folder of the run"
+    )
 
 
 def describe_names(names) -> str:
@@ -118,13 +137,13 @@ def evaluate(
 
     The mean image and the color axes are those of the run. On the run's own validation
     images the errors of all views go to `result.json`; on anything else they go to a
-    file of its own, `result-DATA-SPLIT.json`, which names the data. Raises `ValueError`
+    file of its own, `result-DATA-KEY-SPLIT.json`, which names the data. Raises `ValueError`
     for images of another size and for other classes.
     """
     folder = Path(folder)
     model = load_model(folder, device)
     require_same_kind(folder, data)
-    transform = load_input(folder, model, device)
+    transform = load_input(folder, model, device, data)
     errors, labels = {}, []
     for asked in sorted({1, model.recipe.views}):
         views = len(transform.view_places(asked))
@@ -188,9 +207,10 @@ def save_result(
     )
     name = "result.json"
     sums, trained_on = data.meta.get("sha256", {}), read_run_data(folder)
-    own = all(trained_on.get(file) == digest for file, digest in sums.items())
+    own = bool(sums) and all(trained_on.get(f) == digest for f, digest in sums.items())
     if split != "val" or not own:
-        name = f"result-{data.path.name}-{split}.json"
+        key = hashlib.sha256(json.dumps(sums, sort_keys=True).encode()).hexdigest()[:8]
+        name = f"result-{data.path.name}-{key}-{split}.json"
         result |= dict(data=str(data.path), split=split, sha256=sums)
     with written(folder / name) as temp:
         temp.write_text(json.dumps(result, indent=1))

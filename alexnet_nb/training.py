@@ -8,11 +8,12 @@ __all__ = ['WORDS', 'DTYPES', 'SAVE_SECONDS', 'TOLERANCE', 'GRADIENT_TOLERANCE',
            'read_json', 'begun_with', 'complete', 'run_recipe', 'Layout', 'layout', 'written', 'sync',
            'refuse_linked_folders', 'unlink_planted', 'open_append', 'start_run', 'new_folder', 'hold', 'Share', 'take',
            'Worker', 'pictures', 'ahead', 'run_epochs', 'StepMetrics', 'mean_metrics', 'Record', 'save_checkpoint',
-           'refuse_non_finite', 'write_tensors', 'identity', 'checkpoints', 'last_checkpoint', 'read_checkpoint',
-           'load_checkpoint', 'like', 'cut_metrics', 'relative_difference', 'compare_columns', 'work', 'join',
-           'init_process_group', 'end_with_notebook', 'fit', 'keep_input', 'agree', 'launch', 'torchrun_command',
-           'worker_environment', 'show_line', 'end', 'failure', 'train', 'knows_bfloat16', 'resume_command',
-           'command_line', 'main', 'one_of_many', 'set_up', 'started_again', 'plot_curves']
+           'refuse_non_finite', 'initial_lr', 'write_tensors', 'identity', 'as_stored', 'checkpoints',
+           'last_checkpoint', 'read_checkpoint', 'load_checkpoint', 'like', 'cut_metrics', 'relative_difference',
+           'compare_columns', 'work', 'join', 'init_process_group', 'end_with_notebook', 'fit', 'keep_input',
+           'remove_torn_checkpoints', 'agree', 'launch', 'torchrun_command', 'worker_environment', 'show_line', 'end',
+           'failure', 'train', 'knows_bfloat16', 'resume_command', 'command_line', 'main', 'one_of_many', 'set_up',
+           'started_again', 'plot_curves']
 
 # %% ../nbs/10_training.ipynb #imports
 import argparse
@@ -29,6 +30,7 @@ import secrets
 import shlex
 import shutil
 import signal
+import site
 import socket
 import subprocess
 import sys
@@ -456,11 +458,11 @@ def unlink_planted(path: Path):
         path.unlink()
 
 
-def open_append(path: Path):
+def open_append(path: Path, buffering: int = -1):
     """Open one of a run's files to append bytes to it, never through a link."""
     unlink_planted(path)
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
-    return open(os.open(path, flags, 0o666), "ab", buffering=0)
+    return open(os.open(path, flags, 0o666), "ab", buffering)
 
 # %% ../nbs/10_training.ipynb #start_run
 def start_run(
@@ -919,8 +921,8 @@ class Record:
     def validation(self, loss, top1, top5, images):
         if not math.isfinite(loss):
             raise FloatingPointError(
-                f"validation loss: got {loss} after step {self.w.step}, expected a number; "
-                f"train a new run with a lower lr than {self.w.rates['weights']:.2g}"
+                f"validation loss: got {loss} after step {self.w.step}, expected a "
+                f"number; train a new run with a lower lr than {initial_lr(self.w):.2g}"
             )
         self.write("val", loss, top1, top5, images)
         if self.w.step % self.w.per_epoch == 0:
@@ -958,6 +960,7 @@ def save_checkpoint(
     refuse_non_finite({"weights": weights, "velocity": velocity}, w)
     if (w.folder / "metrics.jsonl").exists():
         sync(w.folder / "metrics.jsonl")  # no checkpoint is ahead of its metrics
+    sync_folder(w.folder)
     with written(path) as temp:
         temp.mkdir()
         for name, tensors in (("weights", weights), ("velocity", velocity)):
@@ -975,14 +978,23 @@ def save_checkpoint(
 
 # %% ../nbs/10_training.ipynb #refuse-non-finite
 def refuse_non_finite(tensors: dict[str, dict[str, torch.Tensor]], worker: Worker):
-    """Raise `FloatingPointError` instead of saving numbers that are infinite or NaN; the checkpoints before stay."""
+    """Raise `FloatingPointError` instead of saving numbers that are infinite or NaN.
+
+    The checkpoints before stay.
+    """
     for kind, by_name in tensors.items():
         for name, tensor in by_name.items():
             if not tensor.isfinite().all():
                 raise FloatingPointError(
-                    f"{kind} of {name}: got values that are not finite after step {worker.step}, expected numbers; "
-                    f"nothing was saved; train a new run with a lower lr than {worker.optimizer.param_groups[0]['lr']:.2g}"
+                    f"{kind} of {name}: got values that are not finite after step "
+                    f"{worker.step}, expected numbers; nothing was saved; "
+                    f"train a new run with a lower lr than {initial_lr(worker):.2g}"
                 )
+
+
+def initial_lr(worker: Worker) -> float:
+    """The learning rate with which a run began, as the parameter `lr` would give it."""
+    return worker.config.lr or worker.recipe.lr
 
 # %% ../nbs/10_training.ipynb #write_tensors
 def write_tensors(path: Path, tensors: dict):
@@ -996,14 +1008,14 @@ def write_tensors(path: Path, tensors: dict):
 # %% ../nbs/10_training.ipynb #identity
 def identity(worker):
     """What a checkpoint must have in common with the run that takes it up."""
-    recipe = json.loads(
-        json.dumps(asdict(worker.recipe))
-    )  # tuples become lists, as in the file
-    return dict(
-        recipe=recipe,
-        data=dict(train=len(worker.data.train), names=list(worker.data.names))
-        | worker.data.meta.get("sha256", {}),
-    )
+    data = dict(train=len(worker.data.train), names=list(worker.data.names))
+    data |= worker.data.meta.get("sha256", {})
+    return dict(recipe=as_stored(worker.recipe), data=data)
+
+
+def as_stored(recipe: Recipe) -> dict:
+    """A recipe as it is read from a file, where tuples are lists."""
+    return json.loads(json.dumps(asdict(recipe)))
 
 # %% ../nbs/10_training.ipynb #checkpoints
 def checkpoints(folder) -> list:
@@ -1051,6 +1063,9 @@ def read_checkpoint(
     for name, digest in state["sha256"].items():
         if not (path / name).exists() or sha256(path / name) != digest:
             raise lost(name)
+    # A field that came later has in an earlier checkpoint the value that was built in.
+    if "recipe" in state:
+        state["recipe"] = as_stored(Recipe()) | state["recipe"]
     for what, now in expected.items():
         for name in sorted({*now, *state[what]}):
             if now.get(name) != state[what].get(name):
@@ -1079,7 +1094,8 @@ def load_checkpoint(worker: Worker, path: Path):
     for name, p in model.named_parameters():
         worker.optimizer.state[p]["momentum_buffer"] = like(p, velocity[name])
     for group in worker.optimizer.param_groups:
-        group["lr"] = state["rates"][group["name"]]
+        earlier = state["rates"]["biases"]  # conv1's had no group of their own
+        group["lr"] = state["rates"].get(group["name"], earlier)
     worker.step, worker.val_errors = state["step"], state["val_errors"]
 
 # %% ../nbs/10_training.ipynb #like
@@ -1291,8 +1307,7 @@ def fit(worker: Worker):
         keep_input(w)
         unlink_planted(w.folder / "metrics.jsonl")
         cut_metrics(w.folder / "metrics.jsonl", w.step)
-        for torn in w.folder.glob("checkpoints/.step-*"):
-            shutil.rmtree(torn)  # of a process that was killed
+        remove_torn_checkpoints(w.folder)
     if w.mesh:
         draws = draw_epoch(len(w.data.train), w.see.border, w.recipe, w.config.seed, 0)
         if w.column is not None:
@@ -1327,6 +1342,15 @@ def keep_input(worker: Worker):
         np.savez(file, mean=worker.data.mean, cov=worker.data.cov)
     with written(worker.folder / "data.json") as temp:
         temp.write_text(json.dumps(identity(worker)["data"], indent=1))
+
+# %% ../nbs/10_training.ipynb #remove-torn
+def remove_torn_checkpoints(folder: Path):
+    """Remove what a killed process had begun to write; of a link, the link alone."""
+    for torn in folder.glob("checkpoints/.step-*"):
+        if torn.is_dir() and not torn.is_symlink():
+            shutil.rmtree(torn)
+        else:
+            torn.unlink()
 
 # %% ../nbs/10_training.ipynb #agree
 def agree(worker):
@@ -1364,8 +1388,10 @@ def launch(
     errors = []
     # Only this user can enter a folder that mkdtemp makes; torchrun unpickles what it finds in its store.
     with (
-        tempfile.TemporaryDirectory(prefix="alexnet_nb-") as store,
-        open_append(folder / "log/torchrun.txt") as log,
+        tempfile.TemporaryDirectory(
+            prefix="alexnet_nb-", ignore_cleanup_errors=True
+        ) as store,
+        open_append(folder / "log/torchrun.txt", buffering=0) as log,
     ):
         begin = log.tell()
         process = subprocess.Popen(
@@ -1460,13 +1486,11 @@ def worker_environment(
             ALEXNET_NB_EVERY="1" if live else "60",
         )
     )
-    home = str(Path(str(files("alexnet_nb"))).resolve().parent)
-    if (
-        home not in sysconfig.get_paths().values()
-    ):  # a clone, which may not be installed
-        env["PYTHONPATH"] = os.pathsep.join(
-            [home, *filter(None, [env.get("PYTHONPATH")])]
-        )
+    home = Path(str(files("alexnet_nb"))).resolve().parent
+    installed = [*sysconfig.get_paths().values(), site.getusersitepackages()]
+    if home not in [Path(place).resolve() for place in installed]:  # a clone
+        places = [str(home), env.get("PYTHONPATH", "")]
+        env["PYTHONPATH"] = os.pathsep.join(filter(None, places))
     return env
 
 # %% ../nbs/10_training.ipynb #allocator

@@ -1,6 +1,7 @@
 """A run is evaluated as it was trained, on its own images or on others, and counts its views as what they are."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -43,13 +44,19 @@ def packed(folder, names, size=72, n=12):
     return pack(folder / "images", folder / "packed", size, progress=lambda line: None)
 
 
+def result_of(run, name):
+    """The newest result on other data of a run."""
+    paths = run.glob(f"result-{name}.json")
+    return json.loads(max(paths, key=lambda path: path.stat().st_mtime_ns).read_text())
+
+
 def test_other_data_are_measured_with_the_mean_of_the_run(tmp_path, run, digits):
     others = packed(tmp_path, digits.names)
     before = (run / "result.json").read_bytes()
     table = evaluate(run, others, split="all")
     assert "of 120 pictures" in table
     assert (run / "result.json").read_bytes() == before
-    found = json.loads((run / "result-packed-all.json").read_text())
+    found = result_of(run, "packed-*-all")
     assert found["n"] == 120
     assert found["data"] == str(others.path)
     assert found["sha256"] == others.meta["sha256"]
@@ -67,14 +74,14 @@ def test_other_data_are_measured_with_the_mean_of_the_run(tmp_path, run, digits)
 @pytest.mark.parametrize(("split", "n"), [("train", 108), ("val", 12), ("all", 120)])
 def test_each_part_of_other_data_has_a_file_of_its_own(tmp_path, run, digits, split, n):
     evaluate(run, packed(tmp_path, digits.names), split=split)
-    assert json.loads((run / f"result-packed-{split}.json").read_text())["n"] == n
+    assert result_of(run, f"packed-*-{split}")["n"] == n
 
 
 def test_the_training_images_of_a_run_are_not_its_result(run, digits):
     before = (run / "result.json").read_bytes()
     evaluate(run, digits, split="train")
     assert (run / "result.json").read_bytes() == before
-    assert json.loads((run / "result-digits-72-train.json").read_text())["n"] == 1437
+    assert result_of(run, "digits-72-*-train")["n"] == 1437
 
 
 def test_other_classes_are_refused(tmp_path, run):
@@ -104,14 +111,39 @@ def test_an_unknown_part_is_refused(run, digits):
         evaluate(run, digits, split="test")
 
 
-@pytest.mark.parametrize("name", ["stats.npz", "data.json"])
-def test_a_run_that_did_not_keep_its_data_is_refused(run, digits, name):
-    hidden = (run / name).rename(run / f"{name}.hidden")
-    try:
-        with pytest.raises(ValueError, match=f"got no {name}"):
-            evaluate(run, digits)
-    finally:
-        hidden.rename(run / name)
+@pytest.fixture
+def earlier(run, tmp_path):
+    """The run as an earlier version would have left it."""
+    folder = tmp_path / "earlier"
+    shutil.copytree(run, folder)
+    for name in ("stats.npz", "data.json"):
+        (folder / name).unlink()
+    return folder
+
+
+def test_a_run_of_an_earlier_version_is_measured_with_its_own_data(
+    earlier, run, digits
+):
+    assert evaluate(earlier, digits) == evaluate(run, digits)
+
+
+def test_without_its_mean_a_run_is_measured_on_nothing_else(earlier, digits, tmp_path):
+    others = packed(tmp_path, digits.names)
+    with pytest.raises(ValueError, match=r"got no stats.npz, .* give the data"):
+        evaluate(earlier, others)
+
+
+def test_a_run_without_any_word_of_its_data_is_refused(earlier, digits):
+    shutil.rmtree(earlier / "checkpoints")
+    with pytest.raises(ValueError, match=r"got no data.json and no checkpoint"):
+        evaluate(earlier, digits)
+
+
+def test_data_without_checksums_are_not_taken_for_the_runs_own(run, digits):
+    before = (run / "result.json").read_bytes()
+    unknown = replace(digits, meta={})
+    evaluate(run, unknown)
+    assert (run / "result.json").read_bytes() == before
 
 
 def transform(size, crop, **changes):
