@@ -21,6 +21,7 @@ from alexnet_nb.training import (
 )
 
 OLD = ROOT / "tests/fixtures/0.1.0"
+BEFORE = ROOT / "tests/fixtures/b6f1944"
 
 
 @pytest.mark.parametrize("store", ["raw", "jpeg"])
@@ -74,3 +75,18 @@ def test_a_run_on_other_data_is_refused_by_name(tmp_path):
     shutil.copytree(OLD / "run", tmp_path, dirs_exist_ok=True)
     with pytest.raises(ValueError, match=r"data: .* was .*, and is .* now"):
         fit(resumed(tmp_path, check(OLD / "packed-jpeg")))
+
+
+def test_a_run_from_before_there_were_more_fields_is_resumed(tmp_path):
+    """A field of `Recipe` that its checkpoint lacks has the value that was built in."""
+    shutil.copytree(BEFORE / "paper", tmp_path, dirs_exist_ok=True)
+    fit(resumed(tmp_path, check(OLD / "packed-raw")))
+    assert checkpoints(tmp_path)[-1].name == "step-0000012"
+    weights = load_file(tmp_path / "model.safetensors")
+    assert all(weight.isfinite().all() for weight in weights.values())
+
+
+def test_a_run_of_a_recipe_that_has_changed_is_refused_by_name(tmp_path):
+    shutil.copytree(BEFORE / "source2012", tmp_path, dirs_exist_ok=True)
+    with pytest.raises(ValueError, match=r"recipe: schedule was .*, and is .* now"):
+        fit(resumed(tmp_path, check(OLD / "packed-raw")))
