@@ -27,6 +27,19 @@ def skip_or_fail(reason):
     pytest.skip(reason, allow_module_level=True)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def compiled_kernels(tmp_path_factory):
+    """A cache of torch.compile for these tests alone.
+
+    torch's own does not know ATEN_CPU_CAPABILITY: a kernel of another setting would be
+    taken from it, which gives NaN or does not compile.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        cache = tmp_path_factory.mktemp("inductor")
+        patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(cache))
+        yield
+
+
 @pytest.fixture(scope="session")
 def site():
     """The folder of the site.
