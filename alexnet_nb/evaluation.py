@@ -111,14 +111,14 @@ def read_run_data(folder) -> dict:
         "checksums of the training data; copy the whole folder of the run"
     )
 
-
+# %% ../nbs/11_evaluation.ipynb #describe_names
 def describe_names(names) -> str:
     """The first of several class names."""
     return ", ".join(list(names)[:5]) + (
         f", … ({len(names)} in all)" if len(names) > 5 else ""
     )
 
-
+# %% ../nbs/11_evaluation.ipynb #parts_of
 def parts_of(data: Packed, split: str) -> list[Split]:
     """One split of a data set, or both."""
     splits = {"val": [data.val], "train": [data.train], "all": [data.train, data.val]}
@@ -170,7 +170,7 @@ def require_same_kind(folder: Path, data: Packed):
             f"{folder}, {describe_names(names)}; name and order the folders like them"
         )
 
-
+# %% ../nbs/11_evaluation.ipynb #errors_on
 def errors_on(
     model: AlexNet,
     transform: Input,
@@ -182,7 +182,7 @@ def errors_on(
     found = [probabilities(model, transform, part.images, views) for part in parts]
     return error_rates(torch.cat(found).cpu(), labels), labels
 
-
+# %% ../nbs/11_evaluation.ipynb #save_result
 def save_result(
     folder: Path,
     model: AlexNet,

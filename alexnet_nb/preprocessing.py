@@ -96,7 +96,7 @@ def declared_range(image):
         return 0, 65535
     return None
 
-
+# %% ../nbs/01_preprocessing.ipynb #to_8_bits-1
 def to_8_bits(image, limits):
     """Scale pixels of one channel from their declared range to 0 to 255."""
     from PIL import Image
@@ -119,7 +119,7 @@ def to_8_bits(image, limits):
     scaled = (values.astype(np.float32) - low) * (255 / (high - low))
     return Image.fromarray(scaled.round().astype(np.uint8))
 
-
+# %% ../nbs/01_preprocessing.ipynb #refuse_12_bits
 def refuse_12_bits(greatest):
     """Refuse 16-bit pixels that may be 12 bits in 16: they would become a black picture."""
     if greatest < 4096:
@@ -395,7 +395,7 @@ class ByPath(pickle.Pickler):
             return np.memmap, place
         return NotImplemented
 
-
+# %% ../nbs/01_preprocessing.ipynb #pickled_by_path
 def pickled_by_path(value):
     """Pickle a value whose memory-mapped files the receiver opens by itself."""
     ByPath(file := io.BytesIO(), protocol=5).dump(value)
@@ -491,7 +491,7 @@ def has_16_bit_colors(image):
         return np.max(image.tag_v2.get(258, 8)) == 16
     return False
 
-
+# %% ../nbs/01_preprocessing.ipynb #brightest
 def brightest(image):
     """The greatest value in the channels of color."""
     ranges = zip(image.getbands(), np.reshape(image.getextrema(), (-1, 2)))
@@ -510,7 +510,7 @@ def read_file(path):
         expect_file(os.fstat(file.fileno()))
         return file.read()
 
-
+# %% ../nbs/01_preprocessing.ipynb #expect_file
 def expect_file(info):
     if not stat.S_ISREG(info.st_mode):
         kind = stat.filemode(info.st_mode)[0]
@@ -519,7 +519,7 @@ def expect_file(info):
     if info.st_size > _LARGEST_FILE:
         raise ValueError(f"got {info.st_size:,} bytes, expected an image")
 
-
+# %% ../nbs/01_preprocessing.ipynb #open_without_waiting
 def open_without_waiting(path, flags):
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
@@ -587,14 +587,14 @@ def printable(text):
     """A name as one line for people: control characters and bytes that are not UTF-8 escaped."""
     return UNPRINTABLE.sub(escaped, str(text))
 
-
+# %% ../nbs/01_preprocessing.ipynb #escaped
 def escaped(match):
     code = ord(match[0])
     if 0xDC80 <= code <= 0xDCFF:  # how Python holds a byte that is not UTF-8
         return f"\\x{code - 0xDC00:02x}"
     return match[0].encode("unicode_escape").decode()
 
-
+# %% ../nbs/01_preprocessing.ipynb #file_version
 def file_version(path):
     """Size and date of a file, as bytes. What is no file is left out when it is read."""
     try:
@@ -627,7 +627,7 @@ def why_passed_over(name):
         return "made by the system"
     return None
 
-
+# %% ../nbs/01_preprocessing.ipynb #find_images-1
 def find_images(folder):
     """The image files below a folder, in order; and what is left out: (path, reason) …."""
     found, left_out, others, seen = [], [], Counter(), set()
@@ -734,7 +734,7 @@ def list_classes(root, left_out):
     ]
     return [name for name in names if not why_passed_over(name)]
 
-
+# %% ../nbs/01_preprocessing.ipynb #instead
 def instead(left_out):
     """What was found where no images were, as the end of a sentence."""
     found = [f"{Path(path).name} ({reason})" for path, reason in left_out[:10]]
@@ -882,13 +882,13 @@ def synced_file(path):
     new.replace(path)
     sync_folder(path.parent)
 
-
+# %% ../nbs/01_preprocessing.ipynb #flush_to_disk
 def flush_to_disk(file):
     """Wait until what has been written to an open file is on the disk."""
     file.flush()
     os.fsync(file.fileno())
 
-
+# %% ../nbs/01_preprocessing.ipynb #sync_folder
 def sync_folder(folder):
     """Wait until the names in a folder are on the disk, where the system knows how to."""
     if os.name != "posix":
@@ -964,7 +964,7 @@ class Journal:
         self.pending.clear()
         self.synced_end, self.synced_at = self.end, time.monotonic()
 
-
+# %% ../nbs/01_preprocessing.ipynb #journal_line
 def journal_line(row):
     return json.dumps(row).encode() + b"\n"
 
@@ -1049,7 +1049,7 @@ def alone(dest):
         path.unlink(missing_ok=True)  # before another process can have the lock
         os.close(lock)
 
-
+# %% ../nbs/01_preprocessing.ipynb #locked_file
 def locked_file(path):
     """Open a lock file, create it where there is none, and wait for the lock."""
     import fcntl
@@ -1065,7 +1065,7 @@ def locked_file(path):
             raise
     return lock
 
-
+# %% ../nbs/01_preprocessing.ipynb #names_file
 def names_file(path, descriptor):
     """Is this path still that of the open file?"""
     try:
@@ -1120,7 +1120,7 @@ def open_finished(dest, plan):
         )
     return open_packed(dest)
 
-
+# %% ../nbs/01_preprocessing.ipynb #read_plan
 def read_plan(path):
     """The plan in a `plan.json` or `meta.json`; `None` where it is missing or damaged."""
     try:
@@ -1216,7 +1216,7 @@ def left_out_rows(left_out, origin):
         rows.append([printable(path), printable(reason)])
     return rows
 
-
+# %% ../nbs/01_preprocessing.ipynb #tell_left_out
 def tell_left_out(what, rows, progress):
     shown = [f"{path}: {reason}" for path, reason in rows[:10]]
     progress("\n  ".join([f"left out {what}, all listed in meta.json:", *shown]))

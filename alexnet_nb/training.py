@@ -447,7 +447,7 @@ def refuse_linked_folders(run: Path):
                 f"out_dir: got {path}, a link to {os.readlink(path)}, expected a folder of the run itself; remove the link"
             )
 
-
+# %% ../nbs/10_training.ipynb #unlink_planted
 def unlink_planted(path: Path):
     """Remove a link in place of one of a run's files, so that nothing is read, written or truncated through it."""
     if path.is_symlink():
@@ -457,7 +457,7 @@ def unlink_planted(path: Path):
         )
         path.unlink()
 
-
+# %% ../nbs/10_training.ipynb #open_append
 def open_append(path: Path, buffering: int = -1):
     """Open one of a run's files to append bytes to it, never through a link."""
     unlink_planted(path)
@@ -864,13 +864,13 @@ class StepMetrics(NamedTuple):
     seconds: float
     data_seconds: float  # of these, spent waiting for the batch
 
-
+# %% ../nbs/10_training.ipynb #mean_metrics
 def mean_metrics(steps: list[StepMetrics]) -> tuple[float, float, float]:
     """Loss, top-1 and top-5 error of several steps: means over their images, because the last batch of an epoch may be short."""
     images = [step.images for step in steps]
     return tuple(np.average([step[1:4] for step in steps], axis=0, weights=images))
 
-
+# %% ../nbs/10_training.ipynb #Record-1
 class Record:
     """Writes the metrics of an epoch, and tells a person."""
 
@@ -991,7 +991,7 @@ def refuse_non_finite(tensors: dict[str, dict[str, torch.Tensor]], worker: Worke
                     f"train a new run with a lower lr than {initial_lr(worker):.2g}"
                 )
 
-
+# %% ../nbs/10_training.ipynb #initial_lr
 def initial_lr(worker: Worker) -> float:
     """The learning rate with which a run began, as the parameter `lr` would give it."""
     return worker.config.lr or worker.recipe.lr
@@ -1012,7 +1012,7 @@ def identity(worker):
     data |= worker.data.meta.get("sha256", {})
     return dict(recipe=as_stored(worker.recipe), data=data)
 
-
+# %% ../nbs/10_training.ipynb #as_stored
 def as_stored(recipe: Recipe) -> dict:
     """A recipe as it is read from a file, where tuples are lists."""
     return json.loads(json.dumps(asdict(recipe)))
@@ -1129,7 +1129,7 @@ def relative_difference(tensor: torch.Tensor, reference: torch.Tensor) -> float:
     size = reference.abs().double().mean().item()
     return difference / size if size else (math.inf if difference else 0.0)
 
-
+# %% ../nbs/10_training.ipynb #compare_columns-1
 def compare_columns(
     worker: Worker,  # one of several
     draws: Draws,  # of an epoch
