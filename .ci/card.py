@@ -22,14 +22,12 @@ svg { width: 1000px; } svg text { fill: #5a626a; }
 def favicon():
     """Two layers in two columns, each read by both."""
     corners = [
-        (x, y, colour)
-        for x, colour in ((1, "#d1495b"), (19, "#2e86ab"))
-        for y in (1, 19)
+        (x, y, color) for x, color in ((1, "#d1495b"), (19, "#2e86ab")) for y in (1, 19)
     ]
-    assert all(colour in DRAWING for _, _, colour in corners)
+    assert all(color in DRAWING for _, _, color in corners)
     boxes = "".join(
-        f'<rect x="{x}" y="{y}" width="12" height="12" rx="2" fill="{colour}"/>'
-        for x, y, colour in corners
+        f'<rect x="{x}" y="{y}" width="12" height="12" rx="2" fill="{color}"/>'
+        for x, y, color in corners
     )
     lines = '<path d="M7 12V20M25 12V20M8 12L24 20M24 12L8 20" stroke="#808890" stroke-width="2"/>'
     return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32">{lines}{boxes}</svg>\n'

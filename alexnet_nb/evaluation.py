@@ -14,18 +14,24 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .augmentation import Input
+from .augmentation import InputTransform
 from .learning import error_rates
 from .model import AlexNet
-from .preprocessing import Packed, Split
-from .recipes import Table
-from .training import Config, checkpoints, read_json, run_recipe, written
+from .preprocessing import ImageSplit, PackedDataset
+from .recipes import MarkdownTable
+from alexnet_nb.training import (
+    atomic_write,
+    checkpoints,
+    read_config,
+    read_json,
+    run_recipe,
+)
 
 # %% ../nbs/11_evaluation.ipynb #probabilities
 @torch.no_grad()
 def probabilities(
     model: AlexNet,  # both columns
-    see: Input,
+    transform: InputTransform,
     images,  # uint8, N × 3 × size × size
     views: int = 10,  # 1: the central one
     batch: int = 64,
@@ -34,8 +40,8 @@ def probabilities(
     model.eval()
     out = []
     for start in range(0, len(images), batch):
-        x = see.views(
-            torch.tensor(images[start : start + batch]).to(see.mean.device), views
+        x = transform.views(
+            torch.tensor(images[start : start + batch]).to(transform.mean.device), views
         )  # views × N × 3 × crop × crop
         out.append(torch.stack([model(view).softmax(1) for view in x]).mean(0))
     return torch.cat(out)
@@ -59,10 +65,8 @@ def load_model(
     """The trained net of a run, both columns, in test mode."""
     from safetensors.torch import load_file
 
-    config, weights = (
-        Config(**json.loads((Path(folder) / "config.json").read_text())),
-        load_file(Path(folder) / "model.safetensors"),
-    )
+    weights = load_file(Path(folder) / "model.safetensors")
+    config = read_config(Path(folder))
     model = AlexNet(run_recipe(config), len(weights["fc8.bias"])).to(
         device, weights["fc8.bias"].dtype
     )
@@ -74,8 +78,9 @@ def load_input(
     folder,  # of a run
     model: AlexNet,
     device: str = "cpu",
-    data: Packed | None = None,  # the training data, for a run of an earlier version
-) -> Input:
+    data: PackedDataset
+    | None = None,  # the training data, for a run of an earlier version
+) -> InputTransform:
     """Return the input transform that belongs to a run's weights.
 
     It has the mean image and the color axes of the images that the run was trained on.
@@ -92,7 +97,7 @@ def load_input(
             f"{folder}: got no stats.npz, expected the mean image of the training data; "
             "give the data that the run was trained on"
         )
-    return Input(model.recipe, mean, cov, device, model.fc8.bias.dtype)
+    return InputTransform(model.recipe, mean, cov, device, model.fc8.bias.dtype)
 
 # %% ../nbs/11_evaluation.ipynb #read_run_data
 def read_run_data(folder) -> dict:
@@ -119,7 +124,7 @@ def describe_names(names) -> str:
     )
 
 # %% ../nbs/11_evaluation.ipynb #parts_of
-def parts_of(data: Packed, split: str) -> list[Split]:
+def parts_of(data: PackedDataset, split: str) -> list[ImageSplit]:
     """One split of a data set, or both."""
     splits = {"val": [data.val], "train": [data.train], "all": [data.train, data.val]}
     if split not in splits:
@@ -129,10 +134,10 @@ def parts_of(data: Packed, split: str) -> list[Split]:
 # %% ../nbs/11_evaluation.ipynb #evaluate
 def evaluate(
     folder,  # of a run that has ended
-    data: Packed,
+    data: PackedDataset,
     device: str = "cpu",
     split: str = "val",  # or "train", or "all" the images of the data
-) -> Table:  # one view and several
+) -> MarkdownTable:  # one view and several
     """Measure the errors of a run at its end (§6), on its own data or on other data.
 
     The mean image and the color axes are those of the run. On the run's own validation
@@ -155,9 +160,9 @@ def evaluate(
     return error_table(named, len(labels))
 
 # %% ../nbs/11_evaluation.ipynb #evaluate-parts
-def require_same_kind(folder: Path, data: Packed):
+def require_same_kind(folder: Path, data: PackedDataset):
     """Raise `ValueError` unless images and classes are as those a run was trained on."""
-    size = read_json(folder / "config.json")["size"]
+    size = read_config(folder).image_size
     if data.size != size:
         raise ValueError(
             f"data: got images of {data.size}×{data.size} pixels, expected {size}, as "
@@ -173,8 +178,8 @@ def require_same_kind(folder: Path, data: Packed):
 # %% ../nbs/11_evaluation.ipynb #errors_on
 def errors_on(
     model: AlexNet,
-    transform: Input,
-    parts: list[Split],
+    transform: InputTransform,
+    parts: list[ImageSplit],
     views: int,
 ) -> tuple[tuple[float, float], torch.Tensor]:  # top-1 and top-5 error; labels
     """Measure a model on the images of several splits together."""
@@ -188,19 +193,19 @@ def save_result(
     model: AlexNet,
     errors: dict[int, tuple[float, float]],  # views → top-1 and top-5 error
     n: int,  # images
-    data: Packed,
+    data: PackedDataset,
     split: str,
 ):
     """Write the errors to `result.json`, or to a file that names other data."""
-    config = read_json(folder / "config.json")
+    config = read_config(folder)
     views = max(errors)
     result = dict(
         top1=errors[views][0],
         top5=errors[views][1],
         views=views,
         n=n,
-        seed=config["seed"],
-        recipe=config["recipe"],
+        seed=config.seed,
+        recipe=config.recipe,
         parameters=sum(p.numel() for p in model.parameters()),
         top1_central=errors[1][0],
         top5_central=errors[1][1],
@@ -212,11 +217,11 @@ def save_result(
         key = hashlib.sha256(json.dumps(sums, sort_keys=True).encode()).hexdigest()[:8]
         name = f"result-{data.path.name}-{key}-{split}.json"
         result |= dict(data=str(data.path), split=split, sha256=sums)
-    with written(folder / name) as temp:
+    with atomic_write(folder / name) as temp:
         temp.write_text(json.dumps(result, indent=1))
 
 # %% ../nbs/11_evaluation.ipynb #error_table
-def error_table(rates: dict, n: int) -> Table:
+def error_table(rates: dict, n: int) -> MarkdownTable:
     """Named error rates with their intervals; without a column for top-5 errors where there are none."""
     rows = [
         (
@@ -227,7 +232,7 @@ def error_table(rates: dict, n: int) -> Table:
         )
         for name, (a, b) in rates.items()
     ]
-    return Table(
+    return MarkdownTable(
         [f"of {n:,} pictures", "top-1 error", "95 % interval", "top-5 error"][
             : len(rows[0])
         ],
@@ -236,11 +241,11 @@ def error_table(rates: dict, n: int) -> Table:
 
 # %% ../nbs/11_evaluation.ipynb #baselines-1
 def baselines(
-    data: Packed,
+    data: PackedDataset,
     most: int = 5_000,  # training pictures that are used
     side: int = 8,  # pictures are shrunk to this, pixels
-) -> Table:
-    """Nearest neighbour and logistic regression on the raw pixels, shrunk."""
+) -> MarkdownTable:
+    """Nearest neighbor and logistic regression on the raw pixels, shrunk."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.neighbors import KNeighborsClassifier
 
@@ -254,7 +259,7 @@ def baselines(
 
     (x, y), (u, v) = ((pixels(s), s.labels[:most]) for s in (data.train, data.val))
     models = {
-        "nearest neighbour": KNeighborsClassifier(1),
+        "nearest neighbor": KNeighborsClassifier(1),
         "logistic regression": LogisticRegression(max_iter=1000),
     }
     return error_table(

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['LAYERS', 'NOT_STATED', 'PRINTED_OTHERWISE', 'paper', 'source2012', 'source2010', 'caffe', 'torchvision', 'one_gpu',
-           'no_lrn', 'non_overlapping', 'tanh', 'no_communication', 'RECIPES', 'LAB', 'Recipe', 'Table', 'diff',
-           'short', 'Errors', 'Setting', 'Formula', 'Experiment', 'experiments', 'typed_row', 'recorded_length',
-           'recorded', 'levels', 'exponential', 'lab', 'named']
+           'no_lrn', 'non_overlapping', 'tanh', 'no_communication', 'RECIPES', 'LAB_IDS', 'Recipe', 'MarkdownTable',
+           'diff', 'format_value', 'Errors', 'Setting', 'Formula', 'Experiment', 'lab_experiments', 'typed_row',
+           'recorded_length', 'recorded_schedule', 'stepped_schedule', 'exponential_schedule', 'lab_recipe',
+           'get_recipe']
 
 # %% ../nbs/00_recipes.ipynb #imports
 import csv
@@ -28,14 +29,14 @@ class Recipe:
     name: str = "paper"
     # input, §2 and §4.1
     crop: int = 224  # side of the square that the net sees, pixels
-    mean: str = "image"  # "image": its centre, wherever the crop; "aligned": the mean image cut like the picture; "channels": three numbers
+    mean: str = "image"  # "image": its center, wherever the crop; "aligned": the mean image cut like the picture; "channels": three numbers
     scale: tuple = (1.0, 1.0, 1.0)  # divide the mean-free channels by these
-    mirror: bool = True  # horizontal reflections in training and among the test views
+    hflip: bool = True  # horizontal reflections in training and among the test views
     crop_rule: str = "shift"  # in training "shift": a square of this side at a random place; "resized": a random rectangle, resized to this side
     crop_chunk: int = 1  # this many consecutive pictures share a crop and a reflection; the paper implies 1
-    colour_std: float = 0.1  # std of the factors of the color noise; 0: no noise
-    colour_lengths: str = "deviations"  # of the colour axes, or "eigenvalues"
-    colour_divide: float = 1.0  # divide training pictures by this after the noise
+    color_std: float = 0.1  # std of the factors of the color noise; 0: no noise
+    color_lengths: str = "deviations"  # of the color axes, or "eigenvalues"
+    color_divide: float = 1.0  # divide training pictures by this after the noise
     reshuffle: bool = False  # a new order every epoch, or the packed order
     views: int = 10  # of a test picture, over which probabilities are averaged
     # network, §3
@@ -51,15 +52,15 @@ class Recipe:
         "fc8",
     )  # layers that read both columns; fc8, which lies on the first GPU, always does
     activation: str = "relu"  # or "tanh"
-    lrn: tuple = ("conv1", "conv2")  # layers followed by response normalisation
+    lrn: tuple = ("conv1", "conv2")  # layers followed by response normalization
     lrn_n: int = 5  # kernel maps in the window
     lrn_k: float = 2.0
     lrn_alpha: float = 1e-4
     lrn_alpha_over: str = "sum"  # alpha multiplies the "sum" or the "mean" of a window
     lrn_beta: float = 0.75
-    lrn_first: tuple = ()  # layers whose normalisations all come before the non-linearity
+    lrn_first: tuple = ()  # layers whose normalizations all come before the non-linearity
     lrn_across: bool = False  # windows cross from one column to the other
-    spatial_norm: bool = False  # the source's 5x5 normalisation after that of conv2
+    spatial_norm: bool = False  # the source's 5x5 normalization after that of conv2
     pool: int = 3  # side of a pooling window
     pool_stride: int = 2
     pool_ceil: bool = True  # windows may hang over the edge
@@ -69,7 +70,7 @@ class Recipe:
     # start, §5
     init_std: tuple | None = (
         0.01,
-    ) * 8  # of the weights, by layer; None: torch's own uniform initialisation
+    ) * 8  # of the weights, by layer; None: torch's own uniform initialization
     init_bias: tuple | None = (0.0, 1.0, 0.0, 1.0, 1.0, 1.0, 1.0, 0.0)  # by layer
     # learning, §5
     lr: float | None = 0.01  # of the weights
@@ -85,7 +86,7 @@ class Recipe:
 
 # %% ../nbs/00_recipes.ipynb #not-stated-code
 NOT_STATED = ("reshuffle", "pads", "conv1_ceil", "pool_ceil", "lr_bias", "decay_bias")
-PRINTED_OTHERWISE = {"colour_lengths": "eigenvalues", "lrn_across": True}
+PRINTED_OTHERWISE = {"color_lengths": "eigenvalues", "lrn_across": True}
 
 # %% ../nbs/00_recipes.ipynb #paper-source
 paper = Recipe()
@@ -93,7 +94,7 @@ source2012 = replace(
     paper,
     name="source2012",
     crop_chunk=32,
-    colour_divide=1.1,
+    color_divide=1.1,
     lrn_alpha_over="mean",
     lrn_first=("conv1",),
     spatial_norm=True,
@@ -103,7 +104,7 @@ source2012 = replace(
         (50 / 90, "weights", 0.01),
         (66 / 90, "conv1", 0.001),
         (66 / 90, "conv1_bias", 0.1),
-        (66 / 90, "colour", 0.0),
+        (66 / 90, "color", 0.0),
         (71 / 90, "conv1", 0.0),
         (71 / 90, "conv1_bias", 0.0),
         (78 / 90, "weights", 0.001),
@@ -117,7 +118,7 @@ source2010 = replace(
         (50 / 93, "weights", 0.01),
         (67 / 93, "conv1", 0.001),
         (67 / 93, "conv1_bias", 0.1),
-        (67 / 93, "colour", 0.0),
+        (67 / 93, "color", 0.0),
         (71 / 93, "conv1", 0.0),
         (71 / 93, "conv1_bias", 0.0),
         (77 / 93, "weights", 0.001),
@@ -131,7 +132,7 @@ caffe = replace(  # BVLC models/bvlc_alexnet; batches of 256
     crop=227,
     conv1_ceil=False,
     mean="aligned",
-    colour_std=0.0,
+    color_std=0.0,
     views=1,
     lrn_k=1.0,
     lrn_alpha_over="mean",
@@ -146,7 +147,7 @@ torchvision = replace(  # torchvision.models.alexnet: the net of "One weird tric
     name="torchvision",
     mean="channels",
     scale=(58.395, 57.12, 57.375),
-    colour_std=0.0,
+    color_std=0.0,
     views=1,
     pads=(2, 2, 1, 1, 1),
     conv1_ceil=False,
@@ -201,7 +202,7 @@ RECIPES = {
 }
 
 # %% ../nbs/00_recipes.ipynb #Table
-class Table(str):
+class MarkdownTable(str):
     """A Markdown table of `rows` under `head`, and a `note` below it."""
 
     def __new__(cls, head: list, rows: list, note: str = ""):
@@ -242,34 +243,36 @@ def diff(
     a: Recipe,
     b: Recipe,
 ) -> (
-    Table
+    MarkdownTable
 ):  # one row a field; says where the printed paper is silent, or prints something else
     """What differs between two recipes."""
     names = [f.name for f in fields(Recipe) if f.name != "name"]
     rows = [(name, _field_words(a, name), _field_words(b, name)) for name in names]
-    return Table(["field", a.name, b.name], [row for row in rows if row[1] != row[2]])
+    return MarkdownTable(
+        ["field", a.name, b.name], [row for row in rows if row[1] != row[2]]
+    )
 
 # %% ../nbs/00_recipes.ipynb #field-words
 def _field_words(recipe, name):
     """What a table of differences shows for a field of a recipe."""
-    value = short(getattr(recipe, name))
+    value = format_value(getattr(recipe, name))
     if recipe != paper:
         return value
     if name in NOT_STATED:
         return "not stated"
     if name in PRINTED_OTHERWISE:
-        return f"{short(PRINTED_OTHERWISE[name])} printed, {value} used"
+        return f"{format_value(PRINTED_OTHERWISE[name])} printed, {value} used"
     return value
 
 # %% ../nbs/00_recipes.ipynb #short
-def short(value) -> str:
+def format_value(value) -> str:
     """A field's value as a reader would write it: a tuple of equal values once, long floats cut."""
     if isinstance(value, tuple) and len(value) > 1 and len(set(value)) == 1:
-        return f"{short(value[0])} (all {len(value)})"
+        return f"{format_value(value[0])} (all {len(value)})"
     if isinstance(value, tuple) and len(value) > 50:
-        return f"{len(value)} steps from {short(value[0])} to {short(value[-1])}"
+        return f"{len(value)} steps from {format_value(value[0])} to {format_value(value[-1])}"
     if isinstance(value, tuple):
-        return "(" + ", ".join(map(short, value)) + ")"
+        return "(" + ", ".join(map(format_value, value)) + ")"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 # %% ../nbs/00_recipes.ipynb #Errors
@@ -330,7 +333,7 @@ class Experiment:
     gpus: int | None
     change: str  # from the parent
     drops: tuple[Setting, ...]  # of the weights' rate, by hand
-    colour_off: float | None  # epoch at which the colour noise was switched off
+    color_off: float | None  # epoch at which the color noise was switched off
     epochs: (
         float | None
     )  # at which it was stopped, or which the last remark speaks of: see end_kind
@@ -369,7 +372,7 @@ class Experiment:
 
 # %% ../nbs/00_recipes.ipynb #experiments
 @cache
-def experiments() -> dict:  # by id
+def lab_experiments() -> dict:  # by id
     """All runs of the author's notes, from `lab.tsv`."""
     with (files("alexnet_nb") / "lab.tsv").open(encoding="utf-8") as f:
         return {
@@ -398,7 +401,7 @@ _NUMBERS = dict(
     gpus=int,
     planned=int,
     epochs=float,
-    colour_off=float,
+    color_off=float,
     conv1_slow=float,
     conv1_freeze=float,
 )
@@ -469,16 +472,16 @@ def _read_field(name, text):
 def recorded_length(
     run: Experiment,
 ) -> float:
-    """The epochs of a run, by which `recorded` divides: as planned, as counted at its end, or 90."""
+    """The epochs of a run, by which `recorded_schedule` divides: as planned, as counted at its end, or 90."""
     if run.planned:
         return run.planned
     return 90 if run.weight_schedule else run.epochs or 90
 
 # %% ../nbs/00_recipes.ipynb #recorded-1
-def recorded(
+def recorded_schedule(
     run: Experiment,
 ) -> tuple:  # (share of the run, what, factor of its first rate) …
-    """The schedule of a run: formulas, drops by hand, conv1 slowed and frozen, the end of the colour noise.
+    """The schedule of a run: formulas, drops by hand, conv1 slowed and frozen, the end of the color noise.
     What the notes do not date is left out. Raises `ValueError` for what a schedule cannot express.
     """
     length = recorded_length(run)
@@ -487,8 +490,8 @@ def recorded(
         + _drop_steps(run, length)
         + _conv1_bias_steps(run, length)
     )
-    if run.colour_off:
-        steps.append(((run.colour_off - 1) / length, "colour", 0.0))
+    if run.color_off:
+        steps.append(((run.color_off - 1) / length, "color", 0.0))
     return tuple(sorted(steps, key=lambda step: step[0]))
 
 # %% ../nbs/00_recipes.ipynb #recorded-parts
@@ -518,9 +521,9 @@ def _curve_steps(formulas, length, what):
     for formula in formulas:
         begin = (formula.epoch - 1) / length
         if formula.kind == "exp":
-            curve = exponential(formula.factor, what)
+            curve = exponential_schedule(formula.factor, what)
         elif formula.kind == "dexp":
-            curve = levels(formula.factor, formula.steps, what)
+            curve = stepped_schedule(formula.factor, formula.steps, what)
         else:
             raise ValueError(f"schedule: got {formula.kind!r}, expected exp or dexp")
         steps = [step for step in steps if step[0] < begin]
@@ -574,7 +577,7 @@ def _conv1_bias_steps(run, length):
     return steps
 
 # %% ../nbs/00_recipes.ipynb #levels
-def levels(
+def stepped_schedule(
     factor: float,  # first rate over last
     n: int,  # rates, each for an nth of the run
     what: str = "weights",  # or "biases", "all"
@@ -583,7 +586,7 @@ def levels(
     return tuple((i / n, what, factor ** (-i / (n - 1))) for i in range(1, n))
 
 # %% ../nbs/00_recipes.ipynb #exponential
-def exponential(
+def exponential_schedule(
     factor: float,  # first rate over the one at the end
     what: str = "weights",  # or "biases", "all"
     n: int = 90,  # epochs
@@ -592,7 +595,7 @@ def exponential(
     return tuple((i / n, what, factor ** (-i / n)) for i in range(1, n))
 
 # %% ../nbs/00_recipes.ipynb #LAB
-LAB = (
+LAB_IDS = (
     "145",
     "145-2010",
     "145-half",
@@ -619,28 +622,32 @@ LAB = (
 )
 
 # %% ../nbs/00_recipes.ipynb #lab-1
-def lab(
+def lab_recipe(
     id: str,  # one of LAB
 ) -> Recipe:
     """One of the author's experiments as a recipe named lab-ID (`layers/layer-params-ID.cfg`).
-    A batch size of 256, where the table says so, belongs to the run. Raises `ValueError` for an id that is not in `LAB`.
+    A batch size of 256, where the table says so, belongs to the run. Raises `ValueError` for an id that is not in `LAB_IDS`.
     """
-    if id not in LAB:
-        raise ValueError(f"lab: found {id!r}, expected one of {', '.join(LAB)}")
-    run = experiments()[id]
+    if id not in LAB_IDS:
+        raise ValueError(f"lab: found {id!r}, expected one of {', '.join(LAB_IDS)}")
+    run = lab_experiments()[id]
     lr, lr_bias = _start_rates(run)
     return replace(
         source2012,
         name=f"lab-{id}",
         lr=lr,
         lr_bias=lr_bias,
-        schedule=recorded(run),
+        schedule=recorded_schedule(run),
         **run.structure,
     )
 
 # %% ../nbs/00_recipes.ipynb #named
-def named(
+def get_recipe(
     name: str,  # one of RECIPES, or lab-ID
 ) -> Recipe:
     """The recipe of this name."""
-    return lab(name.removeprefix("lab-")) if name.startswith("lab-") else RECIPES[name]
+    return (
+        lab_recipe(name.removeprefix("lab-"))
+        if name.startswith("lab-")
+        else RECIPES[name]
+    )

@@ -25,7 +25,7 @@ def activation(
 class CifarNet(nn.Module):
     """Three convolutions and one fully connected layer for 32×32 pictures (`layers-19pct.cfg`)."""
 
-    def __init__(self, act: str = "relu", classes: int = 10, seed: int = 0):
+    def __init__(self, act: str = "relu", num_classes: int = 10, seed: int = 0):
         super().__init__()
 
         def conv(i, o):
@@ -43,7 +43,7 @@ class CifarNet(nn.Module):
             activation(act),
             nn.AvgPool2d(**half),
         )  # 64×4×4
-        self.fc = nn.Linear(1024, classes)
+        self.fc = nn.Linear(1024, num_classes)
         generator = torch.Generator().manual_seed(seed)
         for p in self.parameters():
             std = 1e-4 if p is self.features[0].weight else 0.01

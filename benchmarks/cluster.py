@@ -18,10 +18,17 @@ import torch.distributed as dist
 from timing import processor, spread
 
 from alexnet_nb import multigpu
-from alexnet_nb.learning import rates_at, set_rates
-from alexnet_nb.preprocessing import Packed, Split, pixel_statistics
-from alexnet_nb.recipes import Table
-from alexnet_nb.training import ALLOCATOR, Config, Worker, draw_epoch, join, written
+from alexnet_nb.learning import learning_rates, set_learning_rates
+from alexnet_nb.preprocessing import ImageSplit, PackedDataset, pixel_statistics
+from alexnet_nb.recipes import MarkdownTable
+from alexnet_nb.training import (
+    ALLOCATOR,
+    Config,
+    Trainer,
+    atomic_write,
+    draw_epoch,
+    init_distributed,
+)
 
 BATCH, STEPS, ROUNDS = 32, 3, 2
 RESULTS = Path(__file__).resolve().parent.parent / "results/cluster"
@@ -47,7 +54,7 @@ def crossed():
     return int(wire.read_text()) if wire.exists() else 0
 
 
-def work(processes, together):
+def work(processes, data_parallel):
     """What a process does: a step that does not count, then STEPS that do; prints what it saw as JSON."""
     torch.set_num_threads(max(1, 2 // processes))
     images = torch.randint(
@@ -57,8 +64,8 @@ def work(processes, together):
         dtype=torch.uint8,
         generator=torch.Generator().manual_seed(0),
     )
-    split = Split(images.numpy(), torch.arange(BATCH).numpy())
-    data = Packed(
+    split = ImageSplit(images.numpy(), torch.arange(BATCH).numpy())
+    data = PackedDataset(
         Path("."),
         split,
         split,
@@ -66,28 +73,28 @@ def work(processes, together):
         *pixel_statistics(split.images),
         {},
     )
-    mesh = join(processes, together, "cpu")
-    w = Worker(
+    mesh = init_distributed(processes, data_parallel, "cpu")
+    w = Trainer(
         Path("."),
         Config(data="random", recipe="paper", batch_size=BATCH, epochs=90),
         data,
         mesh,
     )
-    set_rates(w.optimizer, rates_at(w.recipe, 0))
+    set_learning_rates(w.optimizer, learning_rates(w.recipe, 0))
     w.average()
-    draws, seconds = draw_epoch(BATCH, w.see.border, w.recipe, 0, 0), []
+    draws, seconds = draw_epoch(BATCH, w.transform.max_offset, w.recipe, 0, 0), []
     for step in range(STEPS + 1):
         if mesh:
             dist.barrier()
         if step == 1:
-            before = multigpu.sent.total(), crossed()
+            before = multigpu.bytes_sent.total(), crossed()
         begin = time.perf_counter()
         w.update(*w.batch(*w.read(None, draws, 0), True))
         seconds.append(time.perf_counter() - begin)
         w.step = 0
     if mesh:
         dist.barrier()
-    exchanged, wired = multigpu.sent.total() - before[0], crossed() - before[1]
+    exchanged, wired = multigpu.bytes_sent.total() - before[0], crossed() - before[1]
     gradients = (
         sum(p.nbytes for p in w.model.parameters()) * 2 * (w.replicas - 1) // w.replicas
     )
@@ -103,7 +110,7 @@ def work(processes, together):
     os._exit(0)
 
 
-def launch(processes, together, machines=None):
+def launch(processes, data_parallel, machines=None):
     """Results of each process of a run, on this machine, or on machines that are network namespaces."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port, running = free.getsockname()[1], []
@@ -125,7 +132,7 @@ def launch(processes, together, machines=None):
                     __file__,
                     "work",
                     str(processes),
-                    str(int(together)),
+                    str(int(data_parallel)),
                 ],
                 stdout=subprocess.PIPE,
                 text=True,
@@ -196,7 +203,7 @@ def table(results):
         )
         for name, runs in layouts.items()
     ]
-    return Table(
+    return MarkdownTable(
         [
             "processes",
             "layout",
@@ -230,7 +237,7 @@ def wire_table(results):
             (name, by_rate.values()) for name, by_rate in layouts.items()
         )
     ]
-    return Table(
+    return MarkdownTable(
         [
             "",
             "MB over the wire each way",
@@ -261,7 +268,7 @@ def save(name, results, table):
         ("json", json.dumps(dict(machine=machine) | results, indent=1)),
         ("md", table),
     ):
-        with written(RESULTS / f"{name}.{suffix}") as temp:
+        with atomic_write(RESULTS / f"{name}.{suffix}") as temp:
             temp.write_text(text + "\n")
     print(table, flush=True)
 

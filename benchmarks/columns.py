@@ -22,12 +22,12 @@ from torch.nn import functional as F
 
 from alexnet_nb import multigpu
 from alexnet_nb.dropout import dropout_masks
-from alexnet_nb.learning import sgd
+from alexnet_nb.learning import make_optimizer
 from alexnet_nb.model import AlexNet
-from alexnet_nb.recipes import Table, paper
+from alexnet_nb.recipes import MarkdownTable, paper
 from alexnet_nb.training import (
     init_process_group,
-    layout,
+    plan_placement,
     torchrun_command,
     worker_environment,
 )
@@ -57,15 +57,16 @@ def train():
     if column is not None:
         init_process_group(2, "gloo", timedelta(minutes=5))
     torch.manual_seed(0)
-    torch.optim.SGD([torch.zeros(1)])  # imports what torch's optimisers need
+    torch.optim.SGD([torch.zeros(1)])  # imports what torch's optimizers need
     baseline = peak()
     net, spent, kept = AlexNet(paper, column=column), defaultdict(float), {}
     own = {p.data_ptr() for p in net.parameters()}
-    optimizer = sgd(net, paper)
+    optimizer = make_optimizer(net, paper)
     x, y = torch.randn(BATCH, 3, 224, 224) * 60, torch.randint(1000, (BATCH,))
     if column is not None:
-        multigpu.swap, dist.broadcast = (
-            timed(spent, "exchange", f) for f in (multigpu.swap, dist.broadcast)
+        multigpu.exchange_with_peer, dist.broadcast = (
+            timed(spent, "exchange", f)
+            for f in (multigpu.exchange_with_peer, dist.broadcast)
         )
 
     def forward(step):
@@ -100,7 +101,7 @@ def train():
     backward(loss)
     optimizer.step()
     del loss
-    rows, before = [], multigpu.sent.total()
+    rows, before = [], multigpu.bytes_sent.total()
     for step in range(STEPS):
         spent.clear()
         begin = time.perf_counter()
@@ -114,7 +115,7 @@ def train():
                 steps=rows,
                 parameters=sum(p.numel() for p in net.parameters()),
                 kept_bytes=sum(kept.values()),
-                sent_bytes=(multigpu.sent.total() - before) // STEPS,
+                sent_bytes=(multigpu.bytes_sent.total() - before) // STEPS,
                 start_bytes=baseline,
                 peak_bytes=peak(),
             )
@@ -130,7 +131,7 @@ def launch(processes):
     """Results of each process of a run."""
     with tempfile.TemporaryDirectory() as store:
         command = [*torchrun_command(processes, store), __file__, "worker"]
-        environment = worker_environment(layout(processes, found=0), store)
+        environment = worker_environment(plan_placement(processes, found=0), store)
         environment |= dict(OMP_NUM_THREADS=str(2 // processes))
         del environment["PYTHONSAFEPATH"]  # this script imports its neighbors
         out = subprocess.run(
@@ -189,7 +190,7 @@ def table(results):
             ),
         ),
     ]
-    return Table(
+    return MarkdownTable(
         ["", "one process", "column 0", "column 1"],
         rows,
         f"Batch {BATCH}, 224 pixels, the whole net, float32; medians of {ROUNDS * STEPS} steps, "

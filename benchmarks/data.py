@@ -19,10 +19,10 @@ from timing import in_turns, save, spread, start
 from torch.utils.data import DataLoader, Dataset
 from torchvision import datasets, io, transforms
 
-from alexnet_nb.augmentation import Input, draw_epoch
-from alexnet_nb.preprocessing import pack, read_square
-from alexnet_nb.recipes import Table, paper
-from alexnet_nb.training import pictures
+from alexnet_nb.augmentation import InputTransform, sample_augment_params
+from alexnet_nb.preprocessing import load_image, pack
+from alexnet_nb.recipes import MarkdownTable, paper
+from alexnet_nb.training import load_images
 
 warnings.simplefilter("ignore")  # torchvision announces that its decoders will move
 FILES, BATCH = 256, 128
@@ -81,7 +81,7 @@ def decoded_by_pil(path):
 READERS = {
     "PIL, Resize(256), CenterCrop(256)": usual,
     "PIL with draft and reducing_gap": drafted,
-    "ours": read_square,
+    "ours": load_image,
     "decoding alone, PIL": decoded_by_pil,
     "decoding alone, torchvision": lambda path: io.decode_jpeg(
         io.read_file(str(path)), io.ImageReadMode.RGB
@@ -112,12 +112,14 @@ def endless(loader):
         yield from loader
 
 
-def ours(data, see):
+def ours(data, transform):
     """Batches as the trainer reads them, uint8."""
     for epoch in itertools.count():
-        draws = draw_epoch(len(data), see.border, paper, 0, epoch)
+        draws = sample_augment_params(len(data), transform.max_offset, paper, 0, epoch)
         for i in range(0, len(data) - BATCH + 1, BATCH):
-            yield see.cut(pictures(data, slice(i, i + BATCH)), draws[i : i + BATCH])
+            yield transform.crop(
+                load_images(data, slice(i, i + BATCH)), draws[i : i + BATCH]
+            )
 
 
 def copies(images):
@@ -145,10 +147,12 @@ def table(results):
             rows.append((what, name, spread(rate(group, name)), f"{ratio:.3g}"))
     note = (
         f"Pictures of 500×375, {FILES} files. Batches of {BATCH} at 224, uint8, from pictures of 256×256 in the page cache; the two loaders have two processes, "
-        "ours and the copy none. `ImageFolder` decodes, rescales, crops, mirrors and normalises: what people do, not the same work. "
+        "ours and the copy none. `ImageFolder` decodes, rescales, crops, mirrors and normalizes: what people do, not the same work. "
         f"`pack` as a whole, {results['pack']['processes']} processes, statistics and checksums included: {results['pack']['pictures'] / results['pack']['seconds']:,.0f} pictures a second."
     )
-    return Table(["", "", "pictures a second", "PIL or the copy = 1"], rows, note)
+    return MarkdownTable(
+        ["", "", "pictures a second", "PIL or the copy = 1"], rows, note
+    )
 
 
 def main():
@@ -186,7 +190,7 @@ def main():
         packed = dict(
             pictures=len(whole.train), processes=2, seconds=time.perf_counter() - begin
         )
-        raw, see = whole.train, Input(paper, whole.mean, whole.cov)
+        raw, see = whole.train, InputTransform(paper, whole.mean, whole.cov)
         raw.images[:].sum()  # into the page cache
         normal = transforms.Compose(
             [

@@ -11,8 +11,8 @@ import tempfile
 from pathlib import Path
 from xml.etree import ElementTree
 
-from alexnet_nb.recipes import Table
-from alexnet_nb.training import written
+from alexnet_nb.recipes import MarkdownTable
+from alexnet_nb.training import atomic_write
 
 ROOT = Path(__file__).resolve().parent.parent
 DRILLS = {  # part of the test's name: what happens
@@ -102,7 +102,7 @@ def table(rows):
         f"{sum(r['outcome'] == 'survived' for r in rows)} of {len(rows)} drills in {len(left)} passes; processes left behind: {sum(left.values())}. "
         "A drill passes when the run ends within 30 s and says why, nothing of it stays behind after 10 s, and where it is resumed nothing beyond the last checkpoint is lost."
     )
-    return Table(["drill", "survived", "seconds"], lines, note)
+    return MarkdownTable(["drill", "survived", "seconds"], lines, note)
 
 
 def main():
@@ -111,13 +111,13 @@ def main():
         for number in range(1, int((sys.argv[1:] or [5])[0]) + 1):
             rows += run(number, folder)
             with (
-                written(ROOT / "results/drills/drills.tsv") as temp,
+                atomic_write(ROOT / "results/drills/drills.tsv") as temp,
                 open(temp, "w", newline="") as f,
             ):
                 out = csv.DictWriter(f, rows[0], delimiter="\t", lineterminator="\n")
                 out.writeheader()
                 out.writerows(rows)
-            with written(ROOT / "results/drills/drills.md") as temp:
+            with atomic_write(ROOT / "results/drills/drills.md") as temp:
                 temp.write_text(f"{table(rows)}\n")
             print(
                 f"pass {number}: {sum(r['outcome'] == 'survived' for r in rows)} of {len(rows)} so far, {rows[-1]['left behind']} processes left behind",

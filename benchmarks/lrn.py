@@ -1,4 +1,4 @@
-"""Times response normalisation, forward and backward, beside torch's, and writes results/benchmarks/lrn.{json,md}.
+"""Times response normalization, forward and backward, beside torch's, and writes results/benchmarks/lrn.{json,md}.
 
 python benchmarks/lrn.py
 """
@@ -12,7 +12,7 @@ from timing import in_turns, save, spread, start
 from torch.nn import functional as F
 
 from alexnet_nb.lrn import lrn
-from alexnet_nb.recipes import Table
+from alexnet_nb.recipes import MarkdownTable
 
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels-last": torch.channels_last}
 SHAPES = [(32, 96, 55, 55), (1, 96, 55, 55), (128, 96, 55, 55), (128, 128, 27, 27)]
@@ -88,7 +88,7 @@ def table(results):
         "Forward and backward, float32. The floor: the input is read twice, the gradient once, output and gradient are written once, at the rate "
         f"of a copy of 256 MB ({results[0]['copy_bytes_per_second'] / 1e9:.0f} GB/s, read and written)."
     )
-    return Table(
+    return MarkdownTable(
         [
             "tensor",
             "ours, ms",

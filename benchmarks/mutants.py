@@ -17,8 +17,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from alexnet_nb.recipes import Table
-from alexnet_nb.training import written
+from alexnet_nb.recipes import MarkdownTable
+from alexnet_nb.training import atomic_write
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results/mutants"
@@ -142,16 +142,19 @@ def try_it(folder, module, source, tests):
 
 
 def write(name, rows):
-    with written(RESULTS / f"{name}.tsv") as temp, open(temp, "w", newline="") as f:
+    with (
+        atomic_write(RESULTS / f"{name}.tsv") as temp,
+        open(temp, "w", newline="") as f,
+    ):
         out = csv.DictWriter(f, rows[0], delimiter="\t", lineterminator="\n")
         out.writeheader()
         out.writerows(rows)
-    with written(RESULTS / f"{name}.md") as temp:
+    with atomic_write(RESULTS / f"{name}.md") as temp:
         temp.write_text(f"{TABLES[name](rows)}\n")
 
 
 def trap_table(rows):
-    return Table(
+    return MarkdownTable(
         ["trap", "module", "put in place of", "caught by"],
         [
             (
@@ -167,7 +170,7 @@ def trap_table(rows):
 
 
 def random_table(rows):
-    return Table(
+    return MarkdownTable(
         ["module", "before", "after", "caught by"],
         [
             (

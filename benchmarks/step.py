@@ -12,15 +12,15 @@ from timing import in_turns, save, spread, start
 from torch import nn
 from torch.nn import functional as F
 
-from alexnet_nb.learning import sgd
+from alexnet_nb.learning import make_optimizer
 from alexnet_nb.lrn import LRN
-from alexnet_nb.model import AlexNet, plan
-from alexnet_nb.recipes import Table, no_lrn, paper, source2012
+from alexnet_nb.model import AlexNet, layer_specs
+from alexnet_nb.recipes import MarkdownTable, no_lrn, paper, source2012
 from alexnet_nb.recipes import torchvision as theirs
 
 
 def naive():
-    """AlexNet as it is usually written: grouped convolutions, torch's normalisation over all kernel maps, dropout layers."""
+    """AlexNet as it is usually written: grouped convolutions, torch's normalization over all kernel maps, dropout layers."""
 
     def norm():
         return nn.LocalResponseNorm(5, alpha=5e-4, beta=0.75, k=2.0)
@@ -77,7 +77,7 @@ def whole(net):
     return torch.compile(net, dynamic=False)
 
 
-# name → (makes the net, how its optimiser is made, what is done to the net)
+# name → (makes the net, how its optimizer is made, what is done to the net)
 NETS = {
     "torchvision's, the ordinary way": (
         torchvision.models.alexnet,
@@ -90,26 +90,34 @@ NETS = {
         lambda net: net.to(**best),
     ),
     "naive AlexNet": (naive, torchs, lambda net: net),
-    "ours, paper": (ours(paper), lambda net: sgd(net, paper), lambda net: net),
+    "ours, paper": (
+        ours(paper),
+        lambda net: make_optimizer(net, paper),
+        lambda net: net,
+    ),
     "ours, paper, LRN compiled": (
         ours(paper),
-        lambda net: sgd(net, paper),
+        lambda net: make_optimizer(net, paper),
         compiled_norms,
     ),
-    "ours, paper, compiled": (ours(paper), lambda net: sgd(net, paper), whole),
+    "ours, paper, compiled": (
+        ours(paper),
+        lambda net: make_optimizer(net, paper),
+        whole,
+    ),
     "ours, paper without LRN": (
         ours(no_lrn),
-        lambda net: sgd(net, paper),
+        lambda net: make_optimizer(net, paper),
         lambda net: net,
     ),
     "ours, source2012": (
         ours(source2012),
-        lambda net: sgd(net, source2012),
+        lambda net: make_optimizer(net, source2012),
         lambda net: net,
     ),
     "ours, source2012, compiled": (
         ours(source2012),
-        lambda net: sgd(net, source2012),
+        lambda net: make_optimizer(net, source2012),
         whole,
     ),
 }
@@ -121,10 +129,10 @@ PRECISIONS = {
 
 
 def stepper(name, device, batch, autocast):
-    """The net's training step, and its optimiser."""
-    make, optimiser, prepare = NETS[name]
+    """The net's training step, and its optimizer."""
+    make, optimizer, prepare = NETS[name]
     net = make().to(device).train()
-    optimizer, run = optimiser(net), prepare(net)
+    optimizer, run = optimizer(net), prepare(net)
     x, y = (
         torch.randn(batch, 3, 224, 224, device=device) * 60,
         torch.randint(1000, (batch,), device=device),
@@ -144,7 +152,7 @@ def stepper(name, device, batch, autocast):
 
 def operations(name):
     """Of one picture, forward and backward, in the layers alone: two a multiply-add, and conv1 needs no gradient of its input."""
-    layers = plan(theirs if name.startswith("torchvision") else paper)
+    layers = layer_specs(theirs if name.startswith("torchvision") else paper)
     return 2 * (
         3 * sum(layer.multiply_adds for layer in layers) - layers[0].multiply_adds
     )
@@ -232,7 +240,7 @@ def table(results):
             f"{r['precision']}, batch {r['batch']}: a matrix product of {rate['matrix product']:,.0f} GFLOP/s; LRN, dropout and update take "
             f"{share:.1%} of the paper's step ({1e3 * lrn:.0f}, {1e3 * median['dropout']:.0f} and {1e3 * median['update']:.0f} of {1e3 * median['ours, paper']:.0f} ms)."
         )
-    return Table(
+    return MarkdownTable(
         [
             "precision, batch",
             "net",

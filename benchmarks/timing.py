@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from alexnet_nb.training import ALLOCATOR, written
+from alexnet_nb.training import ALLOCATOR, atomic_write
 
 RESULTS = Path(__file__).resolve().parent.parent / "results/benchmarks"
 
@@ -68,7 +68,7 @@ def save(name: str, results: dict, table: str):
         ("json", json.dumps(dict(machine=machine) | results, indent=1)),
         ("md", table),
     ):
-        with written(RESULTS / f"{name}.{suffix}") as temp:
+        with atomic_write(RESULTS / f"{name}.{suffix}") as temp:
             temp.write_text(text + "\n")
     print(table)
 

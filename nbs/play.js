@@ -1,4 +1,4 @@
-// Three figures to play with: output size, response normalisation, crops and colours. Where this does not run, the still pictures stay.
+// Three figures to play with: output size, response normalization, crops and colors. Where this does not run, the still pictures stay.
 (() => {
   const clamp = (x, low, high) => Math.min(high, Math.max(low, x)), sign = x => String(x).replace("-", "−"), comma = x => x.toLocaleString("en-US");
   const times = (n, what) => `${comma(n)} ${what}${n === 1 ? "" : "s"}`, decimal = x => x.toFixed(7).replace(/0+$/, "");
@@ -139,7 +139,7 @@
         out(`in${i}`, a[i]);
         out(`out${i}`, a[i] * f, (a[i] * f).toFixed(1));
         out(`factor${i}`, f, `×${f < 0.1 ? f.toFixed(3).slice(1) : f.toFixed(2)}`);
-        bar.setAttribute("aria-valuetext", `${a[i]}, normalised ${(a[i] * f).toFixed(1)}`);
+        bar.setAttribute("aria-valuetext", `${a[i]}, normalized ${(a[i] * f).toFixed(1)}`);
       });
       out("alpha", alpha, decimal(alpha));
       form.elements.alpha.setAttribute("aria-valuetext", decimal(alpha));

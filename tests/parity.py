@@ -14,46 +14,51 @@ import torch.distributed as dist
 from torch.nn import functional as F
 
 from alexnet_nb import model as model_module
-from alexnet_nb.augmentation import Input, draw_epoch
+from alexnet_nb.augmentation import InputTransform, sample_augment_params
 from alexnet_nb.dropout import dropout_masks
-from alexnet_nb.learning import rates_at, reduced, set_rates, sgd
+from alexnet_nb.learning import (
+    learning_rates,
+    make_optimizer,
+    scale_width,
+    set_learning_rates,
+)
 from alexnet_nb.model import AlexNet, initial_weights
-from alexnet_nb.multigpu import gather_whole, sent, swap
+from alexnet_nb.multigpu import bytes_sent, exchange_with_peer, gather_state_dict
 from alexnet_nb.preprocessing import pixel_statistics
 from alexnet_nb.recipes import RECIPES
 from alexnet_nb.training import init_process_group
 
 
 def gather_without_gradient(x, column):
-    other = swap(x.detach())
+    other = exchange_with_peer(x.detach())
     return torch.cat((x, other) if column == 0 else (other, x), 1)
 
 
-def run(recipe, column, fault, dtype, classes, batch, steps, seed):
+def run(recipe, column, fault, dtype, num_classes, batch, steps, seed):
     """Logits and gradients of the first step, and the weights after the last, of this process's share."""
     torch.manual_seed(seed)
     size = recipe.crop + 8
     images = torch.randint(0, 256, (batch * steps, 3, size, size), dtype=torch.uint8)
-    labels = torch.randint(0, classes, (batch * steps,))
-    see = Input(recipe, *pixel_statistics(images.numpy()), dtype=dtype)
-    net = AlexNet(recipe, classes, column)
-    net.load_state_dict(initial_weights(recipe, classes, seed, column))
+    labels = torch.randint(0, num_classes, (batch * steps,))
+    see = InputTransform(recipe, *pixel_statistics(images.numpy()), dtype=dtype)
+    net = AlexNet(recipe, num_classes, column)
+    net.load_state_dict(initial_weights(recipe, num_classes, seed, column))
     net.to(dtype).train()
     optimizer, draws, found = (
-        sgd(net, recipe),
-        draw_epoch(len(images), see.border, recipe, seed, 0),
+        make_optimizer(net, recipe),
+        sample_augment_params(len(images), see.max_offset, recipe, seed, 0),
         {},
     )
     for step in range(steps):
-        rates = rates_at(
+        rates = learning_rates(
             recipe, step / steps
         )  # the source's schedule drops, slows conv1 and freezes it on the way
-        set_rates(optimizer, rates)
+        set_learning_rates(optimizer, rates)
         rows = slice(step * batch, (step + 1) * batch)
         masks = dropout_masks(recipe, batch, seed, step, column)
         if fault == "masks":
             masks = {name: torch.rand(m.shape) < 0.5 for name, m in masks.items()}
-        logits = net(see.train(images[rows], draws[rows], rates["colour"]), masks)
+        logits = net(see.train(images[rows], draws[rows], rates["color"]), masks)
         loss = logits.sum() if column == 1 else F.cross_entropy(logits, labels[rows])
         if fault == "loss":
             loss = 2 * loss
@@ -61,11 +66,13 @@ def run(recipe, column, fault, dtype, classes, batch, steps, seed):
         loss.backward()
         if step == 0:
             found |= {"logits": logits.detach()} if column != 1 else {}
-            grads = gather_whole(
+            grads = gather_state_dict(
                 {n: p.grad.clone() for n, p in net.named_parameters()}, column
             )
         optimizer.step()
-    weights = gather_whole({n: p.detach() for n, p in net.named_parameters()}, column)
+    weights = gather_state_dict(
+        {n: p.detach() for n, p in net.named_parameters()}, column
+    )
     return (
         found
         | {f"gradient of {n}": g for n, g in grads.items()}
@@ -82,7 +89,7 @@ def mean(difference, reference):
 
 
 name, width, crop, classes, batch, steps, precision, fault = sys.argv[1:]
-recipe = reduced(RECIPES[name], float(width), int(crop))
+recipe = scale_width(RECIPES[name], float(width), int(crop))
 settings = [int(classes), int(batch), int(steps), torch.seed() % 2**31]
 init_process_group(2, "gloo", timedelta(minutes=5))
 seed = torch.tensor(settings[-1])
@@ -94,7 +101,7 @@ dtype = getattr(torch, precision)
 two = run(recipe, column, fault, dtype, *settings)
 dist.destroy_process_group()
 bytes_sent = {
-    f"bytes {way}": sent[way] // settings[2] for way in ("forward", "backward")
+    f"bytes {way}": bytes_sent[way] // settings[2] for way in ("forward", "backward")
 }  # of a step
 if column == 0:
     one = run(replace(recipe, lrn_across=fault == "lrn"), None, "", dtype, *settings)

@@ -15,18 +15,18 @@ import torch.distributed as dist
 from safetensors.torch import load_file
 
 from alexnet_nb import training
-from alexnet_nb.preprocessing import Packed, Split, pixel_statistics
+from alexnet_nb.preprocessing import ImageSplit, PackedDataset, pixel_statistics
 from alexnet_nb.training import (
+    BatchShard,
     Config,
-    Share,
-    Worker,
+    Trainer,
     checkpoints,
     dropout_masks,
-    fit,
-    join,
+    init_distributed,
     last_checkpoint,
     meet,
-    take,
+    run_training,
+    shard_batch,
 )
 
 
@@ -45,8 +45,10 @@ def pictures(seed, n):
         )
         for m in (n, n - 3)
     ]
-    train, val = (Split(images.numpy(), labels.numpy()) for images, labels in halves)
-    return Packed(
+    train, val = (
+        ImageSplit(images.numpy(), labels.numpy()) for images, labels in halves
+    )
+    return PackedDataset(
         Path("."), train, val, tuple("0123456789"), *pixel_statistics(train.images), {}
     )
 
@@ -73,25 +75,28 @@ def result(folder):
 
 def broken(fault):
     """Step into a mistake; returns the way back."""
-    saved = {name: getattr(training, name) for name in ("take", "dropout_masks")} | {
-        "average": Worker.average
-    }
+    saved = {
+        name: getattr(training, name) for name in ("shard_batch", "dropout_masks")
+    } | {"average": Trainer.average}
     if fault == "unweighted":
-        training.take = lambda *a: Share(*(s := take(*a))[:2], float(s.weight > 0))
+        training.shard_batch = lambda *a: BatchShard(
+            *(s := shard_batch(*a))[:2], float(s.weight > 0)
+        )
     if fault == "masks":
         training.dropout_masks = lambda recipe, n, seed, step, column, device, rows: (
             dropout_masks(recipe, rows.stop - rows.start, seed, step, column, device)
         )
     if fault == "apart":
-        Worker.average = lambda self: None
+        Trainer.average = lambda self: None
     return lambda: [
-        setattr(Worker if name == "average" else training, name, f)
+        setattr(Trainer if name == "average" else training, name, f)
         for name, f in saved.items()
     ]
 
 
 meshes = [
-    join(int(os.environ["WORLD_SIZE"]), together, "cpu") for together in (False, True)
+    init_distributed(int(os.environ["WORLD_SIZE"]), together, "cpu")
+    for together in (False, True)
 ]
 rank, shared = dist.get_rank(), [torch.seed() % 2**31, tempfile.mkdtemp()]
 dist.broadcast_object_list(
@@ -110,9 +115,9 @@ for i, case in enumerate(sys.argv[1:]):
         run.mkdir(exist_ok=True)
     config = Config(
         data="random",
-        width=1 / 16,
-        size=72,
-        crop=64,
+        width_mult=1 / 16,
+        image_size=72,
+        crop_size=64,
         epochs=int(epochs),
         batch_size=int(batch),
         seed=seed,
@@ -122,8 +127,8 @@ for i, case in enumerate(sys.argv[1:]):
     if rank == 0 and fault == "seed":
         (runs[0] / "metrics.jsonl").write_text(before)
     try:
-        fit(
-            Worker(
+        run_training(
+            Trainer(
                 runs[0],
                 replace(config, seed=seed + (fault == "seed") * rank),
                 data,
@@ -139,8 +144,8 @@ for i, case in enumerate(sys.argv[1:]):
         )
     repair()
     if rank == 0 and fault != "seed":
-        worker = Worker(runs[1], config, data, None)
-        fit(worker)
+        worker = Trainer(runs[1], config, data, None)
+        run_training(worker)
         many, one = map(result, runs)
         assert many.keys() == one.keys()
         assert not worker.model.conv1.weight.requires_grad
@@ -156,6 +161,6 @@ for i, case in enumerate(sys.argv[1:]):
         )
 if rank == 1:
     training.checkpoints = lambda folder: []  # a disk that shows it late
-tell({"last": last_checkpoint(Worker(folder / "0-many", config, data, mesh)).name})
+tell({"last": last_checkpoint(Trainer(folder / "0-many", config, data, mesh)).name})
 dist.barrier()
 os._exit(0)  # as the package's workers end

@@ -16,21 +16,28 @@ from torchvision.transforms import functional as theirs
 
 from alexnet_nb import augmentation
 from alexnet_nb.augmentation import (
-    Input,
-    crop,
-    draw_epoch,
-    draw_rectangles,
-    generator,
+    InputTransform,
+    crop_images,
+    make_generator,
     resized_crop,
+    sample_augment_params,
+    sample_rectangles,
 )
-from alexnet_nb.preprocessing import Split, prepare
+from alexnet_nb.preprocessing import ImageSplit, load_dataset
 from alexnet_nb.recipes import RECIPES, paper, source2012, torchvision
-from alexnet_nb.training import Config, Worker, ahead, pictures, run_epochs, run_recipe
+from alexnet_nb.training import (
+    Config,
+    Trainer,
+    load_images,
+    prefetch,
+    run_recipe,
+    train_loop,
+)
 
 
 def test_offsets_are_uniform_over_33_by_33():
     seed = int.from_bytes(os.urandom(3), "big")
-    offsets = draw_epoch(200_000, 32, paper, seed, 0).offsets
+    offsets = sample_augment_params(200_000, 32, paper, seed, 0).offsets
     counts = torch.bincount(offsets[:, 0] * 33 + offsets[:, 1], minlength=33 * 33)
     assert len(counts) == 1089, seed
     assert chisquare(counts).pvalue > 1e-6, seed
@@ -38,12 +45,12 @@ def test_offsets_are_uniform_over_33_by_33():
 
 def test_half_of_the_pictures_are_mirrored_and_the_noise_has_its_covariance():
     seed, n = int.from_bytes(os.urandom(3), "big"), 100_000
-    draws = draw_epoch(n, 32, paper, seed, 0)
+    draws = sample_augment_params(n, 32, paper, seed, 0)
     assert abs(draws.flips.double().mean() - 0.5) < 5 * 0.5 / n**0.5, seed
     a = np.random.default_rng(seed).normal(size=(3, 3)) * 40
     cov = a @ a.T
-    see = Input(paper, np.full((3, 256, 256), 128.0), cov, dtype=torch.float64)
-    noise = draws.colour.double() @ see.axes.T
+    see = InputTransform(paper, np.full((3, 256, 256), 128.0), cov, dtype=torch.float64)
+    noise = draws.color.double() @ see.axes.T
     np.testing.assert_allclose(
         np.cov(noise.T.numpy()),
         0.01 * cov,
@@ -53,14 +60,14 @@ def test_half_of_the_pictures_are_mirrored_and_the_noise_has_its_covariance():
 
 
 def test_noise_does_not_round_away():
-    """On pixels from 0 to 255 the noise moves a picture by grey levels, not by hundredths."""
-    data = prepare("digits", 72)
-    see = Input(run_recipe(Config()), data.mean, data.cov)
-    draws = draw_epoch(512, see.border, see.recipe, 0, 0)
+    """On pixels from 0 to 255 the noise moves a picture by gray levels, not by hundredths."""
+    data = load_dataset("digits", 72)
+    see = InputTransform(run_recipe(Config()), data.mean, data.cov)
+    draws = sample_augment_params(512, see.max_offset, see.recipe, 0, 0)
     moved = see.train(
-        pictures(data.train, slice(0, 512)), draws
-    ) * see.recipe.colour_divide - see.train(
-        pictures(data.train, slice(0, 512)), draws, colour=False
+        load_images(data.train, slice(0, 512)), draws
+    ) * see.recipe.color_divide - see.train(
+        load_images(data.train, slice(0, 512)), draws, color=False
     )
     expected = 0.1 * np.sqrt(np.trace(data.cov))
     assert moved.square().sum(1).mean().sqrt() == pytest.approx(expected, rel=0.15)
@@ -68,22 +75,27 @@ def test_noise_does_not_round_away():
 
 
 @pytest.fixture(scope="module")
-def worker(tmp_path_factory):
-    return lambda **settings: Worker(
-        tmp_path_factory.mktemp("run"), Config(**settings), prepare("digits", 72), None
+def trainer(tmp_path_factory):
+    return lambda **settings: Trainer(
+        tmp_path_factory.mktemp("run"),
+        Config(**settings),
+        load_dataset("digits", 72),
+        None,
     )
 
 
 @pytest.mark.parametrize("recipe", ["paper", "source2012", "torchvision"])
-def test_batch_size_prefetch_and_resuming_change_nothing(worker, recipe):
+def test_batch_size_prefetch_and_resuming_change_nothing(trainer, recipe):
     def epoch(size, first=0, prefetch=True):
-        w = worker(recipe=recipe, batch_size=size)
+        w = trainer(recipe=recipe, batch_size=size)
         draws, numbers = (
-            draw_epoch(len(w.data.train), w.see.border, w.recipe, 3, 5),
-            range(first, w.per_epoch),
+            sample_augment_params(
+                len(w.data.train), w.transform.max_offset, w.recipe, 3, 5
+            ),
+            range(first, w.steps_per_epoch),
         )
         reads = (
-            ahead(lambda i: w.read(None, draws, i), numbers)
+            prefetch(lambda i: w.read(None, draws, i), numbers)
             if prefetch
             else (w.read(None, draws, i) for i in numbers)
         )
@@ -109,16 +121,16 @@ def test_no_thread_stays_after_an_error():
         return i
 
     seen = []
-    batches = ahead(broken, range(5))
+    batches = prefetch(broken, range(5))
     with pytest.raises(OSError, match="the disk is gone"):
         seen.extend(batches)
     assert seen == [0, 1]
     assert threading.active_count() == before
-    batches = ahead(lambda i: i, range(5))
+    batches = prefetch(lambda i: i, range(5))
     assert next(batches) == 0
     batches.close()  # the reader stops early
-    assert list(ahead(lambda i: i, range(3, 6))) == [3, 4, 5]
-    assert list(ahead(lambda i: i, range(0))) == []
+    assert list(prefetch(lambda i: i, range(3, 6))) == [3, 4, 5]
+    assert list(prefetch(lambda i: i, range(0))) == []
     assert threading.active_count() == before
 
 
@@ -136,22 +148,22 @@ def test_ten_gigabytes_stay_on_disk(tmp_path):
     )
     del images
     assert os.path.getsize(tmp_path / "images.npy") > 10e9
-    split = Split(
+    split = ImageSplit(
         np.load(tmp_path / "images.npy", mmap_mode="r"), np.zeros(n, np.int64)
     )
-    see, before = Input(paper, np.zeros((3, 256, 256)), np.eye(3)), anonymous()
-    draws, most = draw_epoch(n, 32, paper, 0, 0), 0
+    see, before = InputTransform(paper, np.zeros((3, 256, 256)), np.eye(3)), anonymous()
+    draws, most = sample_augment_params(n, 32, paper, 0, 0), 0
     for i, squares in enumerate(
-        ahead(
-            lambda i: see.cut(
-                pictures(split, slice(i * 128, i * 128 + 128)),
+        prefetch(
+            lambda i: see.crop(
+                load_images(split, slice(i * 128, i * 128 + 128)),
                 draws[i * 128 : i * 128 + 128],
             ),
             range(0, n // 128, 5),
         )
     ):
         if i % 20 == 0:
-            see.finish(squares, draws[i * 128 : i * 128 + 128])
+            see.normalize(squares, draws[i * 128 : i * 128 + 128])
         most = max(most, anonymous() - before)
     assert i == (n // 128 - 1) // 5
     assert most < 0.7
@@ -159,7 +171,7 @@ def test_ten_gigabytes_stay_on_disk(tmp_path):
 
 def test_chunks_of_32_share_a_crop():
     for recipe, share in ((paper, 1), (source2012, 32)):
-        draws = draw_epoch(320, 32, recipe, 0, 0)
+        draws = sample_augment_params(320, 32, recipe, 0, 0)
         keys = [
             (*tuple(o), f) for o, f in zip(draws.offsets.tolist(), draws.flips.tolist())
         ]
@@ -192,20 +204,18 @@ def test_every_recipe_sees_its_kind_of_picture():
     images = rng.integers(0, 256, (4, 3, 256, 256), np.uint8)
     mean, cov = images.mean(0), np.cov(images.transpose(1, 0, 2, 3).reshape(3, -1))
     for recipe in RECIPES.values():
-        see = Input(recipe, mean, cov, dtype=torch.float64)
-        draws = draw_epoch(4, see.border, recipe, 1, 2)
+        see = InputTransform(recipe, mean, cov, dtype=torch.float64)
+        draws = sample_augment_params(4, see.max_offset, recipe, 1, 2)
         x = see.train(torch.from_numpy(images), draws)
         noise = (
-            draws.colour.double() @ see.axes.T
-            if recipe.colour_std
-            else torch.zeros(4, 3)
+            draws.color.double() @ see.axes.T if recipe.color_std else torch.zeros(4, 3)
         )
         for i, ((top, left), flip) in enumerate(
             zip(draws.offsets.tolist(), draws.flips.tolist())
         ):
             turn = (lambda a: a[..., ::-1]) if flip else (lambda a: a)
             square = turn(seen_square(images[i], recipe, draws, i)).astype(float)
-            at = {"image": (see.border // 2,) * 2, "aligned": (top, left)}.get(
+            at = {"image": (see.max_offset // 2,) * 2, "aligned": (top, left)}.get(
                 recipe.mean
             )
             away = (
@@ -218,7 +228,7 @@ def test_every_recipe_sees_its_kind_of_picture():
             expected = (
                 (square - away + noise[i].numpy()[:, None, None])
                 / np.array(recipe.scale)[:, None, None]
-                / recipe.colour_divide
+                / recipe.color_divide
             )
             np.testing.assert_allclose(x[i].numpy(), expected, rtol=1e-9, atol=1e-9)
 
@@ -241,7 +251,7 @@ def test_crop_takes_any_layout():
                 for im, (top, left) in zip(kind, offsets.tolist())
             ]
         )
-        assert torch.equal(crop(kind, offsets, 14), expected)
+        assert torch.equal(crop_images(kind, offsets, 14), expected)
 
 
 def test_rectangles_have_torchvisions_distribution():
@@ -253,7 +263,7 @@ def test_rectangles_have_torchvisions_distribution():
         expected = np.array(
             [rule.get_params(image, rule.scale, rule.ratio) for _ in range(n)]
         )
-        offsets, shapes = draw_rectangles(n, size, generator(seed))
+        offsets, shapes = sample_rectangles(n, size, make_generator(seed))
         found = torch.cat((offsets, shapes), 1).numpy()
         assert (found[:, :2] >= 0).all()
         assert (found[:, 2:] >= 1).all()
@@ -271,8 +281,8 @@ def test_rectangles_have_torchvisions_distribution():
 def test_rectangles_have_torchvisions_limits(monkeypatch):
     """8 to 100 % of the area, 3:4 to 4:3; and the whole picture where none of the tries fits."""
     size = 4096  # so that rounding to whole pixels hardly counts
-    _, shapes = draw_rectangles(
-        50_000, size, generator(int.from_bytes(os.urandom(3), "big"))
+    _, shapes = sample_rectangles(
+        50_000, size, make_generator(int.from_bytes(os.urandom(3), "big"))
     )
     share, ratio = shapes.double().prod(1) / size**2, shapes[:, 1] / shapes[:, 0]
     assert share.min().item() == pytest.approx(0.08, abs=1e-3)
@@ -281,7 +291,7 @@ def test_rectangles_have_torchvisions_limits(monkeypatch):
         (3 / 4, 4 / 3), abs=2e-3
     )
     monkeypatch.setattr(augmentation, "CROP_TRIES", 0)
-    offsets, shapes = draw_rectangles(5, 256, generator(0))
+    offsets, shapes = sample_rectangles(5, 256, make_generator(0))
     assert (offsets == 0).all()
     assert (shapes == 256).all()
 
@@ -290,7 +300,7 @@ def test_resized_crop_equals_torchvisions():
     """Exactly that of a float tensor, and within a gray level that of a PIL image, which pytorch/examples resizes."""
     seed = int.from_bytes(os.urandom(3), "big")
     image = np.random.default_rng(seed).integers(0, 256, (3, 256, 256), np.uint8)
-    offsets, shapes = draw_rectangles(12, 256, generator(seed))
+    offsets, shapes = sample_rectangles(12, 256, make_generator(seed))
     found = resized_crop(
         torch.from_numpy(image).expand(12, -1, -1, -1), offsets, shapes, 224
     )
@@ -316,37 +326,39 @@ def test_resized_crop_equals_torchvisions():
 
 def test_draws_of_the_other_recipes_are_what_they_were():
     """A recipe whose crops are shifted draws the same numbers as before there was another rule."""
-    draws = draw_epoch(4, 32, paper, 3, 5)
-    g = generator(3, 5)
+    draws = sample_augment_params(4, 32, paper, 3, 5)
+    g = make_generator(3, 5)
     assert torch.equal(draws.offsets, torch.randint(0, 33, (4, 2), generator=g))
     assert draws.shapes is None
     assert torch.equal(draws.flips, torch.rand(4, generator=g) < 0.5)
-    assert torch.equal(draws.colour, torch.randn(4, 3, generator=g) * 0.1)
+    assert torch.equal(draws.color, torch.randn(4, 3, generator=g) * 0.1)
 
 
 def test_an_aligned_mean_and_resized_crops_are_refused():
-    see = Input(
+    see = InputTransform(
         replace(RECIPES["caffe"], crop_rule="resized"),
         np.zeros((3, 256, 256)),
         np.eye(3),
     )
     with pytest.raises(ValueError, match="mean: got 'aligned'"):
-        see.cut(
+        see.crop(
             torch.zeros(2, 3, 256, 256, dtype=torch.uint8),
-            draw_epoch(2, see.border, see.recipe, 0, 0),
+            sample_augment_params(2, see.max_offset, see.recipe, 0, 0),
         )
 
 
-def test_torchvision_trains(worker):
+def test_torchvision_trains(trainer):
     """Three steps on digits: every weight moves, and the crops are of many sizes."""
-    w = worker(recipe="torchvision", batch_size=256, epochs=2)
+    w = trainer(recipe="torchvision", batch_size=256, epochs=2)
     before = {name: p.detach().clone() for name, p in w.model.named_parameters()}
     w.folder.joinpath("checkpoints").mkdir(exist_ok=True)
-    run_epochs(w, 3)
+    train_loop(w, 3)
     assert w.step == 3
     assert all(
         not torch.equal(before[name], p) for name, p in w.model.named_parameters()
     )
-    draws = draw_epoch(len(w.data.train), w.see.border, w.recipe, 0, 0)
+    draws = sample_augment_params(
+        len(w.data.train), w.transform.max_offset, w.recipe, 0, 0
+    )
     assert w.recipe.crop_rule == torchvision.crop_rule
     assert len({tuple(s) for s in draws.shapes.tolist()}) > 100

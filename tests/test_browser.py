@@ -40,7 +40,7 @@ WIDE, LAPTOP, PHONE = (
     dict(width=390, height=844),
 )
 
-# the least contrast of text with what is painted behind it, and that text; each pair of colours counts once
+# the least contrast of text with what is painted behind it, and that text; each pair of colors counts once
 CONTRAST = """() => {
   const parse = c => { const n = c.match(/[\\d.]+/g).map(Number); return [n[0], n[1], n[2], n[3] ?? 1]; };
   const over = (top, under) => [0, 1, 2].map(i => top[i] * top[3] + under[i] * (1 - top[3]));
@@ -53,8 +53,8 @@ CONTRAST = """() => {
   };
   for (const e of document.querySelectorAll("main, main :is(p, li, td, th, h1, h2, h3, em, strong, a, code, summary, pre, pre span)")) {
     if (![...e.childNodes].some(n => n.nodeType === 3 && n.data.trim()) || !e.getClientRects().length) continue;
-    const colour = parse(getComputedStyle(e).color), behind = ground(e), [a, b] = [light(over(colour, behind)), light(behind)].sort((x, y) => y - x);
-    pairs.set(`${colour} on ${behind}`, [(a + .05) / (b + .05), `${e.tagName} ${colour} on ${behind}: ${e.textContent.slice(0, 40)}`]);
+    const color = parse(getComputedStyle(e).color), behind = ground(e), [a, b] = [light(over(color, behind)), light(behind)].sort((x, y) => y - x);
+    pairs.set(`${color} on ${behind}`, [(a + .05) / (b + .05), `${e.tagName} ${color} on ${behind}: ${e.textContent.slice(0, 40)}`]);
   }
   return [...pairs.values()].sort((x, y) => x[0] - y[0])[0];
 }"""
@@ -166,7 +166,7 @@ def violations(page, options):
     ]
 
 
-# Colours take long in code, which is left to CONTRAST. Each of the other rules sees a page wide and on a phone, but in one mode
+# Colors take long in code, which is left to CONTRAST. Each of the other rules sees a page wide and on a phone, but in one mode
 HOW, COLOUR = (
     dict(resultTypes=["violations"], preload=False),
     ["color-contrast", "link-in-text-block"],
@@ -285,7 +285,7 @@ def test_every_heading_of_a_column_has_a_name(seen):
         == 0
     )
     names = seen.page.evaluate("""[...document.querySelectorAll("nav")].filter(e => e.getClientRects().length)
-        .map(e => e.ariaLabel || document.getElementById(e.getAttribute("aria-labelledby"))?.textContent || "")""")
+        .map(e => e.ariaLabel || document.getElementById(e.getAttribute("aria-labeledby"))?.textContent || "")""")
     assert len(set(names)) == len(names)
 
 
@@ -416,7 +416,7 @@ QUERIES = {
     "6.9 loss stuck": "symptoms.html",
     "why is my loss nan": "symptoms.html",
     "how do I train on imagenet": "howto.html",
-    "colour PCA noise": "augmentation.html",
+    "color PCA noise": "augmentation.html",
     "scaling dropout": "dropout.html",
     "two GPUs column": "multigpu.html",
 }

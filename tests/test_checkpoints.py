@@ -11,25 +11,25 @@ import torch
 from safetensors.torch import load_file
 
 from alexnet_nb import training
-from alexnet_nb.preprocessing import prepare
+from alexnet_nb.preprocessing import load_dataset
 from alexnet_nb.training import (
     Config,
     StepMetrics,
-    Worker,
+    Trainer,
+    atomic_write,
     checkpoints,
-    fit,
     last_checkpoint,
-    layout,
     load_checkpoint,
     mean_metrics,
-    run_epochs,
+    open_run,
+    plan_placement,
+    run_training,
     save_checkpoint,
-    start_run,
     train,
-    written,
+    train_loop,
 )
 
-TINY = dict(width=1 / 16, epochs=1)
+TINY = dict(width_mult=1 / 16, epochs=1)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -45,15 +45,15 @@ def one_thread():
 
 @pytest.fixture(scope="module")
 def digits():
-    return prepare("digits", 72)
+    return load_dataset("digits", 72)
 
 
 def begin(folder, data, **settings):
     """A run in this process, new or resumed."""
     config = Config(out_dir=str(folder), **TINY | settings)
     if not (folder / "config.json").exists():
-        start_run(config, layout(1, found=0))[1].close()
-    worker = Worker(folder, config, data, None)
+        open_run(config, plan_placement(1, found=0))[1].close()
+    worker = Trainer(folder, config, data, None)
     if found := last_checkpoint(worker):
         load_checkpoint(worker, found)
     return worker
@@ -84,12 +84,12 @@ def dies(*_, **__):
     raise Killed
 
 
-def kill_in_validation(worker, patch):
+def kill_in_validation(trainer, patch):
     """The process goes away while it validates, after the last step of an epoch."""
-    worker.validate = dies
+    trainer.validate = dies
 
 
-def kill_before_checkpoint(worker, patch):
+def kill_before_checkpoint(trainer, patch):
     """It goes away when the validation is recorded, before the checkpoint of the epoch is there."""
     patch.setattr(training, "write_tensors", dies)
 
@@ -103,7 +103,7 @@ def plateau():
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory, digits, plateau):
     folder = tmp_path_factory.mktemp("whole")
-    fit(begin(folder, digits, **plateau))
+    run_training(begin(folder, digits, **plateau))
     rates = {row["lr"] for row in rows(folder)}
     assert len(rates) >= 3, "the learning rate must drop, or the test shows nothing"
     return folder
@@ -119,11 +119,11 @@ def test_stopped_after_every_epoch_the_plateau_rule_forgets_nothing(
             with monkeypatch.context() as patch:
                 kill(worker, patch)
                 with pytest.raises(Killed):
-                    run_epochs(worker, epoch * worker.per_epoch)
+                    train_loop(worker, epoch * worker.steps_per_epoch)
         worker = begin(tmp_path, digits, **plateau)
-        training.cut_metrics(tmp_path / "metrics.jsonl", worker.step)
-        run_epochs(worker, epoch * worker.per_epoch)
-    fit(begin(tmp_path, digits, **plateau))
+        training.truncate_metrics(tmp_path / "metrics.jsonl", worker.step)
+        train_loop(worker, epoch * worker.steps_per_epoch)
+    run_training(begin(tmp_path, digits, **plateau))
     assert_same(tmp_path, undisturbed)
 
 
@@ -131,14 +131,14 @@ def test_a_run_killed_in_its_last_validation_makes_up_for_it(tmp_path, digits):
     worker = begin(tmp_path, digits)
     worker.validate = dies
     with pytest.raises(Killed):
-        fit(worker)
-    fit(begin(tmp_path, digits))
+        run_training(worker)
+    run_training(begin(tmp_path, digits))
     assert [row["split"] for row in rows(tmp_path)].count("val") == 1
 
 
 def test_a_checkpoint_without_its_validation_is_refused(tmp_path, digits):
     """As an earlier version wrote them: another run would come of it, without a word."""
-    fit(begin(tmp_path, digits))
+    run_training(begin(tmp_path, digits))
     state = checkpoints(tmp_path)[-1] / "state.json"
     state.write_text(json.dumps(json.loads(state.read_text()) | {"val_errors": []}))
     with pytest.raises(
@@ -150,7 +150,7 @@ def test_a_checkpoint_without_its_validation_is_refused(tmp_path, digits):
 def test_weights_that_are_not_finite_are_not_saved(tmp_path, monkeypatch, digits):
     """The good checkpoint before stays, and a resumed run goes on from it."""
     worker = begin(tmp_path, digits)
-    run_epochs(worker, 4)
+    train_loop(worker, 4)
     step = torch.optim.SGD.step
 
     def overflow(self, *arguments):
@@ -163,9 +163,9 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path, monkeypatch, digits
     with monkeypatch.context() as patch:
         patch.setattr(torch.optim.SGD, "step", overflow)
         with pytest.raises(FloatingPointError, match=words):
-            run_epochs(worker, 12)
+            train_loop(worker, 12)
     assert checkpoints(tmp_path)[-1].name == "step-0000004"
-    fit(begin(tmp_path, digits))
+    run_training(begin(tmp_path, digits))
     assert all(
         weight.isfinite().all()
         for weight in load_file(tmp_path / "model.safetensors").values()
@@ -194,8 +194,8 @@ def test_means_are_over_images_not_over_batches(tmp_path, digits):
     )
     worker = begin(tmp_path, digits, batch_size=500)
     said = []
-    worker.say = lambda words, mark=":": said.append(words)
-    fit(worker)
+    worker.log = lambda words, mark=":": said.append(words)
+    run_training(worker)
     found = [row for row in rows(tmp_path) if row["split"] == "train"]
     assert [row["images"] for row in found] == [500, 500, 437]
     assert [row["images"] for row in rows(tmp_path) if row["split"] == "val"] == [360]
@@ -215,7 +215,7 @@ def victim(path):
 def test_a_file_that_is_a_link_is_replaced(tmp_path, digits):
     """A run from somebody else's archive may hold links to files of mine."""
     mine, run = victim(tmp_path / "thesis"), tmp_path / "run"
-    fit(begin(run, digits))
+    run_training(begin(run, digits))
     shutil.rmtree(run / "checkpoints")
     (run / "log").mkdir()
     for name in (".lock", "metrics.jsonl", "log/torchrun.txt", "config.json.planted"):
@@ -237,7 +237,7 @@ def test_a_folder_that_is_a_link_is_refused(tmp_path, digits, name):
     worker = begin(run, digits)
     (run / name).symlink_to(elsewhere)
     for start in (
-        lambda: fit(worker),
+        lambda: run_training(worker),
         lambda: train(Config(out_dir=str(run), resume=True, **TINY)),
     ):
         with pytest.raises(
@@ -253,12 +253,12 @@ def test_a_folder_that_is_a_link_is_refused(tmp_path, digits, name):
 
 def test_copies_beside_the_checkpoints_are_passed_over(tmp_path, digits):
     worker = begin(tmp_path, digits)
-    run_epochs(worker, 2)
+    train_loop(worker, 2)
     last = checkpoints(tmp_path)[-1]
     shutil.copytree(last, f"{last}-best")
     (tmp_path / "checkpoints/step-0000001-notes").write_text("mine")
     (tmp_path / "checkpoints/step-0000000").symlink_to(tmp_path)
-    fit(begin(tmp_path, digits))
+    run_training(begin(tmp_path, digits))
     assert Path(f"{last}-best").is_dir()
     assert (tmp_path / "checkpoints/step-0000001-notes").exists()
     assert len(checkpoints(tmp_path)) == 2
@@ -266,9 +266,9 @@ def test_copies_beside_the_checkpoints_are_passed_over(tmp_path, digits):
 
 def test_what_killed_processes_left_is_removed(tmp_path, digits):
     worker = begin(tmp_path, digits)
-    run_epochs(worker, 2)
+    train_loop(worker, 2)
     (tmp_path / "checkpoints/.step-0000012.torn").mkdir()
-    fit(begin(tmp_path, digits))
+    run_training(begin(tmp_path, digits))
     assert not list((tmp_path / "checkpoints").glob(".*"))
 
 
@@ -286,7 +286,7 @@ def test_files_reach_the_disk_before_their_name(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", recorded_fsync)
     monkeypatch.setattr(Path, "replace", recorded_replace)
-    with written(tmp_path / "step-1") as temp:
+    with atomic_write(tmp_path / "step-1") as temp:
         temp.mkdir()
         for name in ("a", "b"):
             (temp / name).write_text(name)
@@ -299,7 +299,7 @@ def test_a_planted_temporary_name_is_not_used(tmp_path):
     """The name is drawn at random; that of the process could be guessed."""
     names = []
     for _ in range(2):
-        with written(tmp_path / "config.json") as temp:
+        with atomic_write(tmp_path / "config.json") as temp:
             names.append(temp.name)
             temp.write_text("{}")
     assert len(set(names)) == 2
@@ -307,7 +307,7 @@ def test_a_planted_temporary_name_is_not_used(tmp_path):
 
 
 def test_a_run_keeps_what_turns_images_into_its_input(tmp_path, digits):
-    fit(begin(tmp_path, digits))
+    run_training(begin(tmp_path, digits))
     stats = np.load(tmp_path / "stats.npz")
     assert np.array_equal(stats["mean"], digits.mean)
     assert np.array_equal(stats["cov"], digits.cov)

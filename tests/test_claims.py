@@ -11,10 +11,10 @@ import re
 import pytest
 from conftest import ROOT
 
-from alexnet_nb.learning import rates_at
+from alexnet_nb.learning import learning_rates
 from alexnet_nb.lrn import LRN
-from alexnet_nb.model import AlexNet, plan
-from alexnet_nb.recipes import experiments, paper, source2012
+from alexnet_nb.model import AlexNet, layer_specs
+from alexnet_nb.recipes import lab_experiments, paper, source2012
 
 with open(ROOT / "nbs/claims.tsv") as f:
     CLAIMS = list(csv.DictReader(f, delimiter="\t", quoting=csv.QUOTE_NONE))
@@ -44,7 +44,7 @@ def ids(c):
 
 def notes(words):
     """Top-1 and top-5 error in the notes, per cent: ID, 'ID, one view', or the difference of two."""
-    runs = experiments()
+    runs = lab_experiments()
 
     def pick(w):
         return (
@@ -112,7 +112,7 @@ def test_row_is_true(claim):
             (folder / "env.json").read_text()
         )["command"].startswith("python nbs/experiments/")
     if claim["lab"]:
-        run = experiments()[claim["lab"].split(" - ")[0].removesuffix(", one view")]
+        run = lab_experiments()[claim["lab"].split(" - ")[0].removesuffix(", one view")]
         file, lines = claim["source"].split(":")
         first, last = (int(n) for n in (run.lines.split("-") * 2)[:2])
         assert file == f"layer-params-{run.file}.cfg"
@@ -187,7 +187,7 @@ def test_pages_have_a_place_for_every_status(cells):
 
 def test_gain_of_ten_views_in_the_notes():
     """What pages say of one view and ten: the runs whose notes have both."""
-    both = [run for run in experiments().values() if run.one and run.ten]
+    both = [run for run in lab_experiments().values() if run.one and run.ten]
     gains = sorted(100 * (run.one.top1 - run.ten.top1) for run in both)
     on_2012 = sorted(
         100 * (run.one.top1 - run.ten.top1) for run in both if run.data == "2012"
@@ -201,7 +201,7 @@ def test_gain_of_ten_views_in_the_notes():
 
 
 def test_claim_neurons():
-    units = [l.neurons for l in plan(source2012)]
+    units = [l.neurons for l in layer_specs(source2012)]
     assert units == [290_400, 186_624, 64_896, 64_896, 43_264, 4096, 4096, 1000]
     assert sum(units) == 659_272
     assert (
@@ -212,7 +212,7 @@ def test_claim_neurons():
 
 
 def test_claim_share_of_conv3():
-    layers = {l.name: l.parameters for l in plan(paper)}
+    layers = {l.name: l.parameters for l in layer_specs(paper)}
     shares = {
         n: 100 * layers[n] / sum(layers.values())
         for n in layers
@@ -225,7 +225,7 @@ def test_claim_share_of_conv3():
 
 
 def test_claim_rates():
-    rates = rates_at(paper, 0.0)
+    rates = learning_rates(paper, 0.0)
     assert (
         rates["weights"],
         rates["biases"],
@@ -236,7 +236,7 @@ def test_claim_rates():
     from alexnet_nb.training import Config
 
     assert Config().batch_size == 128
-    assert [experiments()[id].epochs for id in ("145", "145-2010")] == [91, 93]
+    assert [lab_experiments()[id].epochs for id in ("145", "145-2010")] == [91, 93]
 
 
 def test_claim_constants_and_kernels():

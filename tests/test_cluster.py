@@ -18,21 +18,21 @@ from conftest import LONG, ROOT, gone, workers
 from safetensors.torch import load_file
 
 from alexnet_nb import training
-from alexnet_nb.preprocessing import prepare
+from alexnet_nb.preprocessing import load_dataset
 from alexnet_nb.training import (
     Config,
-    Worker,
-    check,
+    Trainer,
     command_line,
-    complete,
-    fit,
-    layout,
     main,
-    start_run,
-    take,
+    open_run,
+    plan_placement,
+    resolve,
+    run_training,
+    shard_batch,
+    validate,
 )
 
-SMALL = dict(width=1 / 16, epochs=1, precision="float64")
+SMALL = dict(width_mult=1 / 16, epochs=1, precision="float64")
 
 
 def torchrun(processes, *options):
@@ -95,7 +95,7 @@ def test_four_processes_equal_one_in_float64():
 def test_every_picture_is_taken_once():
     for n in range(1, 40):
         for many in range(1, 9):
-            shares = [take(n, r, many) for r in range(many)]
+            shares = [shard_batch(n, r, many) for r in range(many)]
             assert [i for s in shares if s.weight for i in range(n)[s.rows]] == list(
                 range(n)
             )
@@ -120,8 +120,8 @@ def command(tmp_path, monkeypatch):
         monkeypatch.setenv(name, value)
     return [
         path,
-        "--width",
-        str(SMALL["width"]),
+        "--width-mult",
+        str(SMALL["width_mult"]),
         "--epochs",
         str(SMALL["epochs"]),
         "--precision",
@@ -149,7 +149,7 @@ def test_a_killed_process_is_started_again_and_the_end_is_the_same(
                 *torchrun(3, "--standalone", "--max-restarts", "2"),
                 *command,
                 tmp_path / name,
-                "--together",
+                "--data-parallel",
             ],
             capture_output=True,
             text=True,
@@ -184,7 +184,7 @@ def test_only_the_run_that_the_same_launch_began_goes_on_after_a_restart(
             *torchrun(2, "--standalone", "--max-restarts", "1"),
             *command,
             tmp_path / "run",
-            "--together",
+            "--data-parallel",
         ],
         capture_output=True,
         text=True,
@@ -206,7 +206,7 @@ def test_a_failed_dry_run_is_not_started_again(tmp_path, command, fault):
             *torchrun(2, "--standalone", "--max-restarts", "1"),
             *command,
             tmp_path / "run",
-            "--together",
+            "--data-parallel",
             "--dry-run",
         ],
         capture_output=True,
@@ -224,7 +224,14 @@ def test_a_failed_dry_run_is_not_started_again(tmp_path, command, fault):
 
 def test_no_process_outlives_a_killed_torchrun(tmp_path, command):
     agent = subprocess.Popen(
-        [*torchrun(2), *command, tmp_path / "run", "--together", "--epochs", "300"],
+        [
+            *torchrun(2),
+            *command,
+            tmp_path / "run",
+            "--data-parallel",
+            "--epochs",
+            "300",
+        ],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
@@ -241,7 +248,14 @@ def test_no_process_outlives_a_killed_torchrun(tmp_path, command):
 def fit_one(folder):
     """A whole run of one process, in this one."""
     config = Config(out_dir=str(folder), **SMALL)
-    fit(Worker(start_run(config, layout(1))[0], config, prepare("digits", 72), None))
+    run_training(
+        Trainer(
+            open_run(config, plan_placement(1))[0],
+            config,
+            load_dataset("digits", 72),
+            None,
+        )
+    )
 
 
 def test_resume_takes_what_the_run_was_begun_with(
@@ -251,7 +265,7 @@ def test_resume_takes_what_the_run_was_begun_with(
     fit_one(tmp_path / "run")
     asked = []
     monkeypatch.setattr(
-        training, "train", lambda config, shell: asked.append(check(config))
+        training, "train", lambda config, shell: asked.append(validate(config))
     )
     command = ["alexnet-train", "--resume", "--out-dir", str(tmp_path / "run")]
     for words in ([], ["--gpus", "2"]):
@@ -263,7 +277,7 @@ def test_resume_takes_what_the_run_was_begun_with(
     assert stop.value.code == 2
     assert "parameter seed: found 5, but the run in" in capsys.readouterr().err
     expected = replace(
-        complete(Config(**SMALL)), resume=True, out_dir=str(tmp_path / "run")
+        resolve(Config(**SMALL)), resume=True, out_dir=str(tmp_path / "run")
     )
     assert asked == [expected, replace(expected, gpus=2)]
 
@@ -333,7 +347,7 @@ def test_a_machine_joins_and_is_lost(tmp_path, command, monkeypatch):
                     *torchrun(1, *options),
                     *command,
                     out,
-                    "--together",
+                    "--data-parallel",
                     "--epochs",
                     "100",
                 ],
@@ -415,10 +429,10 @@ def test_the_command_line_is_config():
         [
             "--gpus",
             "4",
-            "--together",
+            "--data-parallel",
             "--data",
             "photos",
-            "--width",
+            "--width-mult",
             "0.5",
             "--out-dir",
             "runs/x",
@@ -426,7 +440,12 @@ def test_the_command_line_is_config():
         ]
     )
     assert Config(**vars(given)) == Config(
-        gpus=4, together=True, data="photos", width=0.5, out_dir="runs/x", resume=True
+        gpus=4,
+        data_parallel=True,
+        data="photos",
+        width_mult=0.5,
+        out_dir="runs/x",
+        resume=True,
     )
 
 
@@ -436,19 +455,23 @@ def test_the_command_line_is_config():
         (
             "--gpus 3",
             {},
-            "parameter gpus: found 3, expected 1, an even number, or --together",
+            "parameter gpus: found 3, expected 1, an even number, or --data-parallel",
         ),
         (
             "--recipe caffe --gpus 2",
             {},
-            "parameter gpus: found 2, expected 1, or --together: recipe caffe",
+            "parameter gpus: found 2, expected 1, or --data-parallel: recipe caffe",
         ),
         (
             "--gpus 6 --batch-size 2",
             {},
             "parameter batch_size: found 2, expected a picture for each pair",
         ),
-        ("--gpus 3 --together --batch-size 2", {}, "parameter batch_size: found 2"),
+        (
+            "--gpus 3 --data-parallel --batch-size 2",
+            {},
+            "parameter batch_size: found 2",
+        ),
         ("--lr nan", {}, "parameter lr: found nan, expected float or None"),
         ("--data nowhere", {}, "data: nowhere is not a folder"),
         (
@@ -468,7 +491,7 @@ def test_the_command_line_is_config():
             "parameter gpus: found 2, but torchrun has started 4 processes",
         ),
         (
-            "--together",
+            "--data-parallel",
             dict(RANK="0", LOCAL_RANK="0", WORLD_SIZE="4"),
             "parameter out_dir: expected a folder that every process sees",
         ),
@@ -570,7 +593,7 @@ def test_layouts_in_words():
             2,
         ): "8 pairs of devices with a column each, which share the batch, over NCCL, on 2 machines",
     }.items():
-        assert words in str(layout(gpus, found, together, machines))
+        assert words in str(plan_placement(gpus, found, together, machines))
     for gpus, found, together, machines in [
         (4, 2, False, 1),
         (2, 1, True, 1),
@@ -580,10 +603,10 @@ def test_layouts_in_words():
             ValueError,
             match=f"gpus: found {gpus}, but there (are|is) {found} CUDA device",
         ):
-            layout(gpus, found, together, machines)
+            plan_placement(gpus, found, together, machines)
     (
-        check(Config(gpus=5, together=True)),
-        check(Config(gpus=64, recipe="paper", batch_size=8192)),
+        validate(Config(gpus=5, data_parallel=True)),
+        validate(Config(gpus=64, recipe="paper", batch_size=8192)),
     )
 
 
@@ -626,7 +649,7 @@ def test_the_slurm_script_says_what_it_means(cells, tmp_path, begun):
     given = Config(**vars(command_line().parse_args(asked.training_script_args)))
     assert given == Config(
         data="./ILSVRC",
-        together=True,
+        data_parallel=True,
         batch_size=256,
         lr=0.02,
         out_dir="./runs/imagenet",

@@ -9,26 +9,26 @@ import pytest
 import torch
 from PIL import Image
 
-from alexnet_nb.augmentation import Input
+from alexnet_nb.augmentation import InputTransform
 from alexnet_nb.evaluation import evaluate, load_input, load_model, probabilities
 from alexnet_nb.learning import error_rates
-from alexnet_nb.preprocessing import pack, prepare
+from alexnet_nb.preprocessing import load_dataset, pack
 from alexnet_nb.recipes import paper
-from alexnet_nb.training import Config, Worker, fit, layout, start_run
+from alexnet_nb.training import Config, Trainer, open_run, plan_placement, run_training
 
 
 @pytest.fixture(scope="module")
 def digits():
-    return prepare("digits", 72)
+    return load_dataset("digits", 72)
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, digits):
     """A small net after one epoch of digits, and its evaluation on its own validation images."""
     folder = tmp_path_factory.mktemp("run")
-    config = Config(out_dir=str(folder), width=1 / 16, epochs=1)
-    start_run(config, layout(1, found=0))[1].close()
-    fit(Worker(folder, config, digits, None))
+    config = Config(out_dir=str(folder), width_mult=1 / 16, epochs=1)
+    open_run(config, plan_placement(1, found=0))[1].close()
+    run_training(Trainer(folder, config, digits, None))
     evaluate(folder, digits)
     return folder
 
@@ -61,7 +61,7 @@ def test_other_data_are_measured_with_the_mean_of_the_run(tmp_path, run, digits)
     assert found["data"] == str(others.path)
     assert found["sha256"] == others.meta["sha256"]
     model = load_model(run)
-    by_hand = Input(model.recipe, digits.mean, digits.cov)
+    by_hand = InputTransform(model.recipe, digits.mean, digits.cov)
     parts = (others.train, others.val)
     scores = torch.cat(
         [probabilities(model, by_hand, part.images, 5) for part in parts]
@@ -148,14 +148,14 @@ def test_data_without_checksums_are_not_taken_for_the_runs_own(run, digits):
 
 def transform(size, crop, **changes):
     recipe = replace(paper, crop=crop, **changes)
-    return Input(recipe, np.full((3, size, size), 100.0), np.eye(3))
+    return InputTransform(recipe, np.full((3, size, size), 100.0), np.eye(3))
 
 
 @pytest.mark.parametrize("size", [71, 73])
 def test_images_of_another_size_than_the_mean_are_refused(size):
     images = torch.zeros(2, 3, size, size, dtype=torch.uint8)
     see = transform(72, 64)
-    for use in (see.views, lambda x: see.cut(x, None)):
+    for use in (see.views, lambda x: see.crop(x, None)):
         with pytest.raises(
             ValueError, match=f"images: got {size}×{size} pixels, expected 72×72"
         ):
@@ -177,9 +177,9 @@ def test_views_are_counted_as_what_they_are(size, distinct):
 def test_the_report_counts_distinct_views(tmp_path, digits):
     """Stored images of the size of the crop have one view where they are not mirrored."""
     folder = tmp_path / "run"
-    config = Config(out_dir=str(folder), width=1 / 16, epochs=1, crop=72)
-    start_run(config, layout(1, found=0))[1].close()
-    fit(Worker(folder, config, digits, None))
+    config = Config(out_dir=str(folder), width_mult=1 / 16, epochs=1, crop=72)
+    open_run(config, plan_placement(1, found=0))[1].close()
+    run_training(Trainer(folder, config, digits, None))
     table = evaluate(folder, digits)
     assert json.loads((folder / "result.json").read_text())["views"] == 1
     assert "1 view " in table

@@ -16,10 +16,10 @@ BEGUN = sorted(
     if (p.parent / "metrics.jsonl").exists()
 )
 SUMMARIES = dict(
-    figure1=("cifar", "summarise"),
-    analogues=("analogues", "summarise"),
-    plateau=("plateau", "summarise_small"),
-    in_place=("plateau", "summarise_in_place"),
+    figure1=("cifar", "summarize"),
+    analogues=("analogues", "summarize"),
+    plateau=("plateau", "summarize_small"),
+    in_place=("plateau", "summarize_in_place"),
 )
 
 
@@ -198,7 +198,7 @@ def test_recorded_analogues_are_as_the_page_says(experiment):
     nets = {arm: analogues.splits(results, arm) for arm in analogues.COLOURED}
     assert all(net["p"] > 0.05 for of in nets.values() for net in of)
     together = {
-        arm: float(numbers[f"{arm}: difference of the columns' colour"]["p"])
+        arm: float(numbers[f"{arm}: difference of the columns' color"]["p"])
         for arm in nets
     }
     assert together["columns"] < 0.05 < min(together["apart"], together["dense"])
@@ -217,8 +217,8 @@ def test_recorded_analogues_are_as_the_page_says(experiment):
     )
 
 
-def test_recorded_normalisation_and_dropout_are_as_the_page_says(experiment):
-    """Every net with response normalisation has more error and more training loss than the one without of the same seed; dropout takes longer, but not twice as long, in every pair."""
+def test_recorded_normalization_and_dropout_are_as_the_page_says(experiment):
+    """Every net with response normalization has more error and more training loss than the one without of the same seed; dropout takes longer, but not twice as long, in every pair."""
     analogues, intervals, results = (
         experiment("analogues"),
         experiment("intervals"),
@@ -315,9 +315,9 @@ def test_what_it_costs(cifar, tmp_path):
 
 
 def test_a_split_is_found(experiment):
-    """A net whose one column is coloured and whose other is gray is beyond chance; one dealt at random is not; gray kernels have no colour."""
+    """A net whose one column is colored and whose other is gray is beyond chance; one dealt at random is not; gray kernels have no color."""
     analogues, g = experiment("analogues"), np.random.default_rng()
-    gray, coloured = (
+    gray, colored = (
         np.repeat(g.normal(size=(16, 1, 25)), 3, 1),
         g.normal(size=(16, 3, 25)),
     )
@@ -325,7 +325,7 @@ def test_a_split_is_found(experiment):
     def encode(w):
         return analogues.base64.b64encode(w.astype(np.float16).tobytes()).decode()
 
-    shares = analogues.colour(encode(np.concatenate([gray, coloured])))
+    shares = analogues.color(encode(np.concatenate([gray, colored])))
     assert shares[:16] == pytest.approx(0, abs=1e-3)
     assert shares[16:].mean() == pytest.approx(2 / 3, abs=0.1)
     assert analogues.split(shares, 0)["p"] < 0.001

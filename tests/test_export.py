@@ -15,7 +15,7 @@ from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 from torchvision.models.feature_extraction import create_feature_extractor
 
-from alexnet_nb.learning import reduced
+from alexnet_nb.learning import scale_width
 from alexnet_nb.lrn import LRN, SpatialNorm, lrn
 from alexnet_nb.model import AlexNet
 from alexnet_nb.recipes import LAYERS, RECIPES, no_communication, source2012
@@ -268,9 +268,9 @@ def images(recipe, batch):
 
 
 @torch.no_grad()
-def sensitive(recipe, classes=10):
+def sensitive(recipe, num_classes=10):
     """A net with weights that pass on the differences between images."""
-    net = AlexNet(recipe, classes).eval()
+    net = AlexNet(recipe, num_classes).eval()
     for layer in LAYERS:
         module = getattr(net, layer)
         module.weight.normal_(0, 1.5 * module.weight[0].numel() ** -0.5)
@@ -292,7 +292,7 @@ def compare(net, recorded, x):
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 @pytest.mark.parametrize("tool", ON_NETWORKS, **names)
 def test_network_of_every_recipe(tool, recipe):
-    small = reduced(recipe, 1 / 16, 68)
+    small = scale_width(recipe, 1 / 16, 68)
     net = sensitive(small)
     recorded = tool(net, images(small, 2))
     assert not net.training
@@ -310,7 +310,7 @@ def test_network_of_full_size(recipe):
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 def test_features_are_those_of_the_hooks(recipe):
-    small = reduced(recipe, 1 / 16, 68)
+    small = scale_width(recipe, 1 / 16, 68)
     net, x, hooked = sensitive(small), images(small, 3), {}
     nodes = ["conv1", "after.conv1", "conv5", "after.conv5", "fc6", "fc7", "fc8"]
     hooks = []
@@ -333,7 +333,7 @@ def test_features_are_those_of_the_hooks(recipe):
 @pytest.mark.parametrize("tool", ON_NETWORKS, **names)
 def test_recorded_network_refuses_images_of_another_size(tool):
     """69 pixels would pass every layer of this net, and mean something else."""
-    small = reduced(source2012, 1 / 16, 68)
+    small = scale_width(source2012, 1 / 16, 68)
     net = sensitive(small)
     recorded = tool(net, images(small, 2))
     for side in (67, 69):
@@ -346,7 +346,7 @@ def test_recorded_network_refuses_images_of_another_size(tool):
 
 @pytest.mark.parametrize("record", [by_fx, by_script_of_fx], **names)
 def test_recorded_training_pass_draws_its_masks(record):
-    small = reduced(no_communication, 1 / 16, 68)
+    small = scale_width(no_communication, 1 / 16, 68)
     net, x = sensitive(small).train(), images(small, 3)
     recorded = record(net, x)
     assert not torch.equal(recorded(x), recorded(x))
@@ -359,7 +359,7 @@ def test_recorded_training_pass_draws_its_masks(record):
 @pytest.mark.parametrize("column", [0, 1])
 def test_one_column_cannot_be_recorded(column):
     """A tracer would miss what the other process sends."""
-    small = reduced(source2012, 1 / 16, 68)
+    small = scale_width(source2012, 1 / 16, 68)
     net = AlexNet(small, 10, column=column).eval()
     for record in (by_trace, by_fx):
         with pytest.raises(RuntimeError, match="column: got one of two columns"):

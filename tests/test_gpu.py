@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from alexnet_nb.dropout import dropout_masks
-from alexnet_nb.learning import reduced
+from alexnet_nb.learning import scale_width
 from alexnet_nb.lrn import lrn
 from alexnet_nb.model import AlexNet, initial_weights
 from alexnet_nb.recipes import RECIPES
@@ -20,7 +20,7 @@ LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channel
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_response_normalisation(layout):
+def test_response_normalization(layout):
     """Value and gradient, in float64; on the processor they come from other code."""
     x, g = (
         torch.randn(3, 32, 9, 11, dtype=torch.float64).contiguous(
@@ -43,7 +43,7 @@ def test_response_normalisation(layout):
 @pytest.mark.parametrize("name", ["paper", "source2012", "caffe", "torchvision"])
 def test_net(name):
     """Loss and every gradient of a training step with its dropout, in float64."""
-    recipe, found = reduced(RECIPES[name], 1 / 8, 96), []
+    recipe, found = scale_width(RECIPES[name], 1 / 8, 96), []
     x, y, weights = (
         torch.randn(4, 3, 96, 96, dtype=torch.float64) * 60,
         torch.randint(10, (4,)),

@@ -11,22 +11,22 @@ import torch
 from conftest import ROOT
 from torch import nn
 
-from alexnet_nb.learning import rates_at, reduced
+from alexnet_nb.learning import learning_rates, scale_width
 from alexnet_nb.lrn import LRN, SpatialNorm
-from alexnet_nb.model import AlexNet, plan
+from alexnet_nb.model import AlexNet, layer_specs
 from alexnet_nb.recipes import (
-    LAB,
+    LAB_IDS,
     RECIPES,
     Setting,
-    experiments,
-    lab,
-    recorded,
+    lab_experiments,
+    lab_recipe,
+    recorded_schedule,
     source2010,
     source2012,
 )
-from alexnet_nb.training import Config, check
+from alexnet_nb.training import Config, validate
 
-RUNS = experiments()
+RUNS = lab_experiments()
 
 
 def figures(r):
@@ -110,13 +110,13 @@ def test_seven_pairs_equal_the_paper():
     assert points(ten["147"], ten["145"]) == (0.4, 0.3)
 
 
-@pytest.mark.parametrize("id", LAB)
+@pytest.mark.parametrize("id", LAB_IDS)
 def test_recipe_can_be_built_and_run(id):
-    recipe = lab(id)
+    recipe = lab_recipe(id)
     assert recipe.name == f"lab-{id}"
     assert RUNS[id].file == id
-    assert check(Config(recipe=recipe.name, data="photos"))
-    small = reduced(recipe, 1 / 16, 96)
+    assert validate(Config(recipe=recipe.name, data="photos"))
+    small = scale_width(recipe, 1 / 16, 96)
     logits = AlexNet(small, 7).eval()(torch.randn(2, 3, 96, 96) * 60)
     assert logits.shape == (2, 7)
     assert logits.isfinite().all()
@@ -124,7 +124,7 @@ def test_recipe_can_be_built_and_run(id):
 
 def test_recipes_hold_the_authors_numbers():
     counts = {
-        id: sum(l.parameters for l in plan(lab(id)))
+        id: sum(l.parameters for l in layer_specs(lab_recipe(id)))
         for id in ("145", "145-half", "150", "148", "170")
     }
     assert counts == {
@@ -135,12 +135,12 @@ def test_recipes_hold_the_authors_numbers():
         "170": 60_965_224,
     }
     with pytest.raises(ValueError, match="recipe: found 'lab-137'"):
-        check(Config(recipe="lab-137"))
+        validate(Config(recipe="lab-137"))
 
 
 def epochs(recipe, n):
     """Epochs, counted from 1, at which a rate or the noise changes."""
-    rates = [rates_at(recipe, e / n) for e in range(n)]
+    rates = [learning_rates(recipe, e / n) for e in range(n)]
     return {
         e + 1: {k: v for k, v in b.items() if v != a[k]}
         for e, (a, b) in enumerate(zip([rates[0], *rates], rates))
@@ -153,21 +153,22 @@ def epochs(recipe, n):
 )
 def test_the_papers_schedules_are_the_recorded_ones(recipe, id, n):
     run = RUNS[id]
-    by_hand = replace(recipe, schedule=recorded(replace(run, epochs=n)))
+    by_hand = replace(recipe, schedule=recorded_schedule(replace(run, epochs=n)))
     assert epochs(recipe, n) == epochs(by_hand, n)
     assert sorted(epochs(recipe, n)) == sorted(
-        {d.epoch for d in run.drops} | {run.colour_off}
+        {d.epoch for d in run.drops} | {run.color_off}
     )
 
 
 def test_rates_follow_the_notes():
     """147: drops at 23, 51 and 79, where conv1 stops; 171: five levels from 0.01 to 0.00002."""
-    changes = epochs(lab("147"), 90)
+    changes = epochs(lab_recipe("147"), 90)
     assert list(changes) == [23, 51, 79]
     assert changes[79]["weights"] == pytest.approx(1e-5)
     assert changes[79]["conv1"] == changes[79]["conv1_bias"] == 0
     rates = sorted(
-        {rates_at(lab("171"), e / 90)["weights"] for e in range(90)}, reverse=True
+        {learning_rates(lab_recipe("171"), e / 90)["weights"] for e in range(90)},
+        reverse=True,
     )
     assert len(rates) == 5
     assert rates[0] == 0.01
@@ -178,8 +179,8 @@ def test_rates_follow_the_notes():
 
 
 def test_names_do_not_meet():
-    assert len(LAB) >= 20
-    assert not {f"lab-{id}" for id in LAB} & RECIPES.keys()
+    assert len(LAB_IDS) >= 20
+    assert not {f"lab-{id}" for id in LAB_IDS} & RECIPES.keys()
 
 
 def table_text():
@@ -208,7 +209,7 @@ def test_every_value_of_the_table_is_read():
             assert " ".join(map(str, getattr(run, name))) == row[name], (id, name)
         for name in (
             "epochs",
-            "colour_off",
+            "color_off",
             "conv1_slow",
             "conv1_freeze",
             "planned",
@@ -223,7 +224,7 @@ def test_every_value_of_the_table_is_read():
                 str(f.factor or "").removesuffix(".0") in row[name] for f in formulas
             ), (id, name)
         assert str(run.date or "") == row["date"]
-        assert (run.structure is not None) == (id in LAB) == bool(row["structure"])
+        assert (run.structure is not None) == (id in LAB_IDS) == bool(row["structure"])
 
 
 def test_columns_of_the_table_agree_with_each_other():
@@ -238,24 +239,24 @@ def test_columns_of_the_table_agree_with_each_other():
         assert sorted(d.epoch for d in conv1 if d.value) == [
             e for e in [run.conv1_slow] if e
         ], id
-        if run.colour_off and run.conv1_slow and "2012-20" not in id:
-            assert run.colour_off == run.conv1_slow or run.weight_schedule, id
+        if run.color_off and run.conv1_slow and "2012-20" not in id:
+            assert run.color_off == run.conv1_slow or run.weight_schedule, id
         last = [d.value for d in run.drops if not d.layers]
         if run.stored_stage == "end" and last and not run.weight_schedule:
             assert last[-1] == next(s.value for s in run.lr_stored if not s.layers), id
 
 
-def test_table_says_when_the_colour_noise_ended():
+def test_table_says_when_the_color_noise_ended():
     """59 runs note it; some of them at a fraction of an epoch."""
-    noted = {id: run.colour_off for id, run in RUNS.items() if run.colour_off}
+    noted = {id: run.color_off for id, run in RUNS.items() if run.color_off}
     assert len(noted) == 59
     assert noted["135-2009"] == 10.3697
     assert noted["141-2009-half"] == 18.2396
-    unknown = {id for id in LAB if id not in noted}
+    unknown = {id for id in LAB_IDS if id not in noted}
     assert unknown == {"147", "154", "170-256", "170-256-0.015"}
 
 
-def test_contrast_normalisation_of_109_and_114_is_in_conv2_only():
+def test_contrast_normalization_of_109_and_114_is_in_conv2_only():
     for id in ("109", "114"):
         assert (
             "of the weights of conv2 (the fully connected layers have none)"
@@ -302,14 +303,14 @@ def row_rates(run, progress):
         rates["conv1_bias"] = 0.002
     if run.conv1_freeze and run.conv1_freeze <= now:
         rates |= dict(conv1=0.0, conv1_bias=0.0)
-    return rates | dict(colour=not (run.colour_off and run.colour_off <= now))
+    return rates | dict(color=not (run.color_off and run.color_off <= now))
 
 
 @pytest.mark.parametrize("progress", [0, 0.3, 0.5, 0.7, 0.735, 0.76, 0.9, 0.99])
-@pytest.mark.parametrize("id", LAB)
+@pytest.mark.parametrize("id", LAB_IDS)
 def test_recipe_has_the_rates_of_its_row(id, progress):
     """Weights, conv1's weights and biases, the other biases, and the noise."""
-    assert rates_at(lab(id), progress) == pytest.approx(
+    assert learning_rates(lab_recipe(id), progress) == pytest.approx(
         row_rates(RUNS[id], progress), rel=1e-6
     )
 
@@ -439,21 +440,21 @@ READ = {
 def test_recipe_has_the_rates_read_in_the_released_file(id):
     length, noted = READ[id]
     previous = noted[1]
-    for epoch, (weights, conv1, conv1_bias, biases, colour) in noted.items():
+    for epoch, (weights, conv1, conv1_bias, biases, color) in noted.items():
         expected = dict(
             weights=weights,
             conv1=conv1,
             conv1_bias=conv1_bias,
             biases=biases,
-            colour=colour,
+            color=color,
         )
-        assert rates_at(lab(id), (epoch - 1) / length + 1e-9) == pytest.approx(
-            expected, rel=1e-5
-        ), epoch
-        before = rates_at(
-            lab(id), max(0, epoch - 2) / length + 1e-9
+        assert learning_rates(
+            lab_recipe(id), (epoch - 1) / length + 1e-9
+        ) == pytest.approx(expected, rel=1e-5), epoch
+        before = learning_rates(
+            lab_recipe(id), max(0, epoch - 2) / length + 1e-9
         )  # an epoch earlier the noise and conv1 are as noted before
-        assert (before["colour"], before["conv1"] > 0, before["conv1_bias"] > 0) == (
+        assert (before["color"], before["conv1"] > 0, before["conv1_bias"] > 0) == (
             previous[4],
             previous[1] > 0,
             previous[2] > 0,
@@ -481,10 +482,10 @@ WIDTHS = {
 }
 
 
-@pytest.mark.parametrize("id", LAB)
+@pytest.mark.parametrize("id", LAB_IDS)
 def test_recipe_has_the_net_of_the_released_definition(id):
-    recipe = lab(id)
-    net = AlexNet(reduced(recipe, 1 / 16, 96), 7)
+    recipe = lab_recipe(id)
+    net = AlexNet(scale_width(recipe, 1 / 16, 96), 7)
     assert {
         name: [type(m) for m in after] for name, after in net.after.items()
     } == SOURCE_NET | OTHER_NETS.get(id, {})
@@ -509,7 +510,7 @@ def test_recipe_has_the_net_of_the_released_definition(id):
 def test_norms_before_the_relu_see_negative_responses(id, layer, norms):
     lowest = {}
     for name in (id, "145"):
-        net = AlexNet(reduced(lab(name), 1 / 16, 96), 7).eval()
+        net = AlexNet(scale_width(lab_recipe(name), 1 / 16, 96), 7).eval()
         for module in net.after[layer]:
             if isinstance(module, (LRN, SpatialNorm)):
                 module.register_forward_pre_hook(
@@ -523,6 +524,6 @@ def test_norms_before_the_relu_see_negative_responses(id, layer, norms):
 
 
 def test_batch_of_a_run_is_in_the_table():
-    assert {id: RUNS[id].batch for id in LAB if RUNS[id].batch} == dict.fromkeys(
+    assert {id: RUNS[id].batch for id in LAB_IDS if RUNS[id].batch} == dict.fromkeys(
         ("170-256", "170-256-0.015", "170-256-double"), (Setting(256.0),)
     )

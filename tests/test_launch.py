@@ -15,9 +15,15 @@ import pytest
 import torch.distributed as dist
 from conftest import ROOT, gone
 
-from alexnet_nb.training import Config, layout, show_line, train, worker_environment
+from alexnet_nb.training import (
+    Config,
+    plan_placement,
+    show_line,
+    train,
+    worker_environment,
+)
 
-TINY = dict(width=1 / 16, epochs=1)
+TINY = dict(width_mult=1 / 16, epochs=1)
 TRAIN = "from alexnet_nb.training import Config, train; train(Config(out_dir='run', width=1/16, {}))"
 
 
@@ -174,7 +180,7 @@ def test_a_setting_of_the_users_stays(monkeypatch, tmp_path):
     ):
         monkeypatch.setenv(name, "2")
     monkeypatch.setenv("PETROL", "3")
-    env = worker_environment(layout(2, found=0), str(tmp_path))
+    env = worker_environment(plan_placement(2, found=0), str(tmp_path))
     assert env["PETROL"] == "3"
     assert (
         not {
@@ -197,7 +203,7 @@ def test_code_in_the_current_folder_is_not_run(tmp_path):
     command = [
         sys.executable,
         tmp_path / "alexnet-train",
-        "--width",
+        "--width-mult",
         "0.0625",
         "--epochs",
         "1",

@@ -5,7 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from alexnet_nb.learning import error_rates, rates_at, set_rates, sgd
+from alexnet_nb.learning import (
+    error_rates,
+    learning_rates,
+    make_optimizer,
+    set_learning_rates,
+)
 from alexnet_nb.model import AlexNet
 from alexnet_nb.recipes import (
     RECIPES,
@@ -16,7 +21,7 @@ from alexnet_nb.recipes import (
     source2012,
     torchvision,
 )
-from alexnet_nb.training import Config, check
+from alexnet_nb.training import Config, validate
 
 RATES = ("conv1", "conv1_bias", "weights", "biases")
 
@@ -36,16 +41,16 @@ def test_error_rates_equal_a_plain_count():
 @pytest.mark.parametrize("name", [n for n, r in RECIPES.items() if r.schedule])
 def test_another_rate_takes_the_biases_along(name):
     usual, twice = (
-        rates_at(RECIPES[name], 0.5, lr) for lr in (None, 2 * RECIPES[name].lr)
+        learning_rates(RECIPES[name], 0.5, lr) for lr in (None, 2 * RECIPES[name].lr)
     )
     assert all(twice[k] == pytest.approx(2 * usual[k]) for k in RATES)
-    assert twice["colour"] == usual["colour"]
+    assert twice["color"] == usual["color"]
 
 
 def test_every_drop_of_a_plateau_divides_all_rates_by_ten():
-    start, after = rates_at(paper, 0.5), rates_at(paper, 0.5, drops=2)
+    start, after = learning_rates(paper, 0.5), learning_rates(paper, 0.5, drops=2)
     assert all(after[k] == pytest.approx(start[k] / 100) for k in RATES)
-    assert rates_at(source2012, 0.0, drops=2) == rates_at(source2012, 0.0)
+    assert learning_rates(source2012, 0.0, drops=2) == learning_rates(source2012, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +62,8 @@ def test_biases_of_conv1_are_slowed_and_frozen_with_its_weights(
 ):
     """The other biases keep their rate. layer-params-145.cfg has epsB=0.0 for conv1a and conv1b; 149, saved in the slowed stage, 0.002."""
     rates = {
-        epoch: rates_at(recipe, (epoch - 1) / length) for epoch in range(1, length + 1)
+        epoch: learning_rates(recipe, (epoch - 1) / length)
+        for epoch in range(1, length + 1)
     }
     assert [r["conv1_bias"] for r in rates.values()] == pytest.approx(
         [0.02] * (slowed - 1)
@@ -75,7 +81,7 @@ def test_a_frozen_conv1_neither_moves_nor_loses_its_velocity():
     net = AlexNet(
         replace(source2012, crop=72, kernels=(8, 16, 24, 24, 16), hidden=(32, 32)), 10
     ).double()
-    optimizer = sgd(net, source2012)
+    optimizer = make_optimizer(net, source2012)
     parts = {
         "conv1": net.conv1.weight,
         "conv1_bias": net.conv1.bias,
@@ -92,8 +98,8 @@ def test_a_frozen_conv1_neither_moves_nor_loses_its_velocity():
     }
     assert sorted(owners) == sorted(id(p) for p in net.parameters())
     for epoch in (65, 66, 71, 80):
-        rates = rates_at(source2012, epoch / 90)
-        set_rates(optimizer, rates)
+        rates = learning_rates(source2012, epoch / 90)
+        set_learning_rates(optimizer, rates)
         before = {name: p.detach().clone() for name, p in parts.items()}
         velocity = {
             name: optimizer.state[p]["momentum_buffer"].clone()
@@ -120,12 +126,12 @@ def test_a_frozen_conv1_neither_moves_nor_loses_its_velocity():
 
 def test_torchvision_is_trained_as_its_reference_scripts_say():
     """0.01, divided by ten every 30 of 90 epochs; momentum 0.9; a decay of 0.0001 for all; plain torch's velocity."""
-    rates = [rates_at(torchvision, epoch / 90) for epoch in range(90)]
+    rates = [learning_rates(torchvision, epoch / 90) for epoch in range(90)]
     for name in RATES:
         assert [r[name] for r in rates] == pytest.approx(
             [0.01] * 30 + [0.001] * 30 + [0.0001] * 30
         )
-    optimizer = sgd(
+    optimizer = make_optimizer(
         AlexNet(replace(torchvision, kernels=(8, 16, 24, 24, 16), hidden=(32, 32)), 10),
         torchvision,
     )
@@ -136,10 +142,10 @@ def test_torchvision_is_trained_as_its_reference_scripts_say():
 
 
 def test_torchvision_can_be_trained_on_one_process_or_together():
-    assert check(Config(recipe="torchvision"))
-    assert check(Config(recipe="torchvision", gpus=2, together=True))
+    assert validate(Config(recipe="torchvision"))
+    assert validate(Config(recipe="torchvision", gpus=2, data_parallel=True))
     with pytest.raises(ValueError, match="cannot be split over two processes"):
-        check(Config(recipe="torchvision", gpus=2))
+        validate(Config(recipe="torchvision", gpus=2))
 
 
 def test_a_recipe_without_a_training_value_is_refused(monkeypatch):
@@ -149,7 +155,7 @@ def test_a_recipe_without_a_training_value_is_refused(monkeypatch):
         replace(paper, name="unsourced", momentum=None, decay=None),
     )
     with pytest.raises(ValueError, match="unsourced has no source for momentum, decay"):
-        check(Config(recipe="unsourced"))
+        validate(Config(recipe="unsourced"))
 
 
 def test_differences_say_what_the_paper_prints():
@@ -157,6 +163,6 @@ def test_differences_say_what_the_paper_prints():
     rows = dict(
         line.strip("| ").split(" | ", 1) for line in diff(paper, caffe).splitlines()
     )
-    assert rows["colour_lengths"] == "eigenvalues printed, deviations used | deviations"
+    assert rows["color_lengths"] == "eigenvalues printed, deviations used | deviations"
     assert rows["lrn_across"] == "True printed, False used | True"
     assert rows["reshuffle"] == "not stated | False"

@@ -9,15 +9,15 @@ import torch
 from conftest import ROOT
 from safetensors.torch import load_file
 
-from alexnet_nb.preprocessing import check
+from alexnet_nb.preprocessing import verify
 from alexnet_nb.training import (
     Config,
-    Worker,
-    begun_with,
+    Trainer,
     checkpoints,
-    fit,
+    coerce,
     last_checkpoint,
-    typed,
+    load_run_config,
+    run_training,
 )
 
 OLD = ROOT / "tests/fixtures/0.1.0"
@@ -26,7 +26,7 @@ BEFORE = ROOT / "tests/fixtures/b6f1944"
 
 @pytest.mark.parametrize("store", ["raw", "jpeg"])
 def test_a_packed_set_opens_and_is_whole(store):
-    data = check(OLD / f"packed-{store}")
+    data = verify(OLD / f"packed-{store}")
     assert data.names == ("bright", "dark")
     assert (len(data.train), len(data.val)) == (
         18,
@@ -38,24 +38,24 @@ def test_a_packed_set_opens_and_is_whole(store):
 
 def resumed(folder, data, **changes):
     """The run in a folder, as the configuration that is stored there asks for it."""
-    stored = begun_with(str(folder))
+    stored = load_run_config(str(folder))
     known = {
-        name: typed(name, stored[name], kind)
+        name: coerce(name, stored[name], kind)
         for name, kind in Config.__annotations__.items()
         if name in stored
     }
     config = Config(
         **known | dict(out_dir=str(folder), data=str(data.path), resume=True) | changes
     )
-    return Worker(folder, config, data, None)
+    return Trainer(folder, config, data, None)
 
 
 def test_a_run_is_resumed_to_its_end(tmp_path):
     """And its weights differ from those it had, are finite, and its metrics follow on."""
     shutil.copytree(OLD / "run", tmp_path, dirs_exist_ok=True)
-    data = check(OLD / "packed-raw")
+    data = verify(OLD / "packed-raw")
     before = load_file(last_checkpoint(resumed(tmp_path, data)) / "weights.safetensors")
-    fit(resumed(tmp_path, data))
+    run_training(resumed(tmp_path, data))
     after = load_file(tmp_path / "model.safetensors")
     assert before.keys() == after.keys()
     assert all(
@@ -74,13 +74,13 @@ def test_a_run_is_resumed_to_its_end(tmp_path):
 def test_a_run_on_other_data_is_refused_by_name(tmp_path):
     shutil.copytree(OLD / "run", tmp_path, dirs_exist_ok=True)
     with pytest.raises(ValueError, match=r"data: .* was .*, and is .* now"):
-        fit(resumed(tmp_path, check(OLD / "packed-jpeg")))
+        run_training(resumed(tmp_path, verify(OLD / "packed-jpeg")))
 
 
 def test_a_run_from_before_there_were_more_fields_is_resumed(tmp_path):
     """A field of `Recipe` that its checkpoint lacks has the value that was built in."""
     shutil.copytree(BEFORE / "paper", tmp_path, dirs_exist_ok=True)
-    fit(resumed(tmp_path, check(OLD / "packed-raw")))
+    run_training(resumed(tmp_path, verify(OLD / "packed-raw")))
     assert checkpoints(tmp_path)[-1].name == "step-0000012"
     weights = load_file(tmp_path / "model.safetensors")
     assert all(weight.isfinite().all() for weight in weights.values())
@@ -89,4 +89,4 @@ def test_a_run_from_before_there_were_more_fields_is_resumed(tmp_path):
 def test_a_run_of_a_recipe_that_has_changed_is_refused_by_name(tmp_path):
     shutil.copytree(BEFORE / "source2012", tmp_path, dirs_exist_ok=True)
     with pytest.raises(ValueError, match=r"recipe: schedule was .*, and is .* now"):
-        fit(resumed(tmp_path, check(OLD / "packed-raw")))
+        run_training(resumed(tmp_path, verify(OLD / "packed-raw")))

@@ -30,27 +30,27 @@ from alexnet_nb import preprocessing
 from alexnet_nb.preprocessing import (
     CHUNK,
     HEADER,
-    alone,
     cache_folder,
-    check,
-    decode,
-    in_processes,
+    decode_jpeg,
+    file_lock,
     list_images,
+    load_image,
+    map_in_workers,
     open_packed,
     pack,
     pickled_by_path,
-    read_square,
-    to_square,
+    resize_center_crop,
+    verify,
 )
 
 QUIET = {"progress": lambda line: None}
 PATIENCE = 300  # seconds after which a process that should have ended is called hung
 
 
-def noise_images(folder, count=12, classes=("a", "b"), size=20):
+def noise_images(folder, count=12, num_classes=("a", "b"), size=20):
     """Write random PNG files into the folders of some classes."""
     rng = np.random.default_rng(0)
-    for name in classes:
+    for name in num_classes:
         (folder / name).mkdir(parents=True, exist_ok=True)
         for i in range(count):
             pixels = rng.integers(0, 256, (size, size, 3), np.uint8)
@@ -167,7 +167,7 @@ def test_a_process_in_trouble_ends_the_work_with_a_sentence(trouble, reason):
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         "import test_packing_faults as faults\n"
         "from alexnet_nb.preprocessing import in_processes\n"
-        "for item in in_processes(faults.Items(getattr(faults, sys.argv[2])), 2):\n"
+        "for item in map_in_workers(faults.Items(getattr(faults, sys.argv[2])), 2):\n"
         "    print(item)\n"
     )
     here = os.path.dirname(__file__)
@@ -191,7 +191,7 @@ def test_a_worker_killed_mid_way_is_named_and_packing_goes_on(tmp_path, monkeypa
         pytest.skip("the workers inherit the fault by fork")
     noise_images(tmp_path / "in", 100)
     whole = pack(tmp_path / "in", tmp_path / "whole", 16, **QUIET)
-    read = preprocessing.read_square
+    read = preprocessing.load_image
 
     def deadly(source, size):
         if source.name == "77.png":
@@ -200,16 +200,16 @@ def test_a_worker_killed_mid_way_is_named_and_packing_goes_on(tmp_path, monkeypa
 
     context = preprocessing.multiprocessing.get_context("fork")
     monkeypatch.setattr(preprocessing.multiprocessing, "get_context", lambda: context)
-    monkeypatch.setattr(preprocessing, "read_square", deadly)
+    monkeypatch.setattr(preprocessing, "load_image", deadly)
     with pytest.raises(RuntimeError, match=r"got signal 9.*one of the files.*77\.png"):
         pack(tmp_path / "in", tmp_path / "out", 16, processes=2, **QUIET)
-    monkeypatch.setattr(preprocessing, "read_square", read)
+    monkeypatch.setattr(preprocessing, "load_image", read)
     packed = pack(tmp_path / "in", tmp_path / "out", 16, processes=2, **QUIET)
     assert packed.meta["sha256"] == whole.meta["sha256"]
 
 
 def test_what_is_left_of_the_work_ends_its_processes():
-    items = in_processes(Items(int), 2)
+    items = map_in_workers(Items(int), 2)
     with closing(items):
         assert next(items) == 0
         children = preprocessing.multiprocessing.active_children()
@@ -240,7 +240,7 @@ def test_where_processes_are_not_forked_a_mapped_file_is_handed_over_by_its_path
         out = tmp_path / f"forked-{quality}"
         packed = pack(tmp_path / "in", out, 16, quality=quality, **QUIET)
         expected.append(packed.meta["sha256"]["stats.npz"])
-        sums = preprocessing.Sums(packed.train.images)
+        sums = preprocessing.PixelSums(packed.train.images)
         assert len(pickled_by_path(sums)) < 2000 < os.stat(out / "stats.npz").st_size
     done = subprocess.run(
         [sys.executable, "-c", FORKSERVER, tmp_path / "in", tmp_path / "served"],
@@ -302,7 +302,7 @@ def test_a_journal_ahead_of_its_data_is_cut_back(
     size = HEADER + int(images * 3 * 16 * 16)
     assert size < data.stat().st_size
     os.truncate(data, size if images else 0)
-    packed = check(pack(source, out, 16, quality=quality, **QUIET).path)
+    packed = verify(pack(source, out, 16, quality=quality, **QUIET).path)
     assert same_files(packed.path, whole)
     assert all(packed.train.images[i].any() for i in range(len(packed.train)))
 
@@ -329,7 +329,7 @@ def test_a_damaged_journal_is_cut_there(tmp_path, monkeypatch, three_chunks, dam
     assert len(lines) >= 3
     journal.write_bytes(b"".join(DAMAGES[damage](lines)))
     packed = pack(source, tmp_path / "out", 16, **QUIET)
-    assert same_files(check(packed.path).path, whole)
+    assert same_files(verify(packed.path).path, whole)
 
 
 @pytest.mark.parametrize("name", ["plan.json", "meta.json"])
@@ -341,7 +341,7 @@ def test_a_damaged_plan_does_not_block_later_tries(
     cut = pack_until(monkeypatch, source, tmp_path / "out", "pixel_statistics")
     (cut / name).write_bytes(content)
     packed = pack(source, tmp_path / "out", 16, **QUIET)
-    assert same_files(check(packed.path).path, whole)
+    assert same_files(verify(packed.path).path, whole)
 
 
 def test_what_was_finished_of_another_plan_does_not_get_the_name(
@@ -456,7 +456,7 @@ def test_data_have_reached_the_disk_before_their_journal_line(
     "character", list("\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029\t\x1b\x7f")
 )
 def test_a_class_name_of_several_lines_is_refused_by_name(tmp_path, character):
-    noise_images(tmp_path, classes=(f"a{character}b", "c"))
+    noise_images(tmp_path, num_classes=(f"a{character}b", "c"))
     with pytest.raises(ValueError, match=r"data: got a class named a\\.+b, exp") as e:
         list_images(tmp_path)
     assert character not in str(e.value)
@@ -466,13 +466,13 @@ def test_a_class_name_of_several_lines_is_refused_by_name(tmp_path, character):
     "name", ["日本 語", "crème brûlée", "a'b\"c", "👩‍👧", "\u200fعربي", "a\\nb"]
 )
 def test_other_class_names_come_back_as_they_are(tmp_path, name):
-    noise_images(tmp_path / "in", classes=(name, "z"))
-    packed = check(pack(tmp_path / "in", tmp_path / "out", 16, **QUIET).path)
+    noise_images(tmp_path / "in", num_classes=(name, "z"))
+    packed = verify(pack(tmp_path / "in", tmp_path / "out", 16, **QUIET).path)
     assert set(packed.names) == {name, "z"}
 
 
 def test_a_class_folder_that_is_not_utf8_is_refused_by_name(tmp_path):
-    noise_images(tmp_path, classes=(os.fsdecode(b"\xe9t\xe9"), "b"))
+    noise_images(tmp_path, num_classes=(os.fsdecode(b"\xe9t\xe9"), "b"))
     with pytest.raises(ValueError, match=r"data: got a class named \\xe9t\\xe9, "):
         list_images(tmp_path)
 
@@ -493,13 +493,13 @@ def test_as_many_names_as_classes(tmp_path, text):
     noise_images(tmp_path / "in")
     packed = pack(tmp_path / "in", tmp_path / "out", 16, **QUIET)
     (packed.path / "names.txt").write_text(text)
-    for opened in (open_packed, check):
+    for opened in (open_packed, verify):
         with pytest.raises(ValueError, match=r"names.txt: got \d names, expected 2"):
             opened(packed.path)
 
 
 def test_names_are_utf8_whatever_the_locale(tmp_path):
-    noise_images(tmp_path / "in", classes=("日本", "é"))
+    noise_images(tmp_path / "in", num_classes=("日本", "é"))
     packed = pack(tmp_path / "in", tmp_path / "out", 16, **QUIET)
     assert (packed.path / "names.txt").read_bytes() == "é\n日本\n".encode()
     code = (
@@ -606,7 +606,7 @@ def test_hidden_and_system_folders_are_passed_over_by_name(tmp_path):
     for path in list((folder / "a").iterdir()):
         path.with_name(f"._{path.name}").write_bytes(b"\0\5\26\7 Mac OS X")
     for name in ("@eaDir", "__MACOSX", "lost+found", ".cache"):
-        noise_images(folder, 2, classes=(name, f"a/{name}"))
+        noise_images(folder, 2, num_classes=(name, f"a/{name}"))
     (folder / "b/notes.txt").write_text("no image")
     (folder / "b/0.ppm").write_text("no image")
     said = []
@@ -623,8 +623,8 @@ def test_hidden_and_system_folders_are_passed_over_by_name(tmp_path):
 
 def test_a_class_that_loses_all_its_images_is_refused_by_name(tmp_path):
     """Few as they are, they would pass as ten unreadable files."""
-    noise_images(tmp_path / "in", 12, classes=("a", "b"))
-    noise_images(tmp_path / "in", 4, classes=("lost",))
+    noise_images(tmp_path / "in", 12, num_classes=("a", "b"))
+    noise_images(tmp_path / "in", 4, num_classes=("lost",))
     for path in (tmp_path / "in/lost").iterdir():
         path.write_bytes(b"no image")
     with pytest.raises(ValueError, match=r"data: got no training .* the classes lost"):
@@ -642,7 +642,7 @@ def test_where_there_is_no_image_what_was_found_is_named(tmp_path):
 def test_links_to_folders_are_followed_once(tmp_path):
     """One to other images, one to its own folder, and two that lead to each other."""
     folder = noise_images(tmp_path / "in", 4)
-    noise_images(tmp_path, 3, classes=("elsewhere",))
+    noise_images(tmp_path, 3, num_classes=("elsewhere",))
     (folder / "a/more").symlink_to(tmp_path / "elsewhere")
     (folder / "a/again").symlink_to(".")
     (folder / "b/other").symlink_to("../a")
@@ -689,14 +689,14 @@ def test_only_the_documented_formats_are_opened(tmp_path):
                 continue
             (tmp_path / "x.jpg").write_bytes(file.getvalue())
             try:
-                read_square(tmp_path / "x.jpg", 16)
+                load_image(tmp_path / "x.jpg", 16)
             except Exception:
                 pass
             else:
                 opened.add(name)
             if name not in ("JPEG", "MPO"):
                 with pytest.raises(Exception, match=r"identify|JPEG|image file"):
-                    decode(file.getvalue())
+                    decode_jpeg(file.getvalue())
             break
     assert opened <= {"JPEG", "MPO", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF"}
     assert {"JPEG", "PNG", "BMP", "TIFF", "GIF"} <= opened
@@ -709,7 +709,10 @@ def test_ghostscript_is_not_started(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     postscript = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 30 30\n%%EndComments\n"
     (tmp_path / "x.jpg").write_bytes(postscript)
-    for read in (lambda: read_square(tmp_path / "x.jpg"), lambda: decode(postscript)):
+    for read in (
+        lambda: load_image(tmp_path / "x.jpg"),
+        lambda: decode_jpeg(postscript),
+    ):
         with pytest.raises(OSError, match="identify"):
             read()
     assert not (tmp_path / "called").exists()
@@ -764,7 +767,7 @@ KNOWN_RANGES = {
 def read_saved(tmp_path, image, format, **options):
     path = tmp_path / f"x.{format.lower()}"
     image.save(path, format, **options)
-    return read_square(path, 64)
+    return load_image(path, 64)
 
 
 @pytest.mark.parametrize("name", KNOWN_RANGES)
@@ -777,7 +780,7 @@ def test_a_declared_range_becomes_0_to_255(tmp_path, name):
 def test_12_declared_bits_become_0_to_255(tmp_path):
     file = twelve_bit_tiff((RAMP * 4095).round().astype(np.int64))
     (tmp_path / "x.tif").write_bytes(file)
-    assert np.abs(read_square(tmp_path / "x.tif", 64) - RAMP * 255).max() <= 1
+    assert np.abs(load_image(tmp_path / "x.tif", 64) - RAMP * 255).max() <= 1
 
 
 def rgb_ramp_png(scale):
@@ -797,10 +800,10 @@ def test_16_bits_a_color(tmp_path):
     """All of them, and 12 of them, which Pillow alone would make 0 to 15."""
     path = tmp_path / "x.png"
     path.write_bytes(rgb_ramp_png(65535))
-    assert np.abs(read_square(path, 64) - RAMP * 255).max() <= 1
+    assert np.abs(load_image(path, 64) - RAMP * 255).max() <= 1
     path.write_bytes(rgb_ramp_png(4095))
     with pytest.raises(ValueError, match="got 16-bit pixels up to 4095, which are 12"):
-        read_square(path, 64)
+        load_image(path, 64)
 
 
 UNKNOWN_RANGES = {
@@ -831,21 +834,23 @@ def test_an_unknown_range_is_left_out_by_name_and_never_black(tmp_path, name):
 
 
 def test_modes_with_an_a_in_their_name(tmp_path):
-    """LAB has no transparency; La is LA with its grey multiplied by it."""
+    """LAB has no transparency; La is LA with its gray multiplied by it."""
     photo = Image.fromarray(load_sample_image("china.jpg")).resize((160, 120))
-    expected = np.asarray(to_square(photo, 64)).astype(int)
+    expected = np.asarray(resize_center_crop(photo, 64)).astype(int)
     profiles = [ImageCms.createProfile(name) for name in ("sRGB", "LAB")]
     lab = ImageCms.applyTransform(
         photo, ImageCms.buildTransform(*profiles, "RGB", "LAB")
     )
     found = read_saved(tmp_path, lab, "TIFF").transpose(1, 2, 0)
     assert np.abs(found - expected).mean() < 5
-    grey = np.asarray(to_square(photo.convert("L"), 64)).astype(int)
+    gray = np.asarray(resize_center_crop(photo.convert("L"), 64)).astype(int)
     for mode in ("LA", "La"):
-        found = np.asarray(to_square(photo.convert("LA").convert(mode), 64))
-        assert np.abs(found - grey).mean() < 2
+        found = np.asarray(resize_center_crop(photo.convert("LA").convert(mode), 64))
+        assert np.abs(found - gray).mean() < 2
     for mode in ("PA", "RGBa"):
-        found = to_square(photo.convert("RGBA").convert("P" if mode == "PA" else mode))
+        found = resize_center_crop(
+            photo.convert("RGBA").convert("P" if mode == "PA" else mode)
+        )
         assert np.asarray(found).std() > 10
 
 
@@ -874,14 +879,14 @@ def test_one_packer_at_a_time_after_another_has_failed(tmp_path):
     held, waiting, entered = (threading.Event() for _ in range(3))
 
     def first():
-        with alone(tmp_path / "out"):
+        with file_lock(tmp_path / "out"):
             held.set()
             waiting.wait(60)
 
     def second():
         held.wait(60)
         waiter.set()
-        with alone(tmp_path / "out"):
+        with file_lock(tmp_path / "out"):
             inside.append(2)
             entered.set()
             third_tries.wait(60)
@@ -892,7 +897,7 @@ def test_one_packer_at_a_time_after_another_has_failed(tmp_path):
     def third():
         entered.wait(60)
         third_tries.set()
-        with alone(tmp_path / "out"):
+        with file_lock(tmp_path / "out"):
             inside.append(3)
             most.append(len(inside))
 
@@ -929,7 +934,7 @@ def test_a_disk_without_locks_is_tolerated(tmp_path, monkeypatch, code):
         with pytest.raises(OSError, match="Input/output"):
             pack(tmp_path / "in", tmp_path / "out", 16, **QUIET)
     else:
-        check(pack(tmp_path / "in", tmp_path / "out", 16, **QUIET).path)
+        verify(pack(tmp_path / "in", tmp_path / "out", 16, **QUIET).path)
         assert not list(tmp_path.glob(".*"))
 
 

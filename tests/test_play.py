@@ -11,10 +11,10 @@ import torch
 from conftest import ROOT
 from torch.nn import functional as F
 
-from alexnet_nb.augmentation import Draws, Input, colour_axes
+from alexnet_nb.augmentation import AugmentParams, InputTransform, color_axes
 from alexnet_nb.lrn import lrn
-from alexnet_nb.pooling import windows
-from alexnet_nb.preprocessing import pixel_statistics, to_square
+from alexnet_nb.pooling import output_size
+from alexnet_nb.preprocessing import pixel_statistics, resize_center_crop
 from alexnet_nb.recipes import paper
 
 PAGES = {"play-size": "model", "play-lrn": "lrn", "play-crop": "augmentation"}
@@ -132,10 +132,12 @@ def test_output_size_is_torchs(figure):
         assert dropped == (
             way == "ceil"
             and count > 0
-            and windows(size, kernel, stride, pad, True) == count + 1
+            and output_size(size, kernel, stride, pad, True) == count + 1
         ), settings
         if count and not dropped:
-            assert windows(size, kernel, stride, pad, way == "ceil") == count, settings
+            assert output_size(size, kernel, stride, pad, way == "ceil") == count, (
+                settings
+            )
         if count:
             first, last = map(
                 int,
@@ -175,10 +177,10 @@ def test_presets_of_the_output_size(figure):
     assert root.locator('[aria-pressed="true"]').count() == 0
 
 
-# --- response normalisation
+# --- response normalization
 
 
-def test_normalised_values_are_lrns(figure):
+def test_normalized_values_are_lrns(figure):
     root, draw = figure("play-lrn"), random.Random(1)
     for _ in range(24):
         a, chosen = [draw.randint(0, 200) for _ in range(8)], draw.randrange(8)
@@ -242,7 +244,7 @@ def test_normalised_values_are_lrns(figure):
         ].tolist() == pytest.approx(lrn(x, n, k, alpha, beta)[0].tolist(), rel=1e-6)
 
 
-def test_presets_of_the_normalisation(figure):
+def test_presets_of_the_normalization(figure):
     root = figure("play-lrn")
     x = torch.tensor([value(root, f"in{i}") for i in range(8)], dtype=torch.float64)[
         None, :, None
@@ -259,7 +261,7 @@ def test_presets_of_the_normalisation(figure):
         ), words
 
 
-# --- crop, mirror, colour
+# --- crop, mirror, color
 
 PIXELS = """async (e, source) => {
   let canvas = e;
@@ -290,7 +292,7 @@ def temple():
     from sklearn.datasets import load_sample_image
 
     photo = (
-        np.asarray(to_square(Image.fromarray(load_sample_image("china.jpg"))))
+        np.asarray(resize_center_crop(Image.fromarray(load_sample_image("china.jpg"))))
         .transpose(2, 0, 1)
         .copy()
     )
@@ -300,16 +302,16 @@ def temple():
 def as_trained(photo, cov, axes, top, left, flip, factors):
     """What the package makes of these choices, and the shift, before a mean is subtracted. An axis may point either way."""
     ours, see = (
-        colour_axes(cov),
-        Input(paper, np.zeros((3, 256, 256)), cov, dtype=torch.float64),
+        color_axes(cov),
+        InputTransform(paper, np.zeros((3, 256, 256)), cov, dtype=torch.float64),
     )
     ways = (ours.flip(1) * axes).sum(0).sign()
-    draws = Draws(
+    draws = AugmentParams(
         torch.tensor([[top, left]]),
         torch.tensor([flip]),
         (torch.tensor(factors, dtype=torch.float64) * ways).flip(0)[None],
     )
-    return see.train(photo[None], draws)[0], ours @ draws.colour[0]
+    return see.train(photo[None], draws)[0], ours @ draws.color[0]
 
 
 def page_axes(root):
@@ -332,15 +334,15 @@ def agrees(root, photo, cov, axes, *choices):
     assert torch.equal(found, wanted.clamp(0, 255).round()), choices
 
 
-def test_crop_and_colours_are_the_packages(figure, temple):
+def test_crop_and_colors_are_the_packages(figure, temple):
     root, draw, (photo, cov) = figure("play-crop"), random.Random(2), temple
     shown = pixels(root.locator("image"), source=True)
     assert (shown.double() - photo).abs().mean() < 6  # the photograph, as JPEG
     axes = page_axes(root)
     torch.testing.assert_close(
-        axes.abs(), colour_axes(cov).flip(1).abs(), rtol=1e-6, atol=1e-6
+        axes.abs(), color_axes(cov).flip(1).abs(), rtol=1e-6, atol=1e-6
     )
-    assert float(root.locator("form").get_attribute("data-std")) == paper.colour_std
+    assert float(root.locator("form").get_attribute("data-std")) == paper.color_std
     assert value(root, "crops") == 2178
     assert text(root, "crops") == "33 · 33 · 2 = 2,178"
     extremes = [
@@ -373,7 +375,7 @@ def test_crop_and_colours_are_the_packages(figure, temple):
             top,
             left,
             flip,
-            [paper.colour_std * t / 10 for t in tenths],
+            [paper.color_std * t / 10 for t in tenths],
         )
         frame = root.locator(".frame").evaluate(
             "e => [e.offsetTop, e.offsetLeft, e.offsetWidth].map(x => x * 256 / e.parentNode.clientWidth)"
@@ -400,7 +402,7 @@ def test_draw_one_draws_as_training_does(figure, temple):
     assert places.max() in range(29, 33)
     assert (places % 1 == 0).all()
     assert 15 < flips.sum() < 45
-    assert factors.std() == pytest.approx(paper.colour_std, rel=0.2)
+    assert factors.std() == pytest.approx(paper.color_std, rel=0.2)
     assert abs(factors.mean()) < 0.03
     assert (
         abs(factors * 100 - (factors * 100).round()).max() > 0.1

@@ -19,17 +19,17 @@ from torchvision import datasets, transforms
 
 from alexnet_nb.preprocessing import (
     CHUNK,
-    Source,
-    check,
+    ImageSource,
     list_cifar10,
     list_imagenet,
     list_imagenette,
     list_images,
+    load_image,
     open_packed,
     pack,
     pixel_statistics,
-    read_square,
-    to_square,
+    resize_center_crop,
+    verify,
 )
 
 PHOTO = Image.fromarray(load_sample_image("china.jpg"))
@@ -37,12 +37,12 @@ quiet = dict(progress=lambda line: None)
 
 
 def square(image):
-    return np.asarray(to_square(image)).transpose(2, 0, 1).astype(int)
+    return np.asarray(resize_center_crop(image)).transpose(2, 0, 1).astype(int)
 
 
 def saved(tmp_path, name, image, **options):
     image.save(tmp_path / name, **options)
-    return read_square(tmp_path / name).astype(int)
+    return load_image(tmp_path / name).astype(int)
 
 
 def rotated():
@@ -87,7 +87,7 @@ def test_odd_pictures(tmp_path, name):
 def test_a_png_named_jpeg_and_transparency(tmp_path):
     PHOTO.save(tmp_path / "photo.png")
     (tmp_path / "photo.png").rename(tmp_path / "photo.JPEG")
-    assert (read_square(tmp_path / "photo.JPEG") == square(PHOTO)).all()
+    assert (load_image(tmp_path / "photo.JPEG") == square(PHOTO)).all()
     clear = PHOTO.convert("RGBA")
     clear.putalpha(0)
     assert (saved(tmp_path, "clear.png", clear) == 255).all()
@@ -103,19 +103,20 @@ def test_extreme_shapes(tmp_path, size):
         )
 
 
-def jpegs(folder, n=12, classes=2):
+def jpegs(folder, n=12, num_classes=2):
     rng = np.random.default_rng(0)
     for i in range(n):
         left, top = rng.integers(0, 140), rng.integers(0, 52)
-        (folder / f"class{i % classes}").mkdir(parents=True, exist_ok=True)
+        (folder / f"class{i % num_classes}").mkdir(parents=True, exist_ok=True)
         PHOTO.crop((left, top, left + 500, top + 375)).save(
-            folder / f"class{i % classes}/{i}.jpg", quality=int(rng.integers(70, 96))
+            folder / f"class{i % num_classes}/{i}.jpg",
+            quality=int(rng.integers(70, 96)),
         )
 
 
 @pytest.mark.parametrize("decoder", ["torchvision", "PIL"])
 def test_fast_jpegs_equal_pil(tmp_path, monkeypatch, decoder):
-    """To within 2 grey levels in any picture, 0.5 on average, of PIL with torchvision's Resize and CenterCrop; without torchvision's decoder, too."""
+    """To within 2 gray levels in any picture, 0.5 on average, of PIL with torchvision's Resize and CenterCrop; without torchvision's decoder, too."""
     if decoder == "PIL":
         monkeypatch.delattr("torchvision.io.decode_jpeg")
     jpegs(tmp_path)
@@ -127,7 +128,7 @@ def test_fast_jpegs_equal_pil(tmp_path, monkeypatch, decoder):
         with Image.open(path) as image:
             gaps.append(
                 np.abs(
-                    read_square(path).astype(int)
+                    load_image(path).astype(int)
                     - np.asarray(usual(image.convert("RGB"))).transpose(2, 0, 1)
                 )
             )
@@ -196,7 +197,7 @@ def test_the_number_of_processes_changes_nothing(tmp_path, quality):
         for n in (0, 2)
     )
     assert digest(a.path) == digest(b.path)
-    assert check(a.path).meta["unread"] == []
+    assert verify(a.path).meta["unread"] == []
     assert np.asarray(a.train.images[3]).shape == (3, 32, 32)
     assert a.train.images[1:5].shape == (4, 3, 32, 32)
     assert np.array_equal(a.train.images[np.array([2, 0])][1], a.train.images[0])
@@ -317,7 +318,7 @@ def test_two_at_once(tmp_path):
         for _ in range(2)
     ]
     assert [p.wait(120) for p in both] == [0, 0]
-    check(tmp_path / "out")
+    verify(tmp_path / "out")
 
 
 def test_a_disk_that_is_too_small_is_refused(tmp_path, monkeypatch):
@@ -545,7 +546,7 @@ def test_imagenet_archives_in_miniature(tmp_path, monkeypatch):
     source = list_imagenet(root, counts=dict(train=12, val=6))
     assert source.names == tuple(f"first word of {w}" for w in wnids)
     assert sorted(label for _, label in source.splits["val"]) == [0, 0, 1, 1, 2, 2]
-    assert check(pack(source, tmp_path / "out", 32, **quiet).path).meta["unread"] == []
+    assert verify(pack(source, tmp_path / "out", 32, **quiet).path).meta["unread"] == []
     monkeypatch.setattr(
         module,
         "ARCHIVE_META",
@@ -568,13 +569,13 @@ def test_missing_archives_are_named(tmp_path):
 def test_check_names_what_is_wrong(tmp_path):
     jpegs(tmp_path / "in")
     packed = pack(tmp_path / "in", tmp_path / "out", 32, **quiet)
-    check(packed.path)
+    verify(packed.path)
     np.save(packed.path / "val/labels.npy", np.array([7] * 9))
     with pytest.raises(
         ValueError,
         match=r"val/labels.npy is not what was written.*9 labels.*labels from 7 to 7",
     ):
-        check(packed.path)
+        verify(packed.path)
 
 
 def test_order_depends_on_the_seed_alone(tmp_path):
@@ -584,7 +585,7 @@ def test_order_depends_on_the_seed_alone(tmp_path):
         return [p.name for p, _ in list_images(tmp_path / "in", seed).splits["train"]]
 
     assert order(0) == order(0) != order(1)
-    assert isinstance(list_images(tmp_path / "in"), Source)
+    assert isinstance(list_images(tmp_path / "in"), ImageSource)
     assert (
         json.loads(
             (

@@ -7,7 +7,7 @@ import re
 import pytest
 from conftest import ROOT
 
-from alexnet_nb.recipes import experiments
+from alexnet_nb.recipes import lab_experiments
 
 PAGES = sorted((ROOT / "nbs").rglob("*.ipynb"))
 UNITS = (
@@ -24,13 +24,13 @@ with open(ROOT / "nbs/claims.tsv") as f:
     ]
 NOTES = {
     f"{100 * e:.{digits}f}"
-    for run in experiments().values()
+    for run in lab_experiments().values()
     for errors in (run.one, run.ten, run.unclear)
     if errors
     for e in errors[1:]
     for digits in (1, 2)
 }
-NOTES |= {f"{run.epochs:g}" for run in experiments().values() if run.epochs}
+NOTES |= {f"{run.epochs:g}" for run in lab_experiments().values() if run.epochs}
 
 
 def figures(text):

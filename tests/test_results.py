@@ -9,7 +9,7 @@ import pytest
 from conftest import ROOT
 
 from alexnet_nb.evaluation import wilson
-from alexnet_nb.model import plan
+from alexnet_nb.model import layer_specs
 from alexnet_nb.training import Config, run_recipe
 
 RUNS = sorted(p.parent for p in (ROOT / "results").glob("*/result.json"))
@@ -29,7 +29,7 @@ def test_recorded_run_is_whole(folder):
     assert result["seed"] == config.seed
     classes = 5 if folder.name == "flowers5" else 1000
     assert result["parameters"] == sum(
-        l.parameters for l in plan(run_recipe(config), classes)
+        l.parameters for l in layer_specs(run_recipe(config), classes)
     )
 
 

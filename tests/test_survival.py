@@ -17,23 +17,23 @@ from conftest import LONG, ROOT, gone, texts, workers
 from jupyter_client.manager import start_new_kernel
 from safetensors.torch import load_file
 
-from alexnet_nb.preprocessing import prepare
+from alexnet_nb.preprocessing import load_dataset
 from alexnet_nb.training import (
     Config,
-    Worker,
-    check,
+    Trainer,
     checkpoints,
-    failure,
-    fit,
-    hold,
-    layout,
+    describe_failure,
     load_checkpoint,
-    run_epochs,
-    start_run,
+    lock_run,
+    open_run,
+    plan_placement,
+    run_training,
     train,
+    train_loop,
+    validate,
 )
 
-SMALL = dict(width=1 / 8, epochs=2, recipe="source2012")
+SMALL = dict(width_mult=1 / 8, epochs=2, recipe="source2012")
 
 
 def metrics(folder):
@@ -101,16 +101,16 @@ def begun(tmp_path, **settings):
     """A worker after an epoch of a tiny run, and its checkpoint."""
     tmp_path.mkdir(exist_ok=True)
     config = Config(out_dir=str(tmp_path), **SMALL | settings)
-    worker = Worker(tmp_path, config, prepare("digits", 72), None)
-    run_epochs(worker, worker.per_epoch)
+    worker = Trainer(tmp_path, config, load_dataset("digits", 72), None)
+    train_loop(worker, worker.steps_per_epoch)
     return worker, checkpoints(tmp_path)[-1]
 
 
 def fresh(tmp_path, **settings):
-    return Worker(
+    return Trainer(
         tmp_path,
         Config(out_dir=str(tmp_path), **SMALL | settings),
-        prepare("digits", 72),
+        load_dataset("digits", 72),
         None,
     )
 
@@ -164,7 +164,7 @@ def test_a_damaged_file_of_a_run_is_named(tmp_path):
 def test_others_may_read_what_a_user_lets_them_read(tmp_path):
     before = os.umask(0o027)
     try:
-        fit(begun(tmp_path)[0])
+        run_training(begun(tmp_path)[0])
     finally:
         os.umask(before)
     files = [p for p in tmp_path.rglob("*") if p.is_file()]
@@ -180,7 +180,7 @@ def test_others_may_read_what_a_user_lets_them_read(tmp_path):
 def test_a_run_is_trained_by_one_at_a_time(tmp_path):
     """A second one is refused before anything is written, by the name of the first; the run is free when that has ended."""
     config = Config(out_dir=str(tmp_path / "run"), **SMALL)
-    folder, lock = start_run(config, layout(1))
+    folder, lock = open_run(config, plan_placement(1))
     before = (folder / "env.json").stat().st_mtime_ns
     with pytest.raises(
         RuntimeError,
@@ -191,27 +191,31 @@ def test_a_run_is_trained_by_one_at_a_time(tmp_path):
     assert not (folder / "log").exists()
     lock.close()
     with pytest.raises(ValueError, match="is not empty"):
-        start_run(config, layout(1))  # begun by another one while this one was packing
-    hold(folder).close()
+        open_run(
+            config, plan_placement(1)
+        )  # begun by another one while this one was packing
+    lock_run(folder).close()
 
 
 def test_a_start_that_failed_is_begun_again(tmp_path):
     """Not by hand: what it has left is no run."""
     for name in (".lock", "env.json", ".config.json.123"):
         (tmp_path / name).write_text("")
-    start_run(check(Config(out_dir=str(tmp_path), **SMALL)), layout(1))[1].close()
+    open_run(validate(Config(out_dir=str(tmp_path), **SMALL)), plan_placement(1))[
+        1
+    ].close()
     with pytest.raises(ValueError, match="is not empty"):
-        check(Config(out_dir=str(tmp_path), **SMALL))
+        validate(Config(out_dir=str(tmp_path), **SMALL))
 
 
 def test_a_name_is_no_folder_to_stay_out_of(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    check(Config(out_dir="digits/001"))
+    validate(Config(out_dir="digits/001"))
     with pytest.raises(
         ValueError,
         match="out_dir: found 'photos/001', expected a folder outside of the data, photos",
     ):
-        check(Config(data="photos", out_dir="photos/001"))
+        validate(Config(data="photos", out_dir="photos/001"))
 
 
 def test_a_failure_is_not_the_one_before(tmp_path):
@@ -221,8 +225,10 @@ def test_a_failure_is_not_the_one_before(tmp_path):
         killed := "  rank      : 1 (local_rank: 1)\n  exitcode  : -9 (pid: 7)\n"
     )
     error = dict(rank=0, time=1.0, trace="OSError: No space left on device")
-    assert "process 1 was killed by signal 9" in failure(tmp_path, 1, [error], 0)
-    assert "No space left" in failure(tmp_path, 1, [error], len(killed))
+    assert "process 1 was killed by signal 9" in describe_failure(
+        tmp_path, 1, [error], 0
+    )
+    assert "No space left" in describe_failure(tmp_path, 1, [error], len(killed))
 
 
 def test_checkpoints_are_in_order_for_ever(tmp_path):
@@ -315,7 +321,7 @@ def test_a_failing_process_ends_the_notebook_with_its_traceback(
 ):
     step = fault(what, ranks=[rank])
     done = papermill(
-        "gpus=2", "epochs=2", "width=0.125", timeout=300
+        "gpus=2", "epochs=2", "width_mult=0.125", timeout=300
     )  # not the 600 s after which a silent process is given up
     assert done.returncode != 0, step
     assert f"process {rank} " in done.stderr
@@ -407,7 +413,7 @@ def test_papermill_is_stopped(tmp_path, how):
         "papermill",
         ROOT / "nbs/train.ipynb",
         "out.ipynb",
-        *["-p", "gpus", "2", "-p", "epochs", "2", "-p", "width", "0.125"],
+        *["-p", "gpus", "2", "-p", "epochs", "2", "-p", "width_mult", "0.125"],
     ]
     folders = [tmp_path / name for name in ("a", "b")]
     for folder in folders:
@@ -453,7 +459,7 @@ from alexnet_nb.training import Config, checkpoints, train
 disk, free, batch_size, words = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=60m", "tmpfs", disk], check=True)
 out, filler = Path(disk, "run"), Path(disk, "filler")
-settings = dict(out_dir=str(out), width=1 / 8, epochs=3, batch_size=batch_size)
+settings = dict(out_dir=str(out), width_mult=1 / 8, epochs=3, batch_size=batch_size)
 def fill():
     while not checkpoints(out): time.sleep(0.02)
     with open(filler, "wb", buffering=0) as f:
@@ -509,13 +515,13 @@ def anonymous():
 
 @pytest.mark.skipif(not LONG, reason="minutes: set ALEXNET_NB_LONG=1")
 def test_ten_thousand_steps_do_not_grow(tmp_path):
-    worker = Worker(
+    worker = Trainer(
         tmp_path,
-        Config(width=1 / 16, batch_size=2, epochs=15),
-        prepare("digits", 72),
+        Config(width_mult=1 / 16, batch_size=2, epochs=15),
+        load_dataset("digits", 72),
         None,
     )
-    run_epochs(worker, 500)
+    train_loop(worker, 500)
     before = anonymous()
-    run_epochs(worker, 10_500)
+    train_loop(worker, 10_500)
     assert anonymous() - before < 50

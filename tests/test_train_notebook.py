@@ -9,9 +9,9 @@ import pytest
 from conftest import ROOT, gone, texts
 from PIL import Image
 
-from alexnet_nb.preprocessing import prepare
+from alexnet_nb.preprocessing import load_dataset
 from alexnet_nb.recipes import RECIPES
-from alexnet_nb.training import Config, check, complete, train
+from alexnet_nb.training import Config, resolve, train, validate
 
 
 def test_dry_run_goes_through_everything(papermill, tmp_path):
@@ -35,7 +35,7 @@ def test_dry_run_goes_through_everything(papermill, tmp_path):
 
 def test_the_printed_line_goes_on_with_the_run(papermill, tmp_path):
     """As it is printed; at an earlier checkpoint, as after a stop, the end is the same."""
-    done = papermill("gpus=2", "epochs=2", "width=0.0625")
+    done = papermill("gpus=2", "epochs=2", "width_mult=0.0625")
     assert done.returncode == 0, done.stderr
     (run,) = (tmp_path / "runs").iterdir()
     line = next(
@@ -85,7 +85,7 @@ def test_bad_input_is_refused_before_any_work(papermill, tmp_path, parameter, wo
 )
 def test_other_settings_go_through_a_dry_run(tmp_path, settings, capfd):
     folder = train(
-        check(Config(dry_run=True, out_dir=str(tmp_path / "run"), **settings))
+        validate(Config(dry_run=True, out_dir=str(tmp_path / "run"), **settings))
     )
     rows = [
         json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()
@@ -104,7 +104,9 @@ def test_other_settings_go_through_a_dry_run(tmp_path, settings, capfd):
 def test_each_recipe_keeps_its_crop():
     """Without a size, full-size pictures give the recipe's own crop."""
     for name in ("paper", "source2012", "caffe"):
-        assert complete(Config(data="photos", recipe=name)).crop == RECIPES[name].crop
+        assert (
+            resolve(Config(data="photos", recipe=name)).crop_size == RECIPES[name].crop
+        )
 
 
 @pytest.mark.parametrize(
@@ -131,7 +133,7 @@ def test_odd_folders_are_refused(tmp_path, monkeypatch, files, words):
         elif not name.endswith("/"):
             Image.new("RGB", (20, 20)).save(path)
     with pytest.raises((ValueError, FileNotFoundError), match=words):
-        prepare(str(tmp_path / "data"), 16)
+        load_dataset(str(tmp_path / "data"), 16)
 
 
 @pytest.mark.parametrize(

@@ -14,15 +14,15 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision import models
 
-from alexnet_nb.augmentation import IMAGENET_MEANS, Input, draw_epoch
+from alexnet_nb.augmentation import IMAGENET_MEAN, InputTransform, sample_augment_params
 from alexnet_nb.evaluation import probabilities
-from alexnet_nb.learning import rates_at, set_rates, sgd
+from alexnet_nb.learning import learning_rates, make_optimizer, set_learning_rates
 from alexnet_nb.lrn import LRN, SpatialNorm
 from alexnet_nb.model import AlexNet
-from alexnet_nb.preprocessing import prepare, read_square, to_square
+from alexnet_nb.preprocessing import load_dataset, load_image, resize_center_crop
 from alexnet_nb.recipes import LAYERS, RECIPES, no_lrn, paper, source2012, torchvision
 from alexnet_nb.relu import activation
-from alexnet_nb.training import Config, Worker, run_epochs
+from alexnet_nb.training import Config, Trainer, train_loop
 
 TRAPS = list(csv.DictReader((ROOT / "nbs/traps.tsv").open(), delimiter="\t"))
 SMALL = dict(crop=72, kernels=(8, 16, 24, 24, 16), hidden=(32, 32))
@@ -90,7 +90,7 @@ def test_trap_01_deviations_of_conv3_to_conv5(photographs):
 def test_trap_02_divided_pixels(photographs):
     """The recipes that train see pixels from 0 to 255 minus the mean, and divided ones leave their logits twenty times closer together."""
     for recipe in (paper, source2012):
-        see = Input(recipe, np.zeros((3, 256, 256)), np.zeros((3, 3)))
+        see = InputTransform(recipe, np.zeros((3, 256, 256)), np.zeros((3, 3)))
         x = see.views(torch.full((1, 3, 256, 256), 255, dtype=torch.uint8), 1)
         assert x.unique().tolist() == [255]
         assert (
@@ -195,8 +195,8 @@ def test_trap_06_k_is_two():
     )
 
 
-def test_trap_07_normalisation_before_relu():
-    """A negative response among positive ones: it damps its neighbours in the source, and nothing in the paper."""
+def test_trap_07_normalization_before_relu():
+    """A negative response among positive ones: it damps its neighbors in the source, and nothing in the paper."""
     x = torch.tensor([0.0, 0.0, 100.0, -200.0] + [0.0] * 4)[None, :, None, None].expand(
         1, 8, 3, 3
     )
@@ -210,7 +210,7 @@ def test_trap_07_normalisation_before_relu():
     )
 
 
-def test_trap_08_normalisation_per_column():
+def test_trap_08_normalization_per_column():
     net = AlexNet(replace(paper, crop=72, hidden=(32, 32)), 10)
     for name, channels in (("conv1", 96), ("conv2", 256)):
         x, half = torch.rand(1, channels, 2, 2) * 50, channels // 2
@@ -242,8 +242,8 @@ def test_trap_09_second_norm_over_conv2():
 def test_trap_10_rule_of_the_biases():
     for recipe in (paper, source2012):
         net = AlexNet(small(recipe), 10).double()
-        optimizer = sgd(net, recipe)
-        set_rates(optimizer, rates_at(recipe, 0))
+        optimizer = make_optimizer(net, recipe)
+        set_learning_rates(optimizer, learning_rates(recipe, 0))
         before = {n: p.detach().clone() for n, p in net.named_parameters()}
         for p in net.parameters():
             p.grad = torch.ones_like(p)
@@ -251,20 +251,20 @@ def test_trap_10_rule_of_the_biases():
         for n, p in net.named_parameters():
             step = 0.02 if n.endswith("bias") else 0.01 * (1 + 0.0005 * before[n])
             torch.testing.assert_close(p.detach(), before[n] - step)
-    assert [rates_at(source2012, e / 90)["biases"] for e in (0, 30, 60, 89)] == [
+    assert [learning_rates(source2012, e / 90)["biases"] for e in (0, 30, 60, 89)] == [
         0.02
     ] * 4  # but in conv1
-    assert [rates_at(source2012, e / 90)["conv1_bias"] for e in (0, 30, 60, 89)] == [
-        0.02
-    ] * 3 + [0]
+    assert [
+        learning_rates(source2012, e / 90)["conv1_bias"] for e in (0, 30, 60, 89)
+    ] == [0.02] * 3 + [0]
 
 
 def test_trap_11_conv1_is_frozen():
     net = AlexNet(small(source2012), 10)
-    optimizer, moved = sgd(net, source2012), {}
+    optimizer, moved = make_optimizer(net, source2012), {}
     for epoch in (0, 65, 66, 71):
-        rates = rates_at(source2012, epoch / 90)
-        set_rates(optimizer, rates)
+        rates = learning_rates(source2012, epoch / 90)
+        set_learning_rates(optimizer, rates)
         watched = net.conv1.weight, net.conv1.bias, net.conv3.weight, net.conv3.bias
         before = [p.detach().clone() for p in watched]
         optimizer.zero_grad()
@@ -282,27 +282,27 @@ def test_trap_11_conv1_is_frozen():
         71: [False, False, True, True],
     }
     assert moved[66][1:] == pytest.approx((moved[65][1] / 10, moved[65][2] / 10))
-    assert rates_at(paper, 0.99, drops=3)["conv1"] > 0
-    assert rates_at(paper, 0.99, drops=3)["conv1_bias"] > 0
+    assert learning_rates(paper, 0.99, drops=3)["conv1"] > 0
+    assert learning_rates(paper, 0.99, drops=3)["conv1_bias"] > 0
 
 
 def noisy(recipe, n=4000, cov=np.diag([400.0, 1600.0, 14400.0])):
-    """Gray pictures of 128 as a recipe's net sees them in training, N × 3: a draw of the colour noise each."""
+    """Gray pictures of 128 as a recipe's net sees them in training, N × 3: a draw of the color noise each."""
     mean = np.full((3, 80, 80), 28.0)
-    see = Input(replace(recipe, crop=72), mean, cov, dtype=torch.float64)
+    see = InputTransform(replace(recipe, crop=72), mean, cov, dtype=torch.float64)
     images = torch.full((1, 3, 80, 80), 128, dtype=torch.uint8).expand(n, -1, -1, -1)
-    return lambda colour: see.finish(
-        see.cut(images, draw_epoch(n, see.border, see.recipe, 0, 0)),
-        draw_epoch(n, see.border, see.recipe, 0, 0),
-        colour,
+    return lambda color: see.normalize(
+        see.crop(images, sample_augment_params(n, see.max_offset, see.recipe, 0, 0)),
+        sample_augment_params(n, see.max_offset, see.recipe, 0, 0),
+        color,
     )[:, :, 0, 0]
 
 
-def test_trap_12_colour_noise_is_switched_off():
+def test_trap_12_color_noise_is_switched_off():
     """In the last epochs, and with it the division by 1.1."""
-    on = [rates_at(source2012, epoch / 90)["colour"] for epoch in range(90)]
+    on = [learning_rates(source2012, epoch / 90)["color"] for epoch in range(90)]
     assert on == [True] * 66 + [False] * 24
-    assert all(rates_at(paper, e / 90)["colour"] for e in range(90))
+    assert all(learning_rates(paper, e / 90)["color"] for e in range(90))
     see = noisy(source2012, 64)
     assert see(False).unique().tolist() == [100]
     assert see(True).std(0).min() > 0.5
@@ -310,7 +310,7 @@ def test_trap_12_colour_noise_is_switched_off():
 
 def test_trap_13_eigenvalues_or_their_roots():
     for recipe in (paper, source2012):
-        deviations = noisy(recipe)(True).std(0) * recipe.colour_divide
+        deviations = noisy(recipe)(True).std(0) * recipe.color_divide
         torch.testing.assert_close(
             deviations,
             torch.tensor([2.0, 4.0, 12.0], dtype=torch.float64),
@@ -320,7 +320,7 @@ def test_trap_13_eigenvalues_or_their_roots():
 
 
 def test_trap_14_divided_by_one_point_one():
-    without = replace(source2012, colour_divide=1.0)
+    without = replace(source2012, color_divide=1.0)
     torch.testing.assert_close(
         noisy(without)(True) / noisy(source2012)(True),
         torch.full((4000, 3), 1.1, dtype=torch.float64),
@@ -329,17 +329,17 @@ def test_trap_14_divided_by_one_point_one():
 
 
 def test_trap_15_the_mean_image():
-    """Wherever the crop lies, its centre is subtracted; in Caffe's recipe the mean is cut like the picture."""
+    """Wherever the crop lies, its center is subtracted; in Caffe's recipe the mean is cut like the picture."""
     mean = np.random.default_rng().uniform(0, 255, (3, 80, 80))
     for recipe in (paper, source2012, RECIPES["caffe"]):
-        see = Input(
-            replace(recipe, crop=72, colour_std=0.0),
+        see = InputTransform(
+            replace(recipe, crop=72, color_std=0.0),
             mean,
             np.eye(3),
             dtype=torch.float64,
         )
         draws = replace(
-            draw_epoch(1, see.border, see.recipe, 0, 0),
+            sample_augment_params(1, see.max_offset, see.recipe, 0, 0),
             offsets=torch.tensor([[1, 7]]),
             flips=torch.tensor([False]),
         )
@@ -352,7 +352,7 @@ def test_trap_15_the_mean_image():
 
 def test_trap_16_one_crop_for_32_pictures():
     for recipe, different in ((source2012, 4), (paper, 128)):
-        draws = draw_epoch(128, 32, recipe, 0, 0)
+        draws = sample_augment_params(128, 32, recipe, 0, 0)
         keys = {
             (*offset, flip)
             for offset, flip in zip(draws.offsets.tolist(), draws.flips.tolist())
@@ -362,13 +362,13 @@ def test_trap_16_one_crop_for_32_pictures():
 
 def test_trap_17_no_new_order(tmp_path, monkeypatch):
     """Every epoch reads the pictures in the order in which they were packed."""
-    data = prepare("digits", 72)
+    data = load_dataset("digits", 72)
     for recipe, same in (("source2012", True), ("shuffling", False)):
         monkeypatch.setitem(
             RECIPES, "shuffling", replace(source2012, name="shuffling", reshuffle=True)
         )
         worker, orders = (
-            Worker(
+            Trainer(
                 tmp_path / recipe,
                 Config(recipe=recipe, epochs=2, batch_size=1437),
                 data,
@@ -383,14 +383,14 @@ def test_trap_17_no_new_order(tmp_path, monkeypatch):
             (lambda x, y: setattr(worker, "step", worker.step + 1) or (0.0, 0.0, 0.0)),
             (lambda limit: (0.0, 0.0, 0.0, 360)),
         )
-        run_epochs(worker, 2)
+        train_loop(worker, 2)
         labels = [r[2].numpy() for r in orders]
         assert np.array_equal(labels[0], labels[1]) == same
         assert np.array_equal(labels[0], data.train.labels) == same
 
 
 def test_trap_18_2178_crops():
-    draws = draw_epoch(60_000, 32, paper, 0, 0)
+    draws = sample_augment_params(60_000, 32, paper, 0, 0)
     assert (
         len(
             {
@@ -496,7 +496,7 @@ def test_trap_25_pooling_without_overlap():
     )
 
 
-def test_trap_26_without_normalisation():
+def test_trap_26_without_normalization():
     def kinds(r):
         return [
             type(m)
@@ -517,7 +517,7 @@ def test_trap_27_average_of_probabilities():
     net = AlexNet(small(paper, init_std=(0.1,) * 8), 10).eval()
     mean = np.full((3, 80, 80), 100, np.float32)
     see, images = (
-        Input(net.recipe, mean, np.eye(3)),
+        InputTransform(net.recipe, mean, np.eye(3)),
         np.random.randint(0, 256, (4, 3, 80, 80), np.uint8),
     )
     views = see.views(torch.tensor(images))
@@ -537,10 +537,10 @@ def test_trap_28_rate_inside_the_velocity():
     gaps = {}
     for inside in (True, False):
         net = AlexNet(small(paper, lr_inside=inside), 10).double()
-        optimizer, w = sgd(net, net.recipe), net.fc7.weight
+        optimizer, w = make_optimizer(net, net.recipe), net.fc7.weight
         v, by_hand = torch.zeros_like(w), w.detach().clone()
         for step, rate in enumerate([0.01] * 10 + [0.001] * 10 + [0.0001] * 10):
-            set_rates(
+            set_learning_rates(
                 optimizer,
                 dict(conv1=rate, conv1_bias=2 * rate, weights=rate, biases=2 * rate),
             )
@@ -560,14 +560,14 @@ def test_trap_28_rate_inside_the_velocity():
 
 def test_trap_29_short_last_batch(tmp_path):
     config = Config(out_dir=str(tmp_path), batch_size=128)
-    data = prepare("digits", 72)
-    worker = Worker(tmp_path, config, data, None)
+    data = load_dataset("digits", 72)
+    worker = Trainer(tmp_path, config, data, None)
     short = len(data.train) % 128
     seen = []
     worker.model.fc8.register_full_backward_hook(
         lambda module, before, after: seen.append(after[0])
     )
-    worker.rates = rates_at(worker.recipe, 0)
+    worker.rates = learning_rates(worker.recipe, 0)
     x, y = torch.randn(short, 3, 64, 64) * 60, torch.randint(0, 10, (short,))
     loss, logits = worker.loss(worker.model, x, y, None)
     loss.backward()
@@ -576,11 +576,11 @@ def test_trap_29_short_last_batch(tmp_path):
     )
     torch.testing.assert_close(seen[0], (logits.softmax(1) - F.one_hot(y, 10)) / short)
     assert 0 < short < 128
-    assert worker.per_epoch == len(data.train) // 128 + 1
+    assert worker.steps_per_epoch == len(data.train) // 128 + 1
 
 
 def test_trap_35_end_of_the_run():
-    start, end = (rates_at(source2012, p) for p in (0, 1))
+    start, end = (learning_rates(source2012, p) for p in (0, 1))
     assert (start["weights"], start["conv1"], start["biases"]) == (0.01, 0.01, 0.02)
     assert (end["weights"], end["conv1"], end["conv1_bias"]) == (
         pytest.approx(1e-5),
@@ -595,12 +595,12 @@ def test_trap_37_warping():
 
     wide = Image.new("RGB", (800, 400))
     ImageDraw.Draw(wide).ellipse((300, 100, 500, 300), fill="white")
-    inside = np.asarray(to_square(wide))[:, :, 0] > 128
+    inside = np.asarray(resize_center_crop(wide))[:, :, 0] > 128
     assert abs(inside.any(0).sum() - inside.any(1).sum()) <= 1
     assert abs(inside.any(0).sum() - 128) <= 2
     edge = Image.new("RGB", (800, 400))
     ImageDraw.Draw(edge).rectangle((0, 0, 190, 400), fill="white")
-    assert np.asarray(to_square(edge)).max() == 0
+    assert np.asarray(resize_center_crop(edge)).max() == 0
 
 
 def test_trap_38_rgb_or_bgr(tmp_path):
@@ -613,13 +613,13 @@ def test_trap_38_rgb_or_bgr(tmp_path):
         )
         assert (
             np.abs(
-                read_square(tmp_path / f"x.{suffix}")[:, 100, 100].astype(int)
+                load_image(tmp_path / f"x.{suffix}")[:, 100, 100].astype(int)
                 - [250, 120, 10]
             ).max()
             <= 2
         )
     assert (
-        IMAGENET_MEANS[0] > IMAGENET_MEANS[1] > IMAGENET_MEANS[2]
+        IMAGENET_MEAN[0] > IMAGENET_MEAN[1] > IMAGENET_MEAN[2]
     )  # red is the brightest, blue the darkest
 
 

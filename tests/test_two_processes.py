@@ -11,27 +11,33 @@ import torch
 from conftest import LONG, ROOT
 from torch import nn
 
-from alexnet_nb.learning import reduced
+from alexnet_nb.learning import scale_width
 from alexnet_nb.model import AlexNet
-from alexnet_nb.multigpu import join_states, split_state
+from alexnet_nb.multigpu import merge_state_dicts, shard_state_dict
 from alexnet_nb.recipes import paper
 from alexnet_nb.training import (
     Config,
-    check,
-    layout,
+    plan_placement,
     torchrun_command,
     train,
+    validate,
     worker_environment,
 )
 
 
-def parity(recipe, width, crop, classes, batch, steps, fault="", precision="float64"):
+def parity(
+    recipe, width, crop, num_classes, batch, steps, fault="", precision="float64"
+):
     """Largest difference of every tensor, as a share of its largest number (in float32: mean difference, as a share of the mean; logits and gradients of the first step, weights after
     the last), and the bytes that column 0 sent in a step, forward and backward.
     """
-    arguments = map(str, (recipe, width, crop, classes, batch, steps, precision, fault))
+    arguments = map(
+        str, (recipe, width, crop, num_classes, batch, steps, precision, fault)
+    )
     with tempfile.TemporaryDirectory() as store:
-        env = worker_environment(layout(2, found=0), store) | {"OMP_NUM_THREADS": "1"}
+        env = worker_environment(plan_placement(2, found=0), store) | {
+            "OMP_NUM_THREADS": "1"
+        }
         command = [*torchrun_command(2, store), ROOT / "tests/parity.py", *arguments]
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=300, env=env
@@ -78,18 +84,18 @@ def test_one_step_of_the_whole_net_agrees_in_float64(recipe, into):
     ],
 )
 def test_faults_are_caught(fault, first):
-    """A gather without gradient, response normalisation across columns, masks drawn per process, a doubled loss gradient."""
+    """A gather without gradient, response normalization across columns, masks drawn per process, a doubled loss gradient."""
     assert parity("paper", 1 / 8, 80, 10, 8, 1, fault)[0][first] > 1e-6
 
 
 def test_weights_go_to_columns_and_back_and_to_the_plain_grouped_net():
     """Bit for bit."""
-    recipe = reduced(paper, 1 / 8, 80)
+    recipe = scale_width(paper, 1 / 8, 80)
     whole = AlexNet(recipe, 10)
     parts = [AlexNet(recipe, 10, column) for column in (0, 1)]
     for column, part in enumerate(parts):
-        part.load_state_dict(split_state(whole.state_dict(), column))
-    joined = join_states(*(part.state_dict() for part in parts))
+        part.load_state_dict(shard_state_dict(whole.state_dict(), column))
+    joined = merge_state_dicts(*(part.state_dict() for part in parts))
 
     def conv(i, o, *kind, groups=1):
         return nn.Conv2d(i, o, *kind, groups=groups)
@@ -126,7 +132,9 @@ def both(tmp_path, **settings):
     runs = [
         losses(
             train(
-                check(Config(gpus=gpus, out_dir=str(tmp_path / str(gpus)), **settings))
+                validate(
+                    Config(gpus=gpus, out_dir=str(tmp_path / str(gpus)), **settings)
+                )
             )
         )
         for gpus in (1, 2)

@@ -1,4 +1,4 @@
-"""Small-scale analogues on CIFAR-10: response normalisation, two columns, ten views, dropout.
+"""Small-scale analogues on CIFAR-10: response normalization, two columns, ten views, dropout.
 
     python analogues.py FOLDER RESULTS [minutes]
 
@@ -20,7 +20,7 @@ from scipy import stats
 from torch import nn
 from torch.nn import functional as F
 
-from alexnet_nb.augmentation import generator
+from alexnet_nb.augmentation import make_generator
 from alexnet_nb.lrn import LRN
 
 STD, FAN_IN = (1e-4, 0.01, 0.01, 0.01), (75, 800, 800, 1024)
@@ -32,7 +32,7 @@ DECAY = {"conv1": 0.004, "conv2": 0.004, "conv3": 0.004, "fc": 3.0}
 
 
 def net(seed, kernels=(32, 32, 64), groups=(1, 1), norm=None, size=32, hidden=0):
-    """The net of layers-19pct.cfg with these kernels, groups in conv2 and conv3, response normalisation after conv1 and conv2, or a
+    """The net of layers-19pct.cfg with these kernels, groups in conv2 and conv3, response normalization after conv1 and conv2, or a
     hidden layer with dropout. Every layer keeps its deviation·√fan-in; a hidden layer starts as in layers-80sec.cfg.
     """
     a, b, c = kernels
@@ -92,7 +92,7 @@ ARMS = dict(
     apart=dict(groups=(2, 2)),
     half=dict(kernels=(16, 16, 32)),
     apart_wide=dict(kernels=(32, 54, 64), groups=(2, 2)),
-    crops=dict(size=24),
+    views=dict(size=24),
     dropout=dict(hidden=512),
     no_dropout=dict(hidden=512),
 )
@@ -108,7 +108,7 @@ def cropped(seed, size):
     def see(x, epoch, places):
         if epoch not in drawn:
             drawn.clear()
-            g = generator(seed, epoch, 1)
+            g = make_generator(seed, epoch, 1)
             drawn[epoch] = (
                 torch.randint(33 - size, (50_000, 2), generator=g),
                 torch.rand(50_000, generator=g) < 0.5,
@@ -129,7 +129,7 @@ def cropped(seed, size):
 
 
 def views(x, size):
-    """Five crops, corners and centre, and their reflections: ten batches, the centre first (§4.1)."""
+    """Five crops, corners and center, and their reflections: ten batches, the center first (§4.1)."""
     end = 32 - size
     parts = [
         x[:, :, i : i + size, j : j + size]
@@ -237,8 +237,8 @@ def best(results):
     }
 
 
-def colour(encoded):
-    """Share of every first-layer kernel's energy that is off the grey axis."""
+def color(encoded):
+    """Share of every first-layer kernel's energy that is off the gray axis."""
     w = (
         np.frombuffer(base64.b64decode(encoded), np.float16)
         .astype(float)
@@ -282,7 +282,7 @@ def final(results, arm):
 
 def splits(results, arm):
     """What `split` says of the two columns, by seed; of halves drawn at random for the dense net."""
-    kernels = [colour(r["kernels"]) for r in final(results, arm)]
+    kernels = [color(r["kernels"]) for r in final(results, arm)]
     if arm == "dense":
         kernels = [
             np.random.default_rng(1000 + s).permutation(k)
@@ -324,8 +324,8 @@ FAMILIES = [
 ]
 
 
-def summarise(results):
-    """Of what is whole: every arm, the families of comparisons, ten views, the split of the colours, dropout."""
+def summarize(results):
+    """Of what is whole: every arm, the families of comparisons, ten views, the split of the colors, dropout."""
     whole = {arm for arm in ARMS if len(final(results, arm)) == len(SEEDS)}
 
     def n(*arms):
@@ -363,7 +363,7 @@ def summarise(results):
         }
         rows.append(
             intervals.row(
-                f"{arm}: difference of the columns' colour",
+                f"{arm}: difference of the columns' color",
                 float(np.mean(nets["gap"])),
                 n=n(arm),
                 p=stats.combine_pvalues(nets["p"], "stouffer").pvalue,
@@ -444,7 +444,7 @@ def analogues(folder, results, minutes):
             rates and go([job(arm, rates[arm], seed) for seed in SEEDS for arm in part])
         ):
             break
-        intervals.write(results / "summary.tsv", summarise(results))
+        intervals.write(results / "summary.tsv", summarize(results))
 
 
 if __name__ == "__main__":

@@ -22,15 +22,15 @@ import intervals
 import torch
 from torch.nn import functional as F
 
-from alexnet_nb.augmentation import generator
-from alexnet_nb.preprocessing import prepare
+from alexnet_nb.augmentation import make_generator
+from alexnet_nb.preprocessing import load_dataset
 from alexnet_nb.relu import CifarNet
-from alexnet_nb.training import knows_bfloat16
+from alexnet_nb.training import has_native_bfloat16
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 AT_ONCE = dict(cuda=8, cpu=2)
 PROCESSES = AT_ONCE[DEVICE]
-FAST = "bfloat16" if DEVICE == "cuda" or knows_bfloat16() else "float32"
+FAST = "bfloat16" if DEVICE == "cuda" or has_native_bfloat16() else "float32"
 torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = (
     False  # float32 means float32
 )
@@ -56,7 +56,7 @@ def three_convolutions(activation, start, seed, pixels):
 @cache
 def pixels(folder, split="train"):
     """Pictures less the mean image of the training split, on the scale 0 to 255, and labels."""
-    data = prepare(folder, 32)
+    data = load_dataset(folder, 32)
     x, mean = (
         torch.tensor(part.images).float() for part in (getattr(data, split), data.train)
     )
@@ -93,7 +93,7 @@ def steps(
     epochs,
     decay={},
     drop=None,
-    see=lambda x, epoch, places: x,
+    transform=lambda x, epoch, places: x,
     precision="bfloat16",
     batch=128,
 ):
@@ -117,10 +117,10 @@ def steps(
         if epoch == drop:
             for group in optimizer.param_groups:
                 group["lr"] /= 10
-        order = torch.randperm(len(x), generator=generator(seed, epoch)).to(DEVICE)
+        order = torch.randperm(len(x), generator=make_generator(seed, epoch)).to(DEVICE)
         for i, places in enumerate(order.split(batch), 1):
             with autocast(precision):
-                logits = net(see(x[places], epoch, places))
+                logits = net(transform(x[places], epoch, places))
             loss = F.cross_entropy(logits.float(), y[places])
             optimizer.zero_grad()
             loss.backward()
@@ -164,7 +164,7 @@ def crossing(rows, under=0.25, start=0.9):
 
 
 def run(jobs, folder, results, minutes=math.inf, work=None):
-    """Run the jobs, dicts of arguments of `work`, that are not in the results yet, some at a time, and append what they give as they
+    """Run the jobs, dicts of arguments of `worker_main`, that are not in the results yet, some at a time, and append what they give as they
     end. False where the minutes are over before all have begun.
     """
     begin, path = time.monotonic(), results / "metrics.jsonl"
@@ -321,7 +321,7 @@ def epochs(results, activation, start, cap=60.0):
     ]
 
 
-def summarise(results):
+def summarize(results):
     """Geometric means of the arms, and the ratios between them: with Welch's interval, and with the bootstrap that the protocol names."""
     arms = {
         (a, s): epochs(results, a, s)
@@ -376,7 +376,7 @@ def figure1(folder, results, minutes):
         for seed in range(6)
     ]
     if main and go(main):
-        intervals.write(results / "summary.tsv", summarise(results))
+        intervals.write(results / "summary.tsv", summarize(results))
 
 
 if __name__ == "__main__":

@@ -14,22 +14,23 @@ import numpy as np
 import torch
 from PIL import Image
 
-from alexnet_nb.augmentation import Input
+from alexnet_nb.augmentation import InputTransform
 from alexnet_nb.evaluation import load_model, probabilities
-from alexnet_nb.preprocessing import list_images, prepare
+from alexnet_nb.preprocessing import list_images, load_dataset
 from alexnet_nb.qualitative import hidden_features, nearest
+from alexnet_nb.training import read_config
 
 PREDICTED, QUERIES, NEAREST, SIDE = 8, 5, 6, 96
 
 
 def figure4(run, folder, results):
-    config = json.loads((run / "config.json").read_text())
+    config = read_config(run)
     data, model, files = (
-        prepare(folder, config["size"]),
+        load_dataset(folder, config.image_size),
         load_model(run),
         list_images(folder, 0).splits,
     )
-    see = Input(model.recipe, data.mean, data.cov)
+    see = InputTransform(model.recipe, data.mean, data.cov)
 
     def flat(split):
         return torch.tensor(split.images[:]).flatten(1).float()

@@ -22,16 +22,21 @@ from cifar import DEVICE, FAST, autocast, lines, record, run
 from scipy import optimize, stats
 from torch.nn import functional as F
 
-from alexnet_nb.augmentation import Input, draw_epoch
+from alexnet_nb.augmentation import InputTransform, sample_augment_params
 from alexnet_nb.dropout import dropout_masks
-from alexnet_nb.learning import rates_at, reduced, set_rates, sgd
+from alexnet_nb.learning import (
+    learning_rates,
+    make_optimizer,
+    scale_width,
+    set_learning_rates,
+)
 from alexnet_nb.model import AlexNet, initial_weights
-from alexnet_nb.preprocessing import prepare
+from alexnet_nb.preprocessing import load_dataset
 from alexnet_nb.recipes import RECIPES, paper
-from alexnet_nb.training import pictures
+from alexnet_nb.training import load_images
 
 WINDOW, BATCH = 20, 128
-packed = cache(prepare)
+packed = cache(load_dataset)
 
 
 def updates(data, r, seed, most, under, precision):
@@ -39,12 +44,15 @@ def updates(data, r, seed, most, under, precision):
     torch.set_num_threads(1)
     model, classes = AlexNet(r, len(data.names)), len(data.names)
     model.load_state_dict(initial_weights(r, classes, seed))
-    optimizer, see = sgd(model.to(DEVICE), r), Input(r, data.mean, data.cov, DEVICE)
-    set_rates(optimizer, rates_at(r, 0.0))
+    optimizer, see = (
+        make_optimizer(model.to(DEVICE), r),
+        InputTransform(r, data.mean, data.cov, DEVICE),
+    )
+    set_learning_rates(optimizer, learning_rates(r, 0.0))
     losses, whole = [], len(data.train) - len(data.train) % BATCH
     with torch.no_grad():
         spread = (
-            model.eval()(see.views(pictures(data.train, slice(0, BATCH)), 1)[0])
+            model.eval()(see.views(load_images(data.train, slice(0, BATCH)), 1)[0])
             .std(0)
             .mean()
             .item()
@@ -53,10 +61,12 @@ def updates(data, r, seed, most, under, precision):
     for step in range(most):
         passed, first = divmod(step * BATCH, whole)
         if first == 0:
-            draws = draw_epoch(len(data.train), see.border, r, seed, passed)
+            draws = sample_augment_params(
+                len(data.train), see.max_offset, r, seed, passed
+            )
         rows = slice(first, first + BATCH)
         x, y = (
-            see.train(pictures(data.train, rows), draws[rows]),
+            see.train(load_images(data.train, rows), draws[rows]),
             torch.tensor(data.train.labels[rows], device=DEVICE),
         )
         with autocast(precision):
@@ -101,7 +111,7 @@ def recipe(deviation, bias, divide, lr):
         lr=lr,
         lr_bias=2 * lr,
     )
-    return reduced(whole, 1 / 8, 64)
+    return scale_width(whole, 1 / 8, 64)
 
 
 def spells(results, **settings):
@@ -213,7 +223,7 @@ def prediction(runs):
     return np.exp(level), power, np.exp(log_std)
 
 
-def summarise_small(results):
+def summarize_small(results):
     """Return the lines of the summary of the small net.
 
     Log-rank tests of deviations and of pixels at every rate, with the difference of mean updates; the deviations
@@ -347,7 +357,7 @@ def places(results, **settings):
     ]
 
 
-def summarise_in_place(results):
+def summarize_in_place(results):
     """How many left of every recipe and kind of pixels, with the exact interval of the share; what dividing does; what a recipe's start does."""
     shares, tests, pixels = [], [], {False: "raw", True: "divided"}
     for recipe, divided in product(PLACES["recipe"], pixels):
@@ -394,22 +404,22 @@ def jobs(factors):
 
 
 EXPERIMENTS = dict(
-    plateau=("cifar10", jobs(FACTORS), small, summarise_small),
+    plateau=("cifar10", jobs(FACTORS), small, summarize_small),
     in_place=(
         "flowers5",
         (PARITY if FAST == "bfloat16" else []) + jobs(PLACES),
         in_place,
-        summarise_in_place,
+        summarize_in_place,
     ),
 )
 
 
 def main(folder, results, minutes=math.inf):
     """Run what has not been run yet, and write the summary once all is there."""
-    data, todo, work, summarise = EXPERIMENTS[results.name]
+    data, todo, work, summarize = EXPERIMENTS[results.name]
     record(results, f"python nbs/experiments/plateau.py {data} results/{results.name}")
     if run(todo, folder, results, minutes, work):
-        intervals.write(results / "summary.tsv", summarise(results))
+        intervals.write(results / "summary.tsv", summarize(results))
 
 
 if __name__ == "__main__":
