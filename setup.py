@@ -1,5 +1,10 @@
-"""Everything comes from settings.ini, which nbdev reads too."""
+"""Build the package from settings.ini, the one place that names its metadata.
 
+nbdev reads settings.ini, too, and copies the version to `alexnet_nb/__init__.py` and
+name and oldest Python to `pyproject.toml`; nothing is typed twice.
+"""
+
+import re
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -8,35 +13,67 @@ from setuptools import find_packages, setup
 here = Path(__file__).parent
 ini = ConfigParser(delimiters=["="])
 ini.read(here / "settings.ini", encoding="utf-8")
-cfg = ini["DEFAULT"]
+settings = ini["DEFAULT"]
+
+STATUS = {"3": "3 - Alpha", "4": "4 - Beta", "5": "5 - Production/Stable"}
+source = settings["git_url"]
+branch = settings["branch"]
+site = settings["doc_host"] + settings["doc_baseurl"]
+train_requirements = settings["train_requirements"].split()
+dev_requirements = settings["dev_requirements"].split()
+
+
+def describe():
+    """Return the README with addresses in place of paths, which PyPI cannot follow."""
+    readme = (here / "README.md").read_text(encoding="utf-8")
+    relative = r"\]\((?!https?:|#)"
+    images = re.sub(r"(!\[[^\]]*)" + relative, rf"\1]({source}/raw/{branch}/", readme)
+    return re.sub(relative, f"]({source}/blob/{branch}/", images)
+
 
 setup(
-    name=cfg["lib_name"],
-    version=cfg["version"],
-    description=cfg["description"],
-    long_description=(here / "README.md").read_text(encoding="utf-8"),
+    name=settings["lib_name"],
+    version=settings["version"],
+    description=settings["description"],
+    long_description=describe(),
     long_description_content_type="text/markdown",
-    author=cfg["author"],
-    author_email=cfg["author_email"],
-    url=cfg["git_url"],
-    license="Apache-2.0",
-    keywords=cfg["keywords"].split(),
+    author=settings["author"],
+    author_email=settings["author_email"],
+    license_expression=settings["license"],
+    license_files=["LICENSE", "alexnet_nb/*.LICENSE"],
+    keywords=settings["keywords"].split(),
+    project_urls={
+        "Homepage": site,
+        "Documentation": site,
+        "Source": source,
+        "Issues": f"{source}/issues",
+        "Changelog": f"{source}/blob/{branch}/CHANGELOG.md",
+    },
     classifiers=[
-        "Development Status :: 4 - Beta",
-        "Intended Audience :: Developers",
+        f"Development Status :: {STATUS[settings['status']]}",
+        f"Intended Audience :: {settings['audience']}",
+        "Intended Audience :: Education",
         "Intended Audience :: Science/Research",
-        *(f"Programming Language :: Python :: {v}" for v in ("3.11", "3.12", "3.13")),
+        f"Natural Language :: {settings['language']}",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3 :: Only",
+        *(
+            f"Programming Language :: Python :: {version}"
+            for version in settings["python_versions"].split()
+        ),
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
     ],
     packages=find_packages(include=["alexnet_nb", "alexnet_nb.*"]),
-    package_data={"alexnet_nb": ["*.mplstyle", "lab.tsv", "lab.LICENSE"]},
-    python_requires=">=" + cfg["min_python"],
-    install_requires=cfg["requirements"].split(),
+    package_data={"alexnet_nb": ["py.typed", "*.mplstyle", "lab.tsv", "lab.LICENSE"]},
+    python_requires=">=" + settings["min_python"],
+    install_requires=settings["requirements"].split(),
     extras_require={
-        "train": cfg["train_requirements"].split(),
-        "dev": (cfg["train_requirements"] + " " + cfg["dev_requirements"]).split(),
+        "train": train_requirements,
+        "dev": train_requirements + dev_requirements,
     },
     entry_points={
         "nbdev": ["alexnet_nb=alexnet_nb._modidx:d"],
-        "console_scripts": cfg["console_scripts"].split(),
+        "console_scripts": settings["console_scripts"].split(),
     },
 )

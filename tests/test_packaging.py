@@ -1,38 +1,64 @@
 """The wheel builds, installs and imports outside the repository, and needs torch, torchvision and numpy only."""
 
 import configparser
+import email
+import re
 import subprocess
 import sys
+import zipfile
+from pathlib import Path
 
 import pytest
+import yaml
 from conftest import ROOT
+
+PIP = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check"]
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory):
+def settings():
+    parser = configparser.ConfigParser(delimiters=["="])
+    parser.read(ROOT / "settings.ini")
+    return parser["DEFAULT"]
+
+
+def checkout(folder):
+    """Put what is committed, or about to be, into a folder of its own."""
+    command = ["git", "-C", ROOT, "checkout-index", "-a", f"--prefix={folder}/"]
+    subprocess.run(command, check=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """The wheel, made from the source distribution as a release makes it."""
+    tree = checkout(tmp_path_factory.mktemp("tree"))
     folder = tmp_path_factory.mktemp("wheel")
-    subprocess.run(
-        ["git", "-C", ROOT, "checkout-index", "-a", f"--prefix={folder}/tree/"],
-        check=True,
+    build = (
+        f"from setuptools import build_meta; build_meta.build_sdist({str(folder)!r})"
     )
-    pip = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check"]
-    subprocess.run(
-        [
-            *pip,
-            "wheel",
-            "--no-deps",
-            "--no-build-isolation",
-            "-w",
-            folder,
-            folder / "tree",
-        ],
-        check=True,
-    )
+    command = [sys.executable, "-c", build]
+    subprocess.run(command, check=True, cwd=tree, stdout=subprocess.DEVNULL)
+    (sdist,) = folder.glob("*.tar.gz")
+    options = ["--no-deps", "--no-build-isolation", "-w", folder]
+    subprocess.run([*PIP, "wheel", *options, sdist], check=True)
     (wheel,) = folder.glob("*.whl")
-    subprocess.run(
-        [*pip, "install", "--no-deps", "--target", folder / "site", wheel], check=True
-    )
-    return folder / "site"
+    return wheel
+
+
+@pytest.fixture(scope="module")
+def metadata(wheel):
+    with zipfile.ZipFile(wheel) as files:
+        (name,) = [n for n in files.namelist() if n.endswith(".dist-info/METADATA")]
+        return email.message_from_bytes(files.read(name))
+
+
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory):
+    site = tmp_path_factory.mktemp("site")
+    command = [*PIP, "install", "--no-deps", "--target", site, wheel]
+    subprocess.run(command, check=True)
+    return site
 
 
 def test_lrn_needs_torch_torchvision_numpy_only(installed):
@@ -62,17 +88,68 @@ import alexnet_nb.qualitative, alexnet_nb.training
 
 
 def test_data_files_are_in_the_wheel(installed):
-    for name in ("figures.mplstyle", "lab.tsv", "lab.LICENSE"):
+    for name in ("figures.mplstyle", "lab.tsv", "lab.LICENSE", "py.typed"):
         assert (installed / "alexnet_nb" / name).exists(), name
 
 
-def test_constraints_are_the_pins_of_settings():
-    settings = configparser.ConfigParser(delimiters=["="])
-    settings.read(ROOT / "settings.ini")
+def test_metadata_of_the_wheel(metadata, settings):
+    assert metadata["Name"] == "alexnet_nb"
+    assert metadata["Version"] == settings["version"]
+    assert metadata["License-Expression"] == "Apache-2.0"
+    assert metadata["License"] is None
+    assert metadata["Requires-Python"] == ">=3.11"
+    assert dict(u.split(", ") for u in metadata.get_all("Project-URL")) == {
+        "Homepage": "https://alexnet-nb.github.io/alexnet_nb",
+        "Documentation": "https://alexnet-nb.github.io/alexnet_nb",
+        "Source": "https://github.com/alexnet-nb/alexnet_nb",
+        "Issues": "https://github.com/alexnet-nb/alexnet_nb/issues",
+        "Changelog": "https://github.com/alexnet-nb/alexnet_nb/blob/main/CHANGELOG.md",
+    }
+    classifiers = metadata.get_all("Classifier")
+    assert "Typing :: Typed" in classifiers
+    assert sum(c.startswith("Development Status ::") for c in classifiers) == 1
+    assert not [c for c in classifiers if c.startswith("License ::")]
+
+
+def test_pypi_can_follow_the_links_of_the_readme(metadata):
+    targets = re.findall(r"\]\(([^)]+)\)", metadata.get_payload())
+    assert targets
+    assert not [t for t in targets if not t.startswith(("https://", "#"))]
+
+
+def test_python_versions_are_the_tested_ones(metadata, settings):
+    """A classifier for each Python that CI runs, and the oldest is the one required."""
+    with open(ROOT / ".github/workflows/test.yml") as f:
+        tested = yaml.safe_load(f)["jobs"]["test"]["strategy"]["matrix"]["python"]
+    prefix = "Programming Language :: Python :: "
+    named = [
+        classifier.removeprefix(prefix)
+        for classifier in metadata.get_all("Classifier")
+        if classifier.startswith(prefix + "3.")
+    ]
+    assert named == tested
+    assert named[0] == settings["min_python"]
+    assert metadata["Requires-Python"] == f">={named[0]}"
+
+
+def test_export_keeps_the_type_marker_and_the_metadata(tmp_path):
+    """nbdev_export writes name and oldest Python to pyproject.toml, and no more."""
+    tree = checkout(tmp_path)
+    before = (ROOT / "pyproject.toml").read_text()
+    changed = before.replace(">=3.11", ">=3.9")
+    assert changed != before
+    (tree / "pyproject.toml").write_text(changed)
+    export = Path(sys.executable).with_name("nbdev_export")
+    subprocess.run(export, check=True, cwd=tree, capture_output=True)
+    assert (tree / "pyproject.toml").read_text() == before
+    assert (tree / "alexnet_nb/py.typed").exists()
+
+
+def test_constraints_are_the_pins_of_settings(settings):
     pins = {
         w
         for k in ("dev_requirements", "train_requirements")
-        for w in settings["DEFAULT"][k].split()
+        for w in settings[k].split()
         if "==" in w
     }
     listed = {
