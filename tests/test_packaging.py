@@ -145,6 +145,21 @@ def test_export_keeps_the_type_marker_and_the_metadata(tmp_path):
     assert (tree / "alexnet_nb/py.typed").exists()
 
 
+def test_citation_names_what_settings_name(metadata):
+    with open(ROOT / "CITATION.cff") as f:
+        citation = yaml.safe_load(f)
+    urls = dict(u.split(", ") for u in metadata.get_all("Project-URL"))
+    assert citation["cff-version"] == "1.2.0"
+    assert citation["repository-code"] == urls["Source"]
+    assert citation["url"] == urls["Homepage"]
+    assert citation["license"] == metadata["License-Expression"]
+    assert citation["authors"] == [{"name": metadata["Author"]}]
+    (paper,) = citation["references"]
+    assert paper["year"] == 2012
+    names = [author["family-names"] for author in paper["authors"]]
+    assert names == ["Krizhevsky", "Sutskever", "Hinton"]
+
+
 def test_constraints_are_the_pins_of_settings(settings):
     pins = {
         w
