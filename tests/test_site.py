@@ -611,14 +611,16 @@ def test_what_is_published_is_the_build_that_the_tests_saw():
     assert sum("deploy-pages" in action for action in uses) == 1
 
 
-def test_only_the_job_that_deploys_may_write():
+# what a job may do beyond reading the repository
+PERMISSIONS = {
+    "test: deploy": {"pages": "write", "id-token": "write"},
+    "release: publish": {"id-token": "write"},
+}
+
+
+def test_only_the_jobs_that_publish_may_write():
     for name, job in JOBS.items():
-        expected = (
-            dict(pages="write", **{"id-token": "write"})
-            if name == "test: deploy"
-            else None
-        )
-        assert job.get("permissions") == expected, name
+        assert job.get("permissions") == PERMISSIONS.get(name), name
         assert 0 < int(job["timeout-minutes"]) <= 120, name
         for step in job["steps"]:
             if "uses" not in step:
@@ -635,6 +637,29 @@ def test_only_the_job_that_deploys_may_write():
         assert "workflow_dispatch" in workflow["on"]
     assert WORKFLOWS["test"]["on"]["push"] == dict(branches=["main"])
     assert "pull_request" in WORKFLOWS["test"]["on"]
+
+
+def test_a_release_publishes_what_was_checked_and_installed():
+    """Only a tag publishes, and only the files that the job before has tried."""
+    workflow = WORKFLOWS["release"]
+    assert set(workflow["on"]) == {"push", "workflow_dispatch"}
+    assert workflow["on"]["push"] == {"tags": ["v*"]}
+    build, publish = JOBS["release: build"], JOBS["release: publish"]
+    done = steps(build)
+    tried = next(i for i, run in enumerate(done) if "alexnet_nb.lrn" in run)
+    assert (
+        done.index("python -m build")
+        < done.index("twine check --strict dist/*")
+        < tried
+        < done.index("actions/upload-artifact")
+    )
+    assert publish["needs"] == "build"
+    assert publish["if"].endswith("startsWith(github.ref, 'refs/tags/v')")
+    assert publish["environment"]["name"] == "pypi"
+    assert steps(publish) == [
+        "actions/download-artifact",
+        "pypa/gh-action-pypi-publish",
+    ]
 
 
 def test_quarto_is_looked_at_every_week():
