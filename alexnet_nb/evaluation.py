@@ -15,17 +15,13 @@ import numpy as np
 import torch
 
 from .augmentation import InputTransform
+from .base.files import atomic_write, read_json
+from .data.packed import ImageSplit, PackedDataset
+from .engine.config import run_recipe
+from .engine.run_dir import checkpoints, read_config
 from .learning import error_rates
 from .model import AlexNet
-from .preprocessing import ImageSplit, PackedDataset
 from .recipes import MarkdownTable
-from alexnet_nb.training import (
-    atomic_write,
-    checkpoints,
-    read_config,
-    read_json,
-    run_recipe,
-)
 
 # %% ../nbs/11_evaluation.ipynb #probabilities
 @torch.no_grad()

@@ -9,9 +9,9 @@ __all__ = ['kernel_sheet', 'draw_predictions', 'plot_predictions', 'hidden_featu
 import torch
 
 from .augmentation import InputTransform
+from .data.packed import PackedDataset
 from .evaluation import probabilities
 from .model import AlexNet
-from .preprocessing import PackedDataset
 
 # %% ../nbs/12_qualitative.ipynb #kernel_sheet
 def kernel_sheet(

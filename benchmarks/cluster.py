@@ -18,17 +18,16 @@ import torch.distributed as dist
 from timing import processor, spread
 
 from alexnet_nb import multigpu
+from alexnet_nb.augmentation import sample_augment_params
+from alexnet_nb.base.files import atomic_write
+from alexnet_nb.data.packed import ImageSplit, PackedDataset
+from alexnet_nb.engine.config import Config
+from alexnet_nb.engine.distributed import init_distributed
+from alexnet_nb.engine.launch import ALLOCATOR
+from alexnet_nb.engine.trainer import Trainer
 from alexnet_nb.learning import learning_rates, set_learning_rates
-from alexnet_nb.preprocessing import ImageSplit, PackedDataset, pixel_statistics
+from alexnet_nb.preprocessing import pixel_statistics
 from alexnet_nb.recipes import MarkdownTable
-from alexnet_nb.training import (
-    ALLOCATOR,
-    Config,
-    Trainer,
-    atomic_write,
-    draw_epoch,
-    init_distributed,
-)
 
 BATCH, STEPS, ROUNDS = 32, 3, 2
 RESULTS = Path(__file__).resolve().parent.parent / "results/cluster"
@@ -81,15 +80,19 @@ def work(processes, data_parallel):
         mesh,
     )
     set_learning_rates(w.optimizer, learning_rates(w.recipe, 0))
-    w.average()
-    draws, seconds = draw_epoch(BATCH, w.transform.max_offset, w.recipe, 0, 0), []
+    w.wrap_ddp()
+    draws, seconds = (
+        sample_augment_params(BATCH, w.transform.max_offset, w.recipe, 0, 0),
+        [],
+    )
     for step in range(STEPS + 1):
         if mesh:
             dist.barrier()
         if step == 1:
             before = multigpu.bytes_sent.total(), crossed()
         begin = time.perf_counter()
-        w.update(*w.batch(*w.read(None, draws, 0), True))
+        stored = w.load_batch(None, draws, 0)
+        w.train_step(*w.to_network_input(*stored, color_noise=True))
         seconds.append(time.perf_counter() - begin)
         w.step = 0
     if mesh:

@@ -22,15 +22,11 @@ from torch.nn import functional as F
 
 from alexnet_nb import multigpu
 from alexnet_nb.dropout import dropout_masks
+from alexnet_nb.engine.distributed import init_process_group, plan_placement
+from alexnet_nb.engine.launch import torchrun_command, worker_environment
 from alexnet_nb.learning import make_optimizer
 from alexnet_nb.model import AlexNet
 from alexnet_nb.recipes import MarkdownTable, paper
-from alexnet_nb.training import (
-    init_process_group,
-    plan_placement,
-    torchrun_command,
-    worker_environment,
-)
 
 BATCH, STEPS, ROUNDS = 32, 6, 3
 

@@ -11,8 +11,8 @@ import tempfile
 from pathlib import Path
 from xml.etree import ElementTree
 
+from alexnet_nb.base.files import atomic_write
 from alexnet_nb.recipes import MarkdownTable
-from alexnet_nb.training import atomic_write
 
 ROOT = Path(__file__).resolve().parent.parent
 DRILLS = {  # part of the test's name: what happens
@@ -43,7 +43,7 @@ def left_behind():
         [
             "pgrep",
             "-fc",
-            "alexnet_nb.training|torch.distributed.run|preprocessing import pack",
+            "alexnet_nb.engine.launch|torch.distributed.run|packing import pack",
         ],
         capture_output=True,
         text=True,

@@ -17,8 +17,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from alexnet_nb.base.files import atomic_write
 from alexnet_nb.recipes import MarkdownTable
-from alexnet_nb.training import atomic_write
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results/mutants"

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import torch
 
-from alexnet_nb.training import ALLOCATOR, atomic_write
+from alexnet_nb.base.files import atomic_write
+from alexnet_nb.engine.launch import ALLOCATOR
 
 RESULTS = Path(__file__).resolve().parent.parent / "results/benchmarks"
 

@@ -139,7 +139,8 @@ def workers(folder):
         except OSError:
             continue
         if any(
-            w == "alexnet_nb.training" or w.endswith("/alexnet-train") for w in words
+            w == "alexnet_nb.engine.launch" or w.endswith("/alexnet-train")
+            for w in words
         ) and any(
             str(folder) in os.path.realpath(Path(p.parent, "cwd")) + w for w in words
         ):

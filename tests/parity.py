@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from alexnet_nb import model as model_module
 from alexnet_nb.augmentation import InputTransform, sample_augment_params
 from alexnet_nb.dropout import dropout_masks
+from alexnet_nb.engine.distributed import init_process_group
 from alexnet_nb.learning import (
     learning_rates,
     make_optimizer,
@@ -26,7 +27,6 @@ from alexnet_nb.model import AlexNet, initial_weights
 from alexnet_nb.multigpu import bytes_sent, exchange_with_peer, gather_state_dict
 from alexnet_nb.preprocessing import pixel_statistics
 from alexnet_nb.recipes import RECIPES
-from alexnet_nb.training import init_process_group
 
 
 def gather_without_gradient(x, column):

@@ -14,20 +14,17 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
 
-from alexnet_nb import training
-from alexnet_nb.preprocessing import ImageSplit, PackedDataset, pixel_statistics
-from alexnet_nb.training import (
-    BatchShard,
-    Config,
-    Trainer,
-    checkpoints,
-    dropout_masks,
-    init_distributed,
-    last_checkpoint,
-    meet,
-    run_training,
-    shard_batch,
-)
+from alexnet_nb.data.packed import ImageSplit, PackedDataset
+from alexnet_nb.dropout import dropout_masks
+from alexnet_nb.engine import checkpoint, trainer
+from alexnet_nb.engine.checkpoint import last_checkpoint
+from alexnet_nb.engine.config import Config
+from alexnet_nb.engine.distributed import BatchShard, init_distributed, shard_batch
+from alexnet_nb.engine.loop import run_training
+from alexnet_nb.engine.run_dir import checkpoints
+from alexnet_nb.engine.trainer import Trainer
+from alexnet_nb.multigpu import set_column_group
+from alexnet_nb.preprocessing import pixel_statistics
 
 
 def tell(found):
@@ -76,20 +73,20 @@ def result(folder):
 def broken(fault):
     """Step into a mistake; returns the way back."""
     saved = {
-        name: getattr(training, name) for name in ("shard_batch", "dropout_masks")
-    } | {"average": Trainer.average}
+        name: getattr(trainer, name) for name in ("shard_batch", "dropout_masks")
+    } | {"wrap_ddp": Trainer.wrap_ddp}
     if fault == "unweighted":
-        training.shard_batch = lambda *a: BatchShard(
+        trainer.shard_batch = lambda *a: BatchShard(
             *(s := shard_batch(*a))[:2], float(s.weight > 0)
         )
     if fault == "masks":
-        training.dropout_masks = lambda recipe, n, seed, step, column, device, rows: (
+        trainer.dropout_masks = lambda recipe, n, seed, step, column, device, rows: (
             dropout_masks(recipe, rows.stop - rows.start, seed, step, column, device)
         )
     if fault == "apart":
-        Trainer.average = lambda self: None
+        Trainer.wrap_ddp = lambda self: None
     return lambda: [
-        setattr(Trainer if name == "average" else training, name, f)
+        setattr(Trainer if name == "wrap_ddp" else trainer, name, f)
         for name, f in saved.items()
     ]
 
@@ -106,7 +103,7 @@ seed, folder = shared[0], Path(shared[1])
 for i, case in enumerate(sys.argv[1:]):
     together, fault, n, batch, epochs = case.split(":")
     mesh = meshes[int(together)]
-    meet(mesh["column"].get_group())
+    set_column_group(mesh["column"].get_group())
     data, runs = (
         pictures(seed, int(n)),
         [folder / f"{i}-{name}" for name in ("many", "one")],
@@ -160,7 +157,7 @@ for i, case in enumerate(sys.argv[1:]):
             }
         )
 if rank == 1:
-    training.checkpoints = lambda folder: []  # a disk that shows it late
+    checkpoint.checkpoints = lambda folder: []  # a disk that shows it late
 tell({"last": last_checkpoint(Trainer(folder / "0-many", config, data, mesh)).name})
 dist.barrier()
 os._exit(0)  # as the package's workers end

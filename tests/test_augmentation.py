@@ -23,16 +23,12 @@ from alexnet_nb.augmentation import (
     sample_augment_params,
     sample_rectangles,
 )
-from alexnet_nb.preprocessing import ImageSplit, load_dataset
+from alexnet_nb.data.datasets import load_dataset
+from alexnet_nb.data.packed import ImageSplit
+from alexnet_nb.engine.config import Config, run_recipe
+from alexnet_nb.engine.loop import train_loop
+from alexnet_nb.engine.trainer import Trainer, load_images, prefetch
 from alexnet_nb.recipes import RECIPES, paper, source2012, torchvision
-from alexnet_nb.training import (
-    Config,
-    Trainer,
-    load_images,
-    prefetch,
-    run_recipe,
-    train_loop,
-)
 
 
 def test_offsets_are_uniform_over_33_by_33():
@@ -95,11 +91,11 @@ def test_batch_size_prefetch_and_resuming_change_nothing(trainer, recipe):
             range(first, w.steps_per_epoch),
         )
         reads = (
-            prefetch(lambda i: w.read(None, draws, i), numbers)
+            prefetch(lambda i: w.load_batch(None, draws, i), numbers)
             if prefetch
-            else (w.read(None, draws, i) for i in numbers)
+            else (w.load_batch(None, draws, i) for i in numbers)
         )
-        xs, ys = zip(*(w.batch(*read, True) for read in reads))
+        xs, ys = zip(*(w.to_network_input(*read, True) for read in reads))
         return torch.cat(xs), torch.cat(ys)
 
     x, y = epoch(128)

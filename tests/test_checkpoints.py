@@ -10,24 +10,20 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from alexnet_nb import training
-from alexnet_nb.preprocessing import load_dataset
-from alexnet_nb.training import (
-    Config,
-    StepMetrics,
-    Trainer,
-    atomic_write,
-    checkpoints,
+from alexnet_nb.base.files import atomic_write
+from alexnet_nb.data.datasets import load_dataset
+from alexnet_nb.engine import checkpoint
+from alexnet_nb.engine.checkpoint import (
     last_checkpoint,
     load_checkpoint,
-    mean_metrics,
-    open_run,
-    plan_placement,
-    run_training,
     save_checkpoint,
-    train,
-    train_loop,
 )
+from alexnet_nb.engine.config import Config
+from alexnet_nb.engine.distributed import plan_placement
+from alexnet_nb.engine.launch import train
+from alexnet_nb.engine.loop import run_training, train_loop
+from alexnet_nb.engine.run_dir import checkpoints, open_run, truncate_metrics
+from alexnet_nb.engine.trainer import StepMetrics, Trainer, mean_metrics
 
 TINY = dict(width_mult=1 / 16, epochs=1)
 
@@ -91,7 +87,7 @@ def kill_in_validation(trainer, patch):
 
 def kill_before_checkpoint(trainer, patch):
     """It goes away when the validation is recorded, before the checkpoint of the epoch is there."""
-    patch.setattr(training, "write_tensors", dies)
+    patch.setattr(checkpoint, "write_tensors", dies)
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +117,7 @@ def test_stopped_after_every_epoch_the_plateau_rule_forgets_nothing(
                 with pytest.raises(Killed):
                     train_loop(worker, epoch * worker.steps_per_epoch)
         worker = begin(tmp_path, digits, **plateau)
-        training.truncate_metrics(tmp_path / "metrics.jsonl", worker.step)
+        truncate_metrics(tmp_path / "metrics.jsonl", worker.step)
         train_loop(worker, epoch * worker.steps_per_epoch)
     run_training(begin(tmp_path, digits, **plateau))
     assert_same(tmp_path, undisturbed)

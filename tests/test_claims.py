@@ -233,7 +233,7 @@ def test_claim_rates():
         paper.decay,
         paper.decay_bias,
     ) == (0.01, 0.02, 0.9, 5e-4, 0)
-    from alexnet_nb.training import Config
+    from alexnet_nb.engine.config import Config
 
     assert Config().batch_size == 128
     assert [lab_experiments()[id].epochs for id in ("145", "145-2010")] == [91, 93]

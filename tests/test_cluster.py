@@ -5,6 +5,7 @@ import os
 import random
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,20 +18,14 @@ import torch
 from conftest import LONG, ROOT, gone, workers
 from safetensors.torch import load_file
 
-from alexnet_nb import training
-from alexnet_nb.preprocessing import load_dataset
-from alexnet_nb.training import (
-    Config,
-    Trainer,
-    command_line,
-    main,
-    open_run,
-    plan_placement,
-    resolve,
-    run_training,
-    shard_batch,
-    validate,
-)
+from alexnet_nb.data.datasets import load_dataset
+from alexnet_nb.engine import cli, config
+from alexnet_nb.engine.cli import command_line, main
+from alexnet_nb.engine.config import Config, resolve
+from alexnet_nb.engine.distributed import plan_placement, shard_batch
+from alexnet_nb.engine.loop import run_training
+from alexnet_nb.engine.run_dir import open_run, validate
+from alexnet_nb.engine.trainer import Trainer
 
 SMALL = dict(width_mult=1 / 16, epochs=1, precision="float64")
 
@@ -110,7 +105,7 @@ def command(tmp_path, monkeypatch):
     """alexnet-train as pip writes it."""
     path = tmp_path / "alexnet-train"
     path.write_text(
-        "import sys\nfrom alexnet_nb.training import main\nsys.exit(main())\n"
+        "import sys\nfrom alexnet_nb.engine.cli import main\nsys.exit(main())\n"
     )
     for name, value in dict(
         TORCH_DISABLE_SHARE_RDZV_TCP_STORE="1",
@@ -265,7 +260,7 @@ def test_resume_takes_what_the_run_was_begun_with(
     fit_one(tmp_path / "run")
     asked = []
     monkeypatch.setattr(
-        training, "train", lambda config, shell: asked.append(validate(config))
+        cli, "train", lambda config, shell: asked.append(validate(config))
     )
     command = ["alexnet-train", "--resume", "--out-dir", str(tmp_path / "run")]
     for words in ([], ["--gpus", "2"]):
@@ -305,7 +300,7 @@ def test_two_machines(tmp_path, command):
             text=True,
         )
 
-    port = training.socket.create_server(("127.0.0.1", 0)).getsockname()[1]
+    port = socket.create_server(("127.0.0.1", 0)).getsockname()[1]
     agents = [agent(), agent()]
     said = [a.communicate(timeout=120)[0] for a in agents]
     assert [a.returncode for a in agents] == [0, 0], said
@@ -326,7 +321,7 @@ def test_a_machine_joins_and_is_lost(tmp_path, command, monkeypatch):
     """Two agents with --nnodes 1:2, of which the second comes later and is killed: the run goes on from the last checkpoint both times."""
     monkeypatch.setenv("ALEXNET_NB_SAVE", "0")
     port, out = (
-        training.socket.create_server(("127.0.0.1", 0)).getsockname()[1],
+        socket.create_server(("127.0.0.1", 0)).getsockname()[1],
         tmp_path / "run",
     )
     options = [
@@ -403,7 +398,7 @@ def test_the_command_line_is_config():
     assert list(actions) == list(kinds)
     assert Config(**vars(command_line().parse_args([]))) == Config()
     source = (
-        Path(training.__file__)
+        Path(config.__file__)
         .read_text()
         .partition("class Config:")[2]
         .partition("# %%")[0]

@@ -10,11 +10,16 @@ import torch
 from PIL import Image
 
 from alexnet_nb.augmentation import InputTransform
+from alexnet_nb.data.datasets import load_dataset
+from alexnet_nb.data.packing import pack
+from alexnet_nb.engine.config import Config
+from alexnet_nb.engine.distributed import plan_placement
+from alexnet_nb.engine.loop import run_training
+from alexnet_nb.engine.run_dir import open_run
+from alexnet_nb.engine.trainer import Trainer
 from alexnet_nb.evaluation import evaluate, load_input, load_model, probabilities
 from alexnet_nb.learning import error_rates
-from alexnet_nb.preprocessing import load_dataset, pack
 from alexnet_nb.recipes import paper
-from alexnet_nb.training import Config, Trainer, open_run, plan_placement, run_training
 
 
 @pytest.fixture(scope="module")

@@ -72,7 +72,7 @@ def trained(tmp_path):
 
     def run(name, hidden=False, **settings):
         settings = dict(epochs=1, out_dir=str(tmp_path / name)) | settings
-        code = f"from alexnet_nb.training import Config, train; train(Config(**{settings!r}))"
+        code = f"from alexnet_nb.engine.config import Config; from alexnet_nb.engine.launch import train; train(Config(**{settings!r}))"
         env = os.environ | (dict(CUDA_VISIBLE_DEVICES="") if hidden else {})
         done = subprocess.run(
             [sys.executable, "-c", code],

@@ -11,6 +11,8 @@ import torch
 from conftest import ROOT
 from torch import nn
 
+from alexnet_nb.engine.config import Config
+from alexnet_nb.engine.run_dir import validate
 from alexnet_nb.learning import learning_rates, scale_width
 from alexnet_nb.lrn import LRN, SpatialNorm
 from alexnet_nb.model import AlexNet, layer_specs
@@ -24,7 +26,6 @@ from alexnet_nb.recipes import (
     source2010,
     source2012,
 )
-from alexnet_nb.training import Config, validate
 
 RUNS = lab_experiments()
 

@@ -15,16 +15,12 @@ import pytest
 import torch.distributed as dist
 from conftest import ROOT, gone
 
-from alexnet_nb.training import (
-    Config,
-    plan_placement,
-    show_line,
-    train,
-    worker_environment,
-)
+from alexnet_nb.engine.config import Config
+from alexnet_nb.engine.distributed import plan_placement
+from alexnet_nb.engine.launch import show_line, train, worker_environment
 
 TINY = dict(width_mult=1 / 16, epochs=1)
-TRAIN = "from alexnet_nb.training import Config, train; train(Config(out_dir='run', width=1/16, {}))"
+TRAIN = "from alexnet_nb.engine.config import Config; from alexnet_nb.engine.launch import train; train(Config(out_dir='run', width=1/16, {}))"
 
 
 def start(folder, settings, **env):
@@ -198,7 +194,7 @@ def test_code_in_the_current_folder_is_not_run(tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data/torch.py").write_text(f"open({str(tmp_path / 'pwned')!r}, 'w')\n")
     (tmp_path / "alexnet-train").write_text(
-        "import sys\nfrom alexnet_nb.training import main\nsys.exit(main())\n"
+        "import sys\nfrom alexnet_nb.engine.cli import main\nsys.exit(main())\n"
     )
     command = [
         sys.executable,

@@ -5,6 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from alexnet_nb.engine.config import Config
+from alexnet_nb.engine.run_dir import validate
 from alexnet_nb.learning import (
     error_rates,
     learning_rates,
@@ -21,7 +23,6 @@ from alexnet_nb.recipes import (
     source2012,
     torchvision,
 )
-from alexnet_nb.training import Config, validate
 
 RATES = ("conv1", "conv1_bias", "weights", "biases")
 

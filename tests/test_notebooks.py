@@ -16,7 +16,7 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 
-from alexnet_nb.training import Config
+from alexnet_nb.engine.config import Config
 
 NOTEBOOKS = sorted((ROOT / "nbs").glob("*.ipynb"))
 EVERY = sorted((ROOT / "nbs").rglob("*.ipynb"))
@@ -39,7 +39,7 @@ def test_parameters_cell_equals_config(cells):
         (m[1] or m[5]): (m[2] or m[6], ast.literal_eval(m[3] or m[7]), m[4])
         for m in lines
     }
-    code = Path(sys.modules["alexnet_nb.training"].__file__).read_text()
+    code = Path(sys.modules["alexnet_nb.engine.config"].__file__).read_text()
     kinds = typing.get_type_hints(Config)
     assert list(found) == list(kinds)
     for name, (kind, default, comment) in found.items():

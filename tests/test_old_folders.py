@@ -9,16 +9,12 @@ import torch
 from conftest import ROOT
 from safetensors.torch import load_file
 
-from alexnet_nb.preprocessing import verify
-from alexnet_nb.training import (
-    Config,
-    Trainer,
-    checkpoints,
-    coerce,
-    last_checkpoint,
-    load_run_config,
-    run_training,
-)
+from alexnet_nb.data.packed import verify
+from alexnet_nb.engine.checkpoint import last_checkpoint
+from alexnet_nb.engine.config import Config, coerce
+from alexnet_nb.engine.loop import run_training
+from alexnet_nb.engine.run_dir import checkpoints, load_run_config
+from alexnet_nb.engine.trainer import Trainer
 
 OLD = ROOT / "tests/fixtures/0.1.0"
 BEFORE = ROOT / "tests/fixtures/b6f1944"

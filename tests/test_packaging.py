@@ -75,7 +75,7 @@ from alexnet_nb.lrn import LRN
 import alexnet_nb, torch
 assert alexnet_nb.__file__.startswith({str(installed)!r}), alexnet_nb.__file__
 print(LRN()(torch.ones(1, 5, 1, 1)).shape)
-import alexnet_nb.qualitative, alexnet_nb.training
+import alexnet_nb.qualitative, alexnet_nb.engine.cli
 """
     done = subprocess.run(
         [sys.executable, "-I", "-c", script],

@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import io
 import json
+import multiprocessing
 import os
 import resource
 import signal
@@ -27,21 +28,14 @@ from PIL import Image, ImageCms, TiffImagePlugin, TiffTags
 from sklearn.datasets import load_sample_image
 
 from alexnet_nb import preprocessing
-from alexnet_nb.preprocessing import (
-    CHUNK,
-    HEADER,
-    cache_folder,
-    decode_jpeg,
-    file_lock,
-    list_images,
-    load_image,
-    map_in_workers,
-    open_packed,
-    pack,
-    pickled_by_path,
-    resize_center_crop,
-    verify,
-)
+from alexnet_nb.base.files import file_lock
+from alexnet_nb.data import packing
+from alexnet_nb.data.datasets import cache_folder
+from alexnet_nb.data.packed import open_packed, verify
+from alexnet_nb.data.packing import CHUNK, HEADER, pack
+from alexnet_nb.data.sources import list_images
+from alexnet_nb.data.workers import map_in_workers, pickled_by_path
+from alexnet_nb.preprocessing import decode_jpeg, load_image, resize_center_crop
 
 QUIET = {"progress": lambda line: None}
 PATIENCE = 300  # seconds after which a process that should have ended is called hung
@@ -64,7 +58,10 @@ LARGE = """
 import resource, subprocess, sys
 from pathlib import Path
 import numpy as np
-from alexnet_nb.preprocessing import Source, check, pack, pixel_statistics
+from alexnet_nb.data.packed import verify
+from alexnet_nb.data.packing import pack
+from alexnet_nb.data.sources import ImageSource
+from alexnet_nb.preprocessing import pixel_statistics
 
 what, out = sys.argv[1:]
 images = np.random.default_rng(0).integers(0, 256, (153_600, 8, 8, 3), np.uint8)
@@ -78,7 +75,7 @@ if what == "statistics":
     sys.exit()
 resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
 splits = {"train": [(x, i % 2) for i, x in enumerate(images)], "val": [(images[0], 0)]}
-source = Source(splits, ("a", "b"), "generated")
+source = ImageSource(splits, ("a", "b"), "generated")
 packed = pack(source, out, 8, processes=2, progress=lambda line: None)
 assert np.array_equal(packed.train.images, stored)
 np.testing.assert_allclose(packed.mean, stored.mean(0), rtol=1e-12)
@@ -166,7 +163,7 @@ def test_a_process_in_trouble_ends_the_work_with_a_sentence(trouble, reason):
     code = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         "import test_packing_faults as faults\n"
-        "from alexnet_nb.preprocessing import in_processes\n"
+        "from alexnet_nb.data.workers import map_in_workers\n"
         "for item in map_in_workers(faults.Items(getattr(faults, sys.argv[2])), 2):\n"
         "    print(item)\n"
     )
@@ -198,12 +195,12 @@ def test_a_worker_killed_mid_way_is_named_and_packing_goes_on(tmp_path, monkeypa
             die()
         return read(source, size)
 
-    context = preprocessing.multiprocessing.get_context("fork")
-    monkeypatch.setattr(preprocessing.multiprocessing, "get_context", lambda: context)
-    monkeypatch.setattr(preprocessing, "load_image", deadly)
+    context = multiprocessing.get_context("fork")
+    monkeypatch.setattr(multiprocessing, "get_context", lambda: context)
+    monkeypatch.setattr(packing, "load_image", deadly)
     with pytest.raises(RuntimeError, match=r"got signal 9.*one of the files.*77\.png"):
         pack(tmp_path / "in", tmp_path / "out", 16, processes=2, **QUIET)
-    monkeypatch.setattr(preprocessing, "load_image", read)
+    monkeypatch.setattr(packing, "load_image", read)
     packed = pack(tmp_path / "in", tmp_path / "out", 16, processes=2, **QUIET)
     assert packed.meta["sha256"] == whole.meta["sha256"]
 
@@ -212,7 +209,7 @@ def test_what_is_left_of_the_work_ends_its_processes():
     items = map_in_workers(Items(int), 2)
     with closing(items):
         assert next(items) == 0
-        children = preprocessing.multiprocessing.active_children()
+        children = multiprocessing.active_children()
         assert len(children) == 2
     assert not any(child.is_alive() for child in children)
 
@@ -221,8 +218,8 @@ FORKSERVER = """
 import multiprocessing, sys
 if __name__ == "__main__":
     multiprocessing.set_start_method("forkserver")
-    multiprocessing.set_forkserver_preload(["alexnet_nb.preprocessing"])
-    from alexnet_nb.preprocessing import pack
+    multiprocessing.set_forkserver_preload(["alexnet_nb.data.packing"])
+    from alexnet_nb.data.packing import pack
     for quality in (None, 90):
         out = f"{sys.argv[2]}-{quality}"
         packed = pack(sys.argv[1], out, 16, quality=quality, processes=2)
@@ -266,7 +263,7 @@ def pack_until(monkeypatch, source, out, function, **options):
         raise PowerCut
 
     with monkeypatch.context() as patch:
-        patch.setattr(preprocessing, function, cut)
+        patch.setattr(packing, function, cut)
         with pytest.raises(PowerCut):
             pack(source, out, 16, **options, **QUIET)
     return out.with_name(f".{out.name}.partial")
@@ -365,9 +362,9 @@ def test_an_interrupt_loses_nothing(tmp_path, three_chunks):
             raise KeyboardInterrupt
 
     items = list_images(source).splits["train"]
-    chunks = preprocessing.Chunks(items, 16, None)
+    chunks = packing.Chunks(items, 16, None)
     with pytest.raises(KeyboardInterrupt):
-        preprocessing.write_split(tmp_path / "train", chunks, 0, tell)
+        packing.write_split(tmp_path / "train", chunks, 0, tell)
     journal = (tmp_path / "train/journal.jsonl").read_bytes()
     assert journal.count(b"\n") == 2
 
@@ -420,7 +417,7 @@ def test_data_have_reached_the_disk_before_their_journal_line(
     tmp_path, monkeypatch, three_chunks
 ):
     """Looked at whenever the journal is longer than before."""
-    monkeypatch.setattr(preprocessing, "_SYNC_SECONDS", 0)
+    monkeypatch.setattr(packing, "_SYNC_SECONDS", 0)
     fsync, reached, seen = os.fsync, {}, []
     partial = tmp_path / ".out.partial"
 
@@ -503,7 +500,7 @@ def test_names_are_utf8_whatever_the_locale(tmp_path):
     packed = pack(tmp_path / "in", tmp_path / "out", 16, **QUIET)
     assert (packed.path / "names.txt").read_bytes() == "é\n日本\n".encode()
     code = (
-        "import sys; from alexnet_nb.preprocessing import open_packed\n"
+        "import sys; from alexnet_nb.data.packed import open_packed\n"
         "print(ascii(open_packed(sys.argv[1]).names))"
     )
     locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
@@ -539,11 +536,11 @@ def test_what_is_no_image_is_left_out_by_name(tmp_path, processes):
     noise_images(tmp_path / "in")
     odd = odd_files(tmp_path / "in/a")
     code = (
-        "import json, resource, sys; from alexnet_nb.preprocessing import check, pack\n"
+        "import json, resource, sys; from alexnet_nb.data.packed import verify; from alexnet_nb.data.packing import pack\n"
         "resource.setrlimit(resource.RLIMIT_AS, (6 << 30, 6 << 30))\n"
         "out, processes = sys.argv[2], int(sys.argv[3])\n"
         "packed = pack(sys.argv[1], out, 16, processes=processes, progress=len)\n"
-        "check(packed.path)\n"
+        "verify(packed.path)\n"
         "print(json.dumps([len(packed.train), len(packed.val), packed.meta['unread']]))"
     )
     done = subprocess.run(
@@ -940,15 +937,15 @@ def test_a_disk_without_locks_is_tolerated(tmp_path, monkeypatch, code):
 
 READ_ONLY = """
 import subprocess, sys
-from alexnet_nb.preprocessing import prepare
+from alexnet_nb.data.datasets import load_dataset
 cache = sys.argv[2]
-packed = prepare(sys.argv[1], 16, progress=lambda line: None)
+packed = load_dataset(sys.argv[1], 16, progress=lambda line: None)
 subprocess.run(["mount", "--bind", "-o", "ro", cache, cache], check=True)
 try:
     open(packed.path / "x", "w")
 except OSError as e:
     print("errno", e.errno)
-print(prepare(sys.argv[1], 16, progress=lambda line: None) .path == packed.path)
+print(load_dataset(sys.argv[1], 16, progress=lambda line: None) .path == packed.path)
 """
 
 

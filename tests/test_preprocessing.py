@@ -17,20 +17,16 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 from torchvision import datasets, transforms
 
-from alexnet_nb.preprocessing import (
-    CHUNK,
+from alexnet_nb.data.packed import open_packed, verify
+from alexnet_nb.data.packing import CHUNK, pack
+from alexnet_nb.data.sources import (
     ImageSource,
     list_cifar10,
     list_imagenet,
     list_imagenette,
     list_images,
-    load_image,
-    open_packed,
-    pack,
-    pixel_statistics,
-    resize_center_crop,
-    verify,
 )
+from alexnet_nb.preprocessing import load_image, pixel_statistics, resize_center_crop
 
 PHOTO = Image.fromarray(load_sample_image("china.jpg"))
 quiet = dict(progress=lambda line: None)
@@ -213,7 +209,7 @@ def test_jpegs_look_like_the_pixels(tmp_path):
     assert (raw.train.labels == small.train.labels).all()
 
 
-PACK = "import sys; from alexnet_nb.preprocessing import pack; pack(sys.argv[1], sys.argv[2], 64, processes=int(sys.argv[3]))"
+PACK = "import sys; from alexnet_nb.data.packing import pack; pack(sys.argv[1], sys.argv[2], 64, processes=int(sys.argv[3]))"
 
 
 def test_killed_at_any_moment_it_goes_on(tmp_path):
@@ -324,7 +320,7 @@ def test_two_at_once(tmp_path):
 def test_a_disk_that_is_too_small_is_refused(tmp_path, monkeypatch):
     jpegs(tmp_path / "in")
     monkeypatch.setattr(
-        "alexnet_nb.preprocessing.shutil.disk_usage",
+        "alexnet_nb.data.packing.shutil.disk_usage",
         lambda path: type("", (), dict(free=1000)),
     )
     with pytest.raises(OSError, match=r"packing needs .* GB are free"):
@@ -334,7 +330,8 @@ def test_a_disk_that_is_too_small_is_refused(tmp_path, monkeypatch):
 SMALL_DISK = """
 import subprocess, sys
 from pathlib import Path
-from alexnet_nb.preprocessing import check, pack
+from alexnet_nb.data.packed import verify
+from alexnet_nb.data.packing import pack
 source, disk = sys.argv[1:]
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", disk], check=True)
 filler = Path(disk, "filler")
@@ -343,7 +340,7 @@ try: pack(source, Path(disk, "out"), 64, processes=0, progress=fill)
 except OSError as e: print(type(e).__name__, e.errno)
 assert not Path(disk, "out").exists()
 filler.unlink()
-check(pack(source, Path(disk, "out"), 64, processes=0, progress=lambda line: None).path)
+verify(pack(source, Path(disk, "out"), 64, processes=0, progress=lambda line: None).path)
 print("whole")
 """
 

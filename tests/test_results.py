@@ -8,9 +8,9 @@ import statistics
 import pytest
 from conftest import ROOT
 
+from alexnet_nb.engine.config import Config, run_recipe
 from alexnet_nb.evaluation import wilson
 from alexnet_nb.model import layer_specs
-from alexnet_nb.training import Config, run_recipe
 
 RUNS = sorted(p.parent for p in (ROOT / "results").glob("*/result.json"))
 

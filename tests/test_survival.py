@@ -17,21 +17,14 @@ from conftest import LONG, ROOT, gone, texts, workers
 from jupyter_client.manager import start_new_kernel
 from safetensors.torch import load_file
 
-from alexnet_nb.preprocessing import load_dataset
-from alexnet_nb.training import (
-    Config,
-    Trainer,
-    checkpoints,
-    describe_failure,
-    load_checkpoint,
-    lock_run,
-    open_run,
-    plan_placement,
-    run_training,
-    train,
-    train_loop,
-    validate,
-)
+from alexnet_nb.data.datasets import load_dataset
+from alexnet_nb.engine.checkpoint import load_checkpoint
+from alexnet_nb.engine.config import Config
+from alexnet_nb.engine.distributed import plan_placement
+from alexnet_nb.engine.launch import describe_failure, train
+from alexnet_nb.engine.loop import run_training, train_loop
+from alexnet_nb.engine.run_dir import checkpoints, lock_run, open_run, validate
+from alexnet_nb.engine.trainer import Trainer
 
 SMALL = dict(width_mult=1 / 8, epochs=2, recipe="source2012")
 
@@ -255,7 +248,7 @@ def test_a_damaged_checkpoint_is_refused_and_runs_no_code(
             or pickle.dumps(Harmful())
         )
     if "checksum" in damage:
-        from alexnet_nb.preprocessing import sha256
+        from alexnet_nb.base.files import sha256
 
         state = json.loads((path / "state.json").read_text())
         state["sha256"][file.name] = sha256(file)
@@ -385,7 +378,7 @@ def parent(cmdline):
 def test_a_kernel_is(tmp_path, hanging, how):
     kernel, client = start_new_kernel(cwd=str(tmp_path))
     client.execute(
-        "from alexnet_nb.training import Config, train; train(Config(gpus=2))"
+        "from alexnet_nb.engine.config import Config; from alexnet_nb.engine.launch import train; train(Config(gpus=2))"
     )
     reached(tmp_path, hanging)
     {"interrupted": kernel.interrupt_kernel, "restarted": kernel.restart_kernel}[how]()
@@ -455,7 +448,9 @@ def test_papermill_is_stopped(tmp_path, how):
 FULL = """
 import subprocess, sys, threading, time
 from pathlib import Path
-from alexnet_nb.training import Config, checkpoints, train
+from alexnet_nb.engine.config import Config
+from alexnet_nb.engine.launch import train
+from alexnet_nb.engine.run_dir import checkpoints
 disk, free, batch_size, words = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=60m", "tmpfs", disk], check=True)
 out, filler = Path(disk, "run"), Path(disk, "filler")

@@ -9,9 +9,11 @@ import pytest
 from conftest import ROOT, gone, texts
 from PIL import Image
 
-from alexnet_nb.preprocessing import load_dataset
+from alexnet_nb.data.datasets import load_dataset
+from alexnet_nb.engine.config import Config, resolve
+from alexnet_nb.engine.launch import train
+from alexnet_nb.engine.run_dir import validate
 from alexnet_nb.recipes import RECIPES
-from alexnet_nb.training import Config, resolve, train, validate
 
 
 def test_dry_run_goes_through_everything(papermill, tmp_path):

@@ -15,14 +15,18 @@ from torch.nn import functional as F
 from torchvision import models
 
 from alexnet_nb.augmentation import IMAGENET_MEAN, InputTransform, sample_augment_params
+from alexnet_nb.data.datasets import load_dataset
+from alexnet_nb.engine.config import Config
+from alexnet_nb.engine.distributed import shard_batch
+from alexnet_nb.engine.loop import train_loop
+from alexnet_nb.engine.trainer import Trainer
 from alexnet_nb.evaluation import probabilities
 from alexnet_nb.learning import learning_rates, make_optimizer, set_learning_rates
 from alexnet_nb.lrn import LRN, SpatialNorm
 from alexnet_nb.model import AlexNet
-from alexnet_nb.preprocessing import load_dataset, load_image, resize_center_crop
+from alexnet_nb.preprocessing import load_image, resize_center_crop
 from alexnet_nb.recipes import LAYERS, RECIPES, no_lrn, paper, source2012, torchvision
 from alexnet_nb.relu import activation
-from alexnet_nb.training import Config, Trainer, train_loop
 
 TRAPS = list(csv.DictReader((ROOT / "nbs/traps.tsv").open(), delimiter="\t"))
 SMALL = dict(crop=72, kernels=(8, 16, 24, 24, 16), hidden=(32, 32))
@@ -377,9 +381,9 @@ def test_trap_17_no_new_order(tmp_path, monkeypatch):
             [],
         )
         worker.folder.mkdir()
-        read = worker.read
-        worker.read = lambda *args: orders.append(read(*args)) or orders[-1]
-        worker.update, worker.validate = (
+        read = worker.load_batch
+        worker.load_batch = lambda *args: orders.append(read(*args)) or orders[-1]
+        worker.train_step, worker.validate = (
             (lambda x, y: setattr(worker, "step", worker.step + 1) or (0.0, 0.0, 0.0)),
             (lambda limit: (0.0, 0.0, 0.0, 360)),
         )
@@ -569,7 +573,7 @@ def test_trap_29_short_last_batch(tmp_path):
     )
     worker.rates = learning_rates(worker.recipe, 0)
     x, y = torch.randn(short, 3, 64, 64) * 60, torch.randint(0, 10, (short,))
-    loss, logits = worker.loss(worker.model, x, y, None)
+    loss, logits = worker.compute_loss(worker.model, x, y, shard_batch(len(x)))
     loss.backward()
     torch.testing.assert_close(
         loss, F.cross_entropy(logits, y, reduction="sum") / short

@@ -11,18 +11,14 @@ import torch
 from conftest import LONG, ROOT
 from torch import nn
 
+from alexnet_nb.engine.config import Config
+from alexnet_nb.engine.distributed import plan_placement
+from alexnet_nb.engine.launch import torchrun_command, train, worker_environment
+from alexnet_nb.engine.run_dir import validate
 from alexnet_nb.learning import scale_width
 from alexnet_nb.model import AlexNet
 from alexnet_nb.multigpu import merge_state_dicts, shard_state_dict
 from alexnet_nb.recipes import paper
-from alexnet_nb.training import (
-    Config,
-    plan_placement,
-    torchrun_command,
-    train,
-    validate,
-    worker_environment,
-)
 
 
 def parity(

@@ -23,9 +23,9 @@ import torch
 from torch.nn import functional as F
 
 from alexnet_nb.augmentation import make_generator
-from alexnet_nb.preprocessing import load_dataset
+from alexnet_nb.data.datasets import load_dataset
+from alexnet_nb.engine.launch import has_native_bfloat16
 from alexnet_nb.relu import CifarNet
-from alexnet_nb.training import has_native_bfloat16
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 AT_ONCE = dict(cuda=8, cpu=2)

@@ -15,10 +15,11 @@ import torch
 from PIL import Image
 
 from alexnet_nb.augmentation import InputTransform
+from alexnet_nb.data.datasets import load_dataset
+from alexnet_nb.data.sources import list_images
+from alexnet_nb.engine.run_dir import read_config
 from alexnet_nb.evaluation import load_model, probabilities
-from alexnet_nb.preprocessing import list_images, load_dataset
 from alexnet_nb.qualitative import hidden_features, nearest
-from alexnet_nb.training import read_config
 
 PREDICTED, QUERIES, NEAREST, SIDE = 8, 5, 6, 96
 

@@ -23,7 +23,9 @@ from scipy import optimize, stats
 from torch.nn import functional as F
 
 from alexnet_nb.augmentation import InputTransform, sample_augment_params
+from alexnet_nb.data.datasets import load_dataset
 from alexnet_nb.dropout import dropout_masks
+from alexnet_nb.engine.trainer import load_images
 from alexnet_nb.learning import (
     learning_rates,
     make_optimizer,
@@ -31,9 +33,7 @@ from alexnet_nb.learning import (
     set_learning_rates,
 )
 from alexnet_nb.model import AlexNet, initial_weights
-from alexnet_nb.preprocessing import load_dataset
 from alexnet_nb.recipes import RECIPES, paper
-from alexnet_nb.training import load_images
 
 WINDOW, BATCH = 20, 128
 packed = cache(load_dataset)
