@@ -56,7 +56,7 @@ DRAWN = {
     "analogues": {"result", "columns-table", "norm-table", "dropout-line"},
     "figure1": {"result", "curves", "table"},
     "plateau": {"result", "places-table", "places-tests", "alike-table", "biases-line"},
-} | {page: {"speed-table"} for page in ("01_preprocessing", "04_lrn", "06_model")}
+} | {page: {"speed-table"} for page in ("datasets", "04_lrn", "06_model")}
 
 
 def code_of(cell):
