@@ -96,7 +96,7 @@ seed = torch.tensor(settings[-1])
 dist.broadcast(seed, src=0)  # fresh numbers in every test, the same in both processes
 settings[-1], column = seed.item(), dist.get_rank()
 if fault == "gather":
-    model_module.exchange = gather_without_gradient
+    model_module.gather_columns = gather_without_gradient
 dtype = getattr(torch, precision)
 two = run(recipe, column, fault, dtype, *settings)
 dist.destroy_process_group()

@@ -82,7 +82,7 @@ def trainer(tmp_path_factory):
 
 @pytest.mark.parametrize("recipe", ["paper", "source2012", "torchvision"])
 def test_batch_size_prefetch_and_resuming_change_nothing(trainer, recipe):
-    def epoch(size, first=0, prefetch=True):
+    def epoch(size, first=0, ahead=True):
         w = trainer(recipe=recipe, batch_size=size)
         draws, numbers = (
             sample_augment_params(
@@ -92,7 +92,7 @@ def test_batch_size_prefetch_and_resuming_change_nothing(trainer, recipe):
         )
         reads = (
             prefetch(lambda i: w.load_batch(None, draws, i), numbers)
-            if prefetch
+            if ahead
             else (w.load_batch(None, draws, i) for i in numbers)
         )
         xs, ys = zip(*(w.to_network_input(*read, True) for read in reads))
@@ -100,7 +100,7 @@ def test_batch_size_prefetch_and_resuming_change_nothing(trainer, recipe):
 
     x, y = epoch(128)
     assert len(x) == len(y) == 1437
-    for other in (epoch(128, prefetch=False), epoch(100), epoch(7)):
+    for other in (epoch(128, ahead=False), epoch(100), epoch(7)):
         assert torch.equal(other[0], x)
         assert torch.equal(other[1], y)
     late = epoch(128, first=4)

@@ -5,6 +5,7 @@ import os
 import random
 import re
 import signal
+import argparse
 import socket
 import subprocess
 import sys
@@ -394,7 +395,11 @@ def test_the_command_line_is_config():
         " ".join(command_line().format_help().split()),
         typing.get_type_hints(Config),
     )
-    actions = {a.dest: a for a in command_line()._actions if a.dest != "help"}
+    actions = {
+        a.dest: a
+        for a in command_line()._actions
+        if a.dest != "help" and a.help != argparse.SUPPRESS  # old names
+    }
     assert list(actions) == list(kinds)
     assert Config(**vars(command_line().parse_args([]))) == Config()
     source = (

@@ -182,7 +182,7 @@ def test_views_are_counted_as_what_they_are(size, distinct):
 def test_the_report_counts_distinct_views(tmp_path, digits):
     """Stored images of the size of the crop have one view where they are not mirrored."""
     folder = tmp_path / "run"
-    config = Config(out_dir=str(folder), width_mult=1 / 16, epochs=1, crop=72)
+    config = Config(out_dir=str(folder), width_mult=1 / 16, epochs=1, crop_size=72)
     open_run(config, plan_placement(1, found=0))[1].close()
     run_training(Trainer(folder, config, digits, None))
     table = evaluate(folder, digits)

@@ -20,7 +20,7 @@ from alexnet_nb.engine.distributed import plan_placement
 from alexnet_nb.engine.launch import show_line, train, worker_environment
 
 TINY = dict(width_mult=1 / 16, epochs=1)
-TRAIN = "from alexnet_nb.engine.config import Config; from alexnet_nb.engine.launch import train; train(Config(out_dir='run', width=1/16, {}))"
+TRAIN = "from alexnet_nb.engine.config import Config; from alexnet_nb.engine.launch import train; train(Config(out_dir='run', width_mult=1/16, {}))"
 
 
 def start(folder, settings, **env):
