@@ -1,11 +1,11 @@
 """More than two processes: pairs of columns or whole nets that share the batch, the command line, restarts, several machines."""
 
+import argparse
 import json
 import os
 import random
 import re
 import signal
-import argparse
 import socket
 import subprocess
 import sys
@@ -465,7 +465,7 @@ def test_the_command_line_is_config():
         (
             "--gpus 6 --batch-size 2",
             {},
-            "parameter batch_size: found 2, expected a picture for each pair",
+            "parameter batch_size: found 2, expected at least 3, one image for each replica",
         ),
         (
             "--gpus 3 --data-parallel --batch-size 2",

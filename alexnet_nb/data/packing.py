@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['CHUNK', 'HEADER', 'Chunks', 'npy_header', 'Journal', 'journal_line', 'read_journal', 'write_split', 'pack',
-           'open_finished', 'read_plan', 'write_packed', 'left_out_rows', 'tell_left_out', 'expect_every_class',
-           'ProgressReporter']
+           'open_finished', 'read_plan', 'write_packed', 'begin_packing', 'require_space', 'write_splits', 'write_meta',
+           'left_out_rows', 'tell_left_out', 'expect_every_class', 'ProgressReporter']
 
 # %% ../../nbs/engine/packing.ipynb #imports
 import io
@@ -15,6 +15,7 @@ import shutil
 import time
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from alexnet_nb.base.files import (
     sync_folder,
     synced_file,
 )
+from ..base.processes import available_cores
 from .packed import PackedDataset, open_packed, open_split
 from .sources import ImageSource, list_images
 from .workers import map_in_workers
@@ -271,51 +273,17 @@ def read_plan(path):
 # %% ../../nbs/engine/packing.ipynb #fill
 def write_packed(folder, source, plan, processes, unreadable, progress):
     """Write everything that a packed data set holds; `meta.json` comes last."""
-    size, quality, total = (
-        plan["size"],
-        plan["quality"],
-        sum(map(len, source.splits.values())),
-    )
-    if read_plan(folder / "plan.json") != plan:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
-        with synced_file(folder / "plan.json") as file:
-            file.write(json.dumps(plan).encode())
-    need, there = (
-        total * (3 * size * size if quality is None else size * size // 2),
-        sum(p.stat().st_size for p in folder.glob("*/*.npy")),
-    )
-    free = shutil.disk_usage(folder).free
-    progress(
-        f"packing {' + '.join(f'{len(i):,}' for i in source.splits.values())} pictures at {size}×{size}: {need / 1e9:.2f} GB{' at most' * (quality is not None)}, {free / 1e9:,.0f} GB free"
-    )
-    if need - there > free:
-        raise OSError(
-            f"{folder.parent}: packing needs {(need - there) / 1e9:.2f} GB, and {free / 1e9:.2f} GB are free; choose another folder, a smaller size, or quality="
-        )
-    cores = (
-        len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count()
-    )
-    workers, unread, before, tell = (
-        (0 if total < 500 else cores) if processes is None else processes,
-        [],
-        0,
-        ProgressReporter(total, progress),
-    )
-    for split, items in source.splits.items():
-        unread += write_split(
-            folder / split,
-            Chunks(items, size, quality),
-            workers,
-            lambda n: tell(before + n),
-        )
-        before += len(items)
-    unread = left_out_rows(unread, source.origin)
+    total = sum(len(samples) for samples in source.splits.values())
+    begin_packing(folder, plan)
+    require_space(folder, source, plan, progress)
+    if processes is None:
+        processes = available_cores() if total >= 500 else 0
+    unread = write_splits(folder, source, plan, processes, progress)
     if len(unread) > max(10, unreadable * total):
+        path, reason = unread[0]
         raise ValueError(
-            f"{len(unread):,} of {total:,} files could not be read, the first: {unread[0][0]}: {unread[0][1]}; allow more with unreadable="
+            f"{len(unread):,} of {total:,} files could not be read, the first:"
+            f" {path}: {reason}; allow more with unreadable="
         )
     if unread:
         tell_left_out(f"{len(unread)} files that could not be read", unread, progress)
@@ -323,21 +291,73 @@ def write_packed(folder, source, plan, processes, unreadable, progress):
     passed_over = left_out_rows(source.left_out, source.origin)
     if passed_over:
         tell_left_out("what is not an image", passed_over, progress)
-    mean, cov = pixel_statistics(open_split(folder / "train").images, workers)
+    mean, cov = pixel_statistics(open_split(folder / "train").images, processes)
     with synced_file(folder / "stats.npz") as file:
         np.savez(file, mean=mean, cov=cov)
     with synced_file(folder / "names.txt") as file:
         file.writelines(f"{name}\n".encode() for name in source.names)
-    sums = {
-        str(p.relative_to(folder)): sha256(p) for p in sorted(folder.rglob("*.np[yz]"))
-    }
+    write_meta(folder, source, plan, unread + passed_over)
+
+# %% ../../nbs/engine/packing.ipynb #fill-parts
+def begin_packing(folder, plan):
+    """Make the folder to pack into; one of another plan is emptied first."""
+    if read_plan(folder / "plan.json") == plan:
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    with synced_file(folder / "plan.json") as file:
+        file.write(json.dumps(plan).encode())
+
+
+def require_space(folder, source, plan, progress):
+    """Say how large the packed data will be; raise `OSError` where the disk is too small."""
+    size = plan["size"]
+    counts = [len(samples) for samples in source.splits.values()]
+    need = sum(counts) * 3 * size * size
+    at_most = ""
+    if plan["quality"] is not None:  # a JPEG of half a byte a pixel is a large one
+        need = sum(counts) * size * size // 2
+        at_most = " at most"
+    there = sum(path.stat().st_size for path in folder.glob("*/*.npy"))
+    free = shutil.disk_usage(folder).free
+    progress(
+        f"packing {' + '.join(f'{n:,}' for n in counts)} images at {size}×{size}:"
+        f" {need / 1e9:.2f} GB{at_most}, {free / 1e9:,.0f} GB free"
+    )
+    if need - there > free:
+        raise OSError(
+            f"{folder.parent}: packing needs {(need - there) / 1e9:.2f} GB, and"
+            f" {free / 1e9:.2f} GB are free; choose another folder, a smaller size, or"
+            " quality="
+        )
+
+
+def write_splits(folder, source, plan, processes, progress):
+    """Write images and labels of all splits; return what could not be read."""
+    total = sum(len(samples) for samples in source.splits.values())
+    report = ProgressReporter(total, progress)
+    unread = []
+    before = 0
+    for split, samples in source.splits.items():
+        chunks = Chunks(samples, plan["size"], plan["quality"])
+        report_split = partial(report.add, before)
+        unread += write_split(folder / split, chunks, processes, report_split)
+        before += len(samples)
+    return left_out_rows(unread, source.origin)
+
+
+def write_meta(folder, source, plan, left_out):
+    """Write `meta.json`: what was packed, from where, and the checksums."""
+    checksums = {}
+    for path in sorted(folder.rglob("*.np[yz]")):
+        checksums[str(path.relative_to(folder))] = sha256(path)
     meta = dict(
-        size=size,
+        size=plan["size"],
         classes=len(source.names),
         origin=source.origin,
         seed=plan["seed"],
-        unread=unread + passed_over,
-        sha256=sums,
+        unread=left_out,
+        sha256=checksums,
         plan=plan,
     )
     with synced_file(folder / "meta.json") as file:
@@ -371,26 +391,27 @@ def expect_every_class(source, labels):
 
 # %% ../../nbs/engine/packing.ipynb #Pace
 class ProgressReporter:
-    """Tells how far and how fast, every ten seconds."""
+    """Tells how far packing is and how fast, every ten seconds."""
 
     def __init__(self, total, progress):
-        self.total, self.progress, self.start, self.last_log, self.first = (
-            total,
-            progress,
-            time.monotonic(),
-            time.monotonic(),
-            None,
-        )
+        self.total = total
+        self.progress = progress
+        self.start = time.monotonic()
+        self.last_report = time.monotonic()
+        self.first = None  # images that an earlier run has packed; they do not count
 
-    def __call__(self, n):
+    def add(self, before, n):
+        """Take note that `n` images of a split are packed, after `before` of others."""
+        n += before
         now = time.monotonic()
         if self.first is None:
-            self.first = n  # what an earlier run has done does not count
-        if now - self.last_log < 10 and n < self.total:
+            self.first = n
+        if now - self.last_report < 10 and n < self.total:
             return
         rate = (n - self.first) / (now - self.start)
         if now - self.start > 10 and rate:
             self.progress(
-                f"packed {n:,} of {self.total:,} pictures, {rate:,.0f} a second, {(self.total - n) / rate / 60:.1f} min left"
+                f"packed {n:,} of {self.total:,} images, {rate:,.0f} a second,"
+                f" {(self.total - n) / rate / 60:.1f} min left"
             )
-        self.last_log = now
+        self.last_report = now

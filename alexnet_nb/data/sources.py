@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['IMAGE_SUFFIXES', 'ILSVRC2012', 'ARCHIVES', 'ImageSource', 'file_version', 'shuffled', 'why_passed_over',
-           'find_images', 'list_images', 'list_classes', 'suggest_folder', 'list_imagenet', 'list_cifar10',
-           'list_imagenette', 'list_digits']
+           'find_images', 'list_images', 'split_roots', 'find_samples', 'require_classes', 'list_classes',
+           'suggest_folder', 'list_imagenet', 'list_cifar10', 'list_imagenette', 'list_digits']
 
 # %% ../../nbs/engine/sources.ipynb #imports
 import hashlib
@@ -128,58 +128,81 @@ def list_images(
     folder,  # {train,val}/CLASS/FILE or CLASS/FILE
     seed: int = 0,  # of the order, and of the split where the folder has none
 ) -> ImageSource:
-    """The pictures of an image folder. Raises `FileNotFoundError` or `ValueError` saying what is missing."""
+    """List the images of a folder.
+
+    Without folders `train` and `val`, a tenth of the images becomes the validation set.
+    Raises `FileNotFoundError` or `ValueError` saying what is missing.
+    """
     folder = Path(folder)
+    roots = split_roots(folder)
+    left_out: list[tuple[str, str]] = []
+    names = list_classes(roots["train"], left_out)
+    if "val" in roots:
+        others = set(list_classes(roots["val"], left_out)) - set(names)
+        if others:
+            raise ValueError(
+                f"data: {folder}/val has classes that train has not:"
+                f" {printable(', '.join(sorted(others)))}"
+            )
+    found = {}
+    for split, root in roots.items():
+        found[split] = find_samples(root, names, left_out)
+    require_classes(found["train"], names, roots["train"], left_out)
+    shuffled(found, seed)
+    if "val" not in roots:
+        num_val = max(1, len(found["train"]) // 10)
+        found = {"train": found["train"][num_val:], "val": found["train"][:num_val]}
+    for split, samples in found.items():
+        if not samples:
+            raise FileNotFoundError(
+                f"data: no images for {split} in {folder}: expected train/CLASS/FILE"
+                " and val/CLASS/FILE, or CLASS/FILE, with files"
+                f" {' '.join(sorted(IMAGE_SUFFIXES))}{suggest_folder(left_out)}"
+            )
+    return ImageSource(found, tuple(names), str(folder.resolve()), tuple(left_out))
+
+# %% ../../nbs/engine/sources.ipynb #list-images-parts
+def split_roots(folder: Path) -> dict[str, Path]:
+    """Return the folders of the splits; where there are none, the folder itself as "train"."""
     if not folder.is_dir():
         raise FileNotFoundError(
             f"data: {folder} is not a folder (looked in {Path.cwd()})"
         )
-    split = (folder / "train").is_dir()
-    if split and not (folder / "val").is_dir():
+    if not (folder / "train").is_dir():
+        return {"train": folder}
+    if not (folder / "val").is_dir():
         raise FileNotFoundError(
             f"data: {folder} has a folder train, but none named val"
         )
-    roots = {s: folder / s for s in ("train", "val")} if split else {"train": folder}
-    left_out = []
-    names = list_classes(roots["train"], left_out)
-    strange = (
-        sorted(set(list_classes(roots["val"], left_out)) - set(names)) if split else []
-    )
-    if strange:
-        raise ValueError(
-            f"data: {folder}/val has classes that train has not: {printable(', '.join(strange))}"
-        )
-    found = {}
-    for s, root in roots.items():
-        found[s] = []
-        for label, name in enumerate(names):
-            if not (root / name).is_dir():
-                continue
-            paths, passed_over = find_images(root / name)
-            found[s] += [(path, label) for path in paths]
-            left_out += passed_over
-    empty = sorted(set(range(len(names))) - {label for _, label in found["train"]})
+    return {"train": folder / "train", "val": folder / "val"}
+
+
+def find_samples(root, class_names, left_out):
+    """List (path, label) for every image below a folder of classes, in a fixed order."""
+    samples = []
+    for label, name in enumerate(class_names):
+        if not (root / name).is_dir():
+            continue
+        paths, passed_over = find_images(root / name)
+        samples += [(path, label) for path in paths]
+        left_out += passed_over
+    return samples
+
+
+def require_classes(samples, class_names, root, left_out):
+    """Raise an error where a class has no image, or where there is one class only."""
+    empty = sorted(set(range(len(class_names))) - {label for _, label in samples})
     if empty:
+        names = printable(", ".join(class_names[label] for label in empty))
         raise FileNotFoundError(
-            f"data: no images for the classes {printable(', '.join(names[i] for i in empty))} in {roots['train']}{suggest_folder(left_out)}"
+            f"data: no images for the classes {names} in {root}"
+            f"{suggest_folder(left_out)}"
         )
-    if len(names) == 1:
+    if len(class_names) == 1:
         raise ValueError(
-            f"data: {folder} has one class, {printable(names[0])}; expected two or more"
+            f"data: {root} has one class, {printable(class_names[0])};"
+            " expected two or more"
         )
-    shuffled(found, seed)
-    if not split:
-        found = {
-            "train": found["train"][max(1, len(found["train"]) // 10) :],
-            "val": found["train"][: max(1, len(found["train"]) // 10)],
-        }
-    for s, items in found.items():
-        if not items:
-            raise FileNotFoundError(
-                f"data: no images for {s} in {folder}: expected train/CLASS/FILE and val/CLASS/FILE, or CLASS/FILE, "
-                f"with files {' '.join(sorted(IMAGE_SUFFIXES))}{suggest_folder(left_out)}"
-            )
-    return ImageSource(found, tuple(names), str(folder.resolve()), tuple(left_out))
 
 # %% ../../nbs/engine/sources.ipynb #list_classes
 def list_classes(root, left_out):

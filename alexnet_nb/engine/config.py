@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TYPE_NAMES', 'DTYPES', 'Config', 'parse_parameters', 'coerce', 'rename_parameters', 'require', 'validate_values',
-           'resolve', 'run_recipe']
+           'validate_recipe', 'resolve', 'run_recipe']
 
 # %% ../../nbs/engine/config.ipynb #imports
 import difflib
@@ -167,28 +167,38 @@ def validate_values(config: Config):
     for name in ("width_mult", "image_size", "crop_size", "epochs", "batch_size", "lr"):
         value = getattr(config, name)
         need(name, value is None or value > 0, "a number above 0")
-    recipe, whole = run_recipe(config), resolve(config)
+    validate_recipe(config)
+
+# %% ../../nbs/engine/config.ipynb #validate-recipe
+def validate_recipe(config: Config):
+    """Raise `ValueError` for values that do not fit the recipe, the data or one another."""
+    need = partial(require, config)
+    recipe = run_recipe(config)
+    resolved = resolve(config)
+    splits = recipe.columns == 2 and not recipe.lrn_across
     need(
         "gpus",
-        config.gpus == 1
-        or config.data_parallel
-        or (recipe.columns == 2 and not recipe.lrn_across),
-        f"1, or data_parallel=True: recipe {recipe.name} cannot be split over two processes",
+        config.gpus == 1 or config.data_parallel or splits,
+        f"1, or data_parallel=True: recipe {recipe.name} cannot be split over two"
+        " processes",
     )
+    replicas = config.gpus
+    if not config.data_parallel:
+        replicas = max(1, config.gpus // 2)
     need(
         "batch_size",
-        config.batch_size * (2 - config.data_parallel) >= config.gpus,
-        "a picture for each pair of GPUs, or for each where the columns are together",
+        config.batch_size >= replicas,
+        f"at least {replicas}, one image for each replica of the network",
     )
     need(
         "image_size",
-        config.data != "digits" or whole.image_size % 8 == 0,
+        config.data != "digits" or resolved.image_size % 8 == 0,
         "a multiple of 8 for digits",
     )
     need(
         "crop_size",
-        config.crop_size is None or config.crop_size <= whole.image_size,
-        f"at most the size of the stored pictures, {whole.image_size}",
+        config.crop_size is None or config.crop_size <= resolved.image_size,
+        f"at most the size of the stored images, {resolved.image_size}",
     )
     layer_specs(recipe)  # refuses a crop that is too small
 

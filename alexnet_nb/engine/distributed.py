@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh
 
+from ..base.processes import available_cores
 from ..multigpu import set_column_group
 
 # %% ../../nbs/engine/distributed.ipynb #Layout
@@ -28,17 +29,9 @@ class Placement:
     machines: int = 1
 
     @property
-    def threads(self):
-        return max(
-            1,
-            (
-                len(os.sched_getaffinity(0))
-                if hasattr(os, "sched_getaffinity")
-                else os.cpu_count()
-            )
-            * self.machines
-            // self.processes,
-        )
+    def threads(self) -> int:
+        """Return how many threads each process may use."""
+        return max(1, available_cores() * self.machines // self.processes)
 
     def __str__(self):
         return self.words

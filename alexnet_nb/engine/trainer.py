@@ -64,13 +64,8 @@ class Trainer:
             if mesh["column"].size() == 2:
                 self.column = mesh.get_local_rank("column")
         self.recipe = run_recipe(config)
-        num_classes = len(data.names)
         dtype = DTYPES[config.precision]
-        model = AlexNet(self.recipe, num_classes, self.column)
-        model.load_state_dict(
-            initial_weights(self.recipe, num_classes, config.seed, self.column)
-        )
-        self.model = model.to(self.device, dtype).train()
+        self.model = self.make_model().to(self.device, dtype).train()
         self.ddp_model = self.model  # averages gradients once wrap_ddp was called
         self.trainable_names: list[str] = []  # of the parameters that it averages
         self.optimizer = make_optimizer(self.model, self.recipe)
@@ -83,6 +78,15 @@ class Trainer:
         self.val_errors: list[float] = []  # top-1, one an epoch
         self.last_log = time.monotonic()
         self.last_save = time.monotonic()
+
+    def make_model(self) -> AlexNet:
+        """Build the network of the run, with the weights that its seed draws (§5)."""
+        num_classes = len(self.data.names)
+        model = AlexNet(self.recipe, num_classes, self.column)
+        seed = self.config.seed
+        weights = initial_weights(self.recipe, num_classes, seed, self.column)
+        model.load_state_dict(weights)
+        return model
 
     @property
     def is_main(self) -> bool:
