@@ -17,7 +17,6 @@ import torch
 from .augmentation import InputTransform
 from .base.files import atomic_write, read_json
 from .data.packed import ImageSplit, PackedDataset
-from .engine.config import run_recipe
 from .engine.run_dir import checkpoints, read_config
 from .learning import error_rates
 from .model import AlexNet
@@ -63,7 +62,7 @@ def load_model(
 
     weights = load_file(Path(folder) / "model.safetensors")
     config = read_config(Path(folder))
-    model = AlexNet(run_recipe(config), len(weights["fc8.bias"])).to(
+    model = AlexNet(config.model_recipe, len(weights["fc8.bias"])).to(
         device, weights["fc8.bias"].dtype
     )
     model.load_state_dict(weights)
@@ -93,7 +92,7 @@ def load_input(
             f"{folder}: got no stats.npz, expected the mean image of the training data; "
             "give the data that the run was trained on"
         )
-    return InputTransform(model.recipe, mean, cov, device, model.fc8.bias.dtype)
+    return InputTransform(model.recipe, mean, cov, device, model.fc8.weight.dtype)
 
 # %% ../nbs/11_evaluation.ipynb #read_run_data
 def read_run_data(folder) -> dict:
@@ -145,15 +144,16 @@ def evaluate(
     model = load_model(folder, device)
     require_same_kind(folder, data)
     transform = load_input(folder, model, device, data)
-    errors, labels = {}, []
+    errors: dict[int, tuple[float, float]] = {}
+    n = 0
     for asked in sorted({1, model.recipe.views}):
         views = len(transform.view_places(asked))
-        errors[views], labels = errors_on(
-            model, transform, parts_of(data, split), asked
-        )
-    save_result(folder, model, errors, len(labels), data, split)
-    named = {f"{n} view{'s' if n > 1 else ''}": rates for n, rates in errors.items()}
-    return error_table(named, len(labels))
+        parts = parts_of(data, split)
+        errors[views], labels = errors_on(model, transform, parts, asked)
+        n = len(labels)
+    save_result(folder, model, errors, n, data, split)
+    named = {f"{k} view{'s' if k > 1 else ''}": rates for k, rates in errors.items()}
+    return error_table(named, n)
 
 # %% ../nbs/11_evaluation.ipynb #evaluate-parts
 def require_same_kind(folder: Path, data: PackedDataset):

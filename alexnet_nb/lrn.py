@@ -143,13 +143,12 @@ def _add_window(padded, n, pairs, out):
     def at(t, i):
         return t[i * step : len(flat) - (n - 1 - i) * step]
 
-    first, second, *others = (
-        *(at(pairs, i) for i in range(0, n - 1, 2)),
-        at(flat, n - 1),
-    )
-    torch.add(first, second, out=out[: len(first)])
-    for part in others:
-        out[: len(first)] += part
+    parts = [at(pairs, i) for i in range(0, n - 1, 2)]
+    parts.append(at(flat, n - 1))
+    total = out[: len(parts[0])]
+    torch.add(parts[0], parts[1], out=total)
+    for part in parts[2:]:
+        total += part
 
 # %% ../nbs/04_lrn.ipynb #blocked
 _BLOCK = 600_000  # numbers in a block: two pictures at conv1

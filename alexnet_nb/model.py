@@ -132,44 +132,32 @@ def layer_specs(
 # %% ../nbs/06_model.ipynb #summary
 def summary(recipe: Recipe = paper, num_classes: int = 1000) -> MarkdownTable:
     """Every layer: output, what it reads, parameters, multiply-adds, neurons."""
-    layers = layer_specs(recipe, num_classes)
+    rows: list[tuple] = []
+    parameters, multiply_adds, neurons = 0, 0, 0
+    for layer in layer_specs(recipe, num_classes):
+        output = str(layer.outputs)
+        if layer.name.startswith("conv"):
+            output = f"{layer.outputs}×{layer.size}×{layer.size}"
+        kernel = f"{layer.inputs // layer.groups}×{layer.window}×{layer.window}"
+        counts = (layer.parameters, layer.multiply_adds, layer.neurons)
+        rows.append((layer.name, output, kernel, _reads(layer, recipe), *counts))
+        parameters += layer.parameters
+        multiply_adds += layer.multiply_adds
+        neurons += layer.neurons
+    rows.append(("total", "", "", "", parameters, multiply_adds, neurons))
+    columns = "layer output kernel reads parameters multiply-adds neurons"
+    return MarkdownTable(columns.split(), rows)
 
-    def reads(l):
-        return (
-            "the picture"
-            if l.name == "conv1"
-            else "both columns"
-            if l.groups < recipe.columns
-            else "its column"
-            if recipe.columns > 1
-            else "all"
-        )
-
-    rows = [
-        (
-            l.name,
-            f"{l.outputs}×{l.size}×{l.size}" if l.name[0] == "c" else l.outputs,
-            f"{l.inputs // l.groups}×{l.window}×{l.window}",
-            reads(l),
-            l.parameters,
-            l.multiply_adds,
-            l.neurons,
-        )
-        for l in layers
-    ]
-    total = ("total", "", "", "", *(sum(r[i] for r in rows) for i in (4, 5, 6)))
-    return MarkdownTable(
-        [
-            "layer",
-            "output",
-            "kernel",
-            "reads",
-            "parameters",
-            "multiply-adds",
-            "neurons",
-        ],
-        [*rows, total],
-    )
+# %% ../nbs/06_model.ipynb #reads
+def _reads(layer: LayerSpec, recipe: Recipe) -> str:
+    """Say which part of the layer below a layer reads."""
+    if layer.name == "conv1":
+        return "the image"
+    if layer.groups < recipe.columns:
+        return "both columns"
+    if recipe.columns > 1:
+        return "its column"
+    return "all"
 
 # %% ../nbs/06_model.ipynb #initial_weights
 def initial_weights(
@@ -180,7 +168,7 @@ def initial_weights(
 ) -> dict:  # 'conv1.weight' → tensor …, float32
     """The weights that a recipe starts from (§5), drawn for both columns and then cut."""
     generator = None if seed is None else torch.Generator().manual_seed(seed)
-    state = {}
+    state: dict[str, torch.Tensor] = {}
     for i, layer in enumerate(layer_specs(recipe, num_classes)):
         shape = (layer.outputs, layer.inputs // layer.groups) + (
             layer.window,
@@ -191,7 +179,7 @@ def initial_weights(
             torch.empty(layer.outputs),
             layer.fan_in**-0.5,
         )
-        if recipe.init_std is None:  # torch's own
+        if recipe.init_std is None or recipe.init_bias is None:  # torch's own
             for t in (weight, bias):
                 t.uniform_(-bound, bound, generator=generator)
         else:
@@ -223,6 +211,8 @@ class GroupedLinear(nn.Linear):
 # %% ../nbs/06_model.ipynb #AlexNet
 class AlexNet(nn.Module):
     """Both columns (`column=None`), or one of them with the other in another process (§3.5)."""
+
+    fc8: nn.Linear  # column 1 has none
 
     def __init__(
         self, recipe: Recipe = paper, num_classes: int = 1000, column: int | None = None

@@ -13,7 +13,9 @@ import torch
 import torch.distributed as dist
 
 # %% ../nbs/03_multigpu.ipynb #swap-1
-bytes_sent = Counter()  # bytes that this process has sent, by what they were for
+bytes_sent: Counter[str] = (
+    Counter()
+)  # bytes that this process has sent, by what they were for
 _column_group = (
     None  # process group of both columns; None: of all processes, which are two
 )

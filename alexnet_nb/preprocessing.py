@@ -29,7 +29,7 @@ def resize_center_crop(
     from PIL import Image
 
     image = to_rgb(image)
-    width, height = resized_shape(*image.size, size)
+    width, height = resized_shape(image.size[0], image.size[1], size)
     image = image.resize((width, height), Image.Resampling.BILINEAR)
     left, top = (width - size) // 2, (height - size) // 2
     return image.crop((left, top, left + size, top + size))

@@ -31,17 +31,16 @@ class CifarNet(nn.Module):
         def conv(i, o):
             return nn.Conv2d(i, o, 5, padding=2)
 
-        half = dict(kernel_size=3, stride=2, ceil_mode=True)
         self.features = nn.Sequential(
             conv(3, 32),
-            nn.MaxPool2d(**half),
+            nn.MaxPool2d(3, 2, ceil_mode=True),
             activation(act),  # 32×16×16
             conv(32, 32),
             activation(act),
-            nn.AvgPool2d(**half),  # 32×8×8
+            nn.AvgPool2d(3, 2, ceil_mode=True),  # 32×8×8
             conv(32, 64),
             activation(act),
-            nn.AvgPool2d(**half),
+            nn.AvgPool2d(3, 2, ceil_mode=True),
         )  # 64×4×4
         self.fc = nn.Linear(1024, num_classes)
         generator = torch.Generator().manual_seed(seed)

@@ -21,7 +21,7 @@ from alexnet_nb import multigpu
 from alexnet_nb.augmentation import sample_augment_params
 from alexnet_nb.base.files import atomic_write
 from alexnet_nb.data.packed import ImageSplit, PackedDataset
-from alexnet_nb.engine.config import Config
+from alexnet_nb.engine.config import Config, resolve
 from alexnet_nb.engine.distributed import init_distributed
 from alexnet_nb.engine.launch import ALLOCATOR
 from alexnet_nb.engine.trainer import Trainer
@@ -75,7 +75,7 @@ def work(processes, data_parallel):
     mesh = init_distributed(processes, data_parallel, "cpu")
     w = Trainer(
         Path("."),
-        Config(data="random", recipe="paper", batch_size=BATCH, epochs=90),
+        resolve(Config(data="random", recipe="paper", batch_size=BATCH, epochs=90)),
         data,
         mesh,
     )

@@ -18,7 +18,7 @@ from alexnet_nb.data.packed import ImageSplit, PackedDataset
 from alexnet_nb.dropout import dropout_masks
 from alexnet_nb.engine import checkpoint, trainer
 from alexnet_nb.engine.checkpoint import last_checkpoint
-from alexnet_nb.engine.config import Config
+from alexnet_nb.engine.config import Config, resolve
 from alexnet_nb.engine.distributed import BatchShard, init_distributed, shard_batch
 from alexnet_nb.engine.loop import run_training
 from alexnet_nb.engine.run_dir import checkpoints
@@ -127,7 +127,7 @@ for i, case in enumerate(sys.argv[1:]):
         run_training(
             Trainer(
                 runs[0],
-                replace(config, seed=seed + (fault == "seed") * rank),
+                resolve(replace(config, seed=seed + (fault == "seed") * rank)),
                 data,
                 mesh,
             )
@@ -141,7 +141,7 @@ for i, case in enumerate(sys.argv[1:]):
         )
     repair()
     if rank == 0 and fault != "seed":
-        worker = Trainer(runs[1], config, data, None)
+        worker = Trainer(runs[1], resolve(config), data, None)
         run_training(worker)
         many, one = map(result, runs)
         assert many.keys() == one.keys()
@@ -158,6 +158,12 @@ for i, case in enumerate(sys.argv[1:]):
         )
 if rank == 1:
     checkpoint.checkpoints = lambda folder: []  # a disk that shows it late
-tell({"last": last_checkpoint(Trainer(folder / "0-many", config, data, mesh)).name})
+tell(
+    {
+        "last": last_checkpoint(
+            Trainer(folder / "0-many", resolve(config), data, mesh)
+        ).name
+    }
+)
 dist.barrier()
 os._exit(0)  # as the package's workers end

@@ -25,7 +25,7 @@ from alexnet_nb.augmentation import (
 )
 from alexnet_nb.data.datasets import load_dataset
 from alexnet_nb.data.packed import ImageSplit
-from alexnet_nb.engine.config import Config, run_recipe
+from alexnet_nb.engine.config import Config, resolve
 from alexnet_nb.engine.loop import train_loop
 from alexnet_nb.engine.trainer import Trainer, load_images, prefetch
 from alexnet_nb.recipes import RECIPES, paper, source2012, torchvision
@@ -58,7 +58,7 @@ def test_half_of_the_pictures_are_mirrored_and_the_noise_has_its_covariance():
 def test_noise_does_not_round_away():
     """On pixels from 0 to 255 the noise moves a picture by gray levels, not by hundredths."""
     data = load_dataset("digits", 72)
-    see = InputTransform(run_recipe(Config()), data.mean, data.cov)
+    see = InputTransform(resolve(Config()).model_recipe, data.mean, data.cov)
     draws = sample_augment_params(512, see.max_offset, see.recipe, 0, 0)
     moved = see.train(
         load_images(data.train, slice(0, 512)), draws
@@ -74,7 +74,7 @@ def test_noise_does_not_round_away():
 def trainer(tmp_path_factory):
     return lambda **settings: Trainer(
         tmp_path_factory.mktemp("run"),
-        Config(**settings),
+        resolve(Config(**settings)),
         load_dataset("digits", 72),
         None,
     )

@@ -18,7 +18,7 @@ from alexnet_nb.engine.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from alexnet_nb.engine.config import Config
+from alexnet_nb.engine.config import Config, resolve
 from alexnet_nb.engine.distributed import plan_placement
 from alexnet_nb.engine.launch import train
 from alexnet_nb.engine.loop import run_training, train_loop
@@ -49,7 +49,7 @@ def begin(folder, data, **settings):
     config = Config(out_dir=str(folder), **TINY | settings)
     if not (folder / "config.json").exists():
         open_run(config, plan_placement(1, found=0))[1].close()
-    worker = Trainer(folder, config, data, None)
+    worker = Trainer(folder, resolve(config), data, None)
     if found := last_checkpoint(worker):
         load_checkpoint(worker, found)
     return worker

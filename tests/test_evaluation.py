@@ -12,7 +12,7 @@ from PIL import Image
 from alexnet_nb.augmentation import InputTransform
 from alexnet_nb.data.datasets import load_dataset
 from alexnet_nb.data.packing import pack
-from alexnet_nb.engine.config import Config
+from alexnet_nb.engine.config import Config, resolve
 from alexnet_nb.engine.distributed import plan_placement
 from alexnet_nb.engine.loop import run_training
 from alexnet_nb.engine.run_dir import open_run
@@ -33,7 +33,7 @@ def run(tmp_path_factory, digits):
     folder = tmp_path_factory.mktemp("run")
     config = Config(out_dir=str(folder), width_mult=1 / 16, epochs=1)
     open_run(config, plan_placement(1, found=0))[1].close()
-    run_training(Trainer(folder, config, digits, None))
+    run_training(Trainer(folder, resolve(config), digits, None))
     evaluate(folder, digits)
     return folder
 
@@ -184,7 +184,7 @@ def test_the_report_counts_distinct_views(tmp_path, digits):
     folder = tmp_path / "run"
     config = Config(out_dir=str(folder), width_mult=1 / 16, epochs=1, crop_size=72)
     open_run(config, plan_placement(1, found=0))[1].close()
-    run_training(Trainer(folder, config, digits, None))
+    run_training(Trainer(folder, resolve(config), digits, None))
     table = evaluate(folder, digits)
     assert json.loads((folder / "result.json").read_text())["views"] == 1
     assert "1 view " in table

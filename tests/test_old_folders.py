@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from alexnet_nb.data.packed import verify
 from alexnet_nb.engine.checkpoint import last_checkpoint
-from alexnet_nb.engine.config import Config, coerce
+from alexnet_nb.engine.config import Config, coerce, resolve
 from alexnet_nb.engine.loop import run_training
 from alexnet_nb.engine.run_dir import checkpoints, load_run_config
 from alexnet_nb.engine.trainer import Trainer
@@ -43,7 +43,7 @@ def resumed(folder, data, **changes):
     config = Config(
         **known | dict(out_dir=str(folder), data=str(data.path), resume=True) | changes
     )
-    return Trainer(folder, config, data, None)
+    return Trainer(folder, resolve(config), data, None)
 
 
 def test_a_run_is_resumed_to_its_end(tmp_path):

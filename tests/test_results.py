@@ -8,7 +8,7 @@ import statistics
 import pytest
 from conftest import ROOT
 
-from alexnet_nb.engine.config import Config, run_recipe
+from alexnet_nb.engine.config import Config, resolve
 from alexnet_nb.evaluation import wilson
 from alexnet_nb.model import layer_specs
 
@@ -29,7 +29,7 @@ def test_recorded_run_is_whole(folder):
     assert result["seed"] == config.seed
     classes = 5 if folder.name == "flowers5" else 1000
     assert result["parameters"] == sum(
-        l.parameters for l in layer_specs(run_recipe(config), classes)
+        l.parameters for l in layer_specs(resolve(config).model_recipe, classes)
     )
 
 

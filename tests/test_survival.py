@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 from alexnet_nb.data.datasets import load_dataset
 from alexnet_nb.engine.checkpoint import load_checkpoint
-from alexnet_nb.engine.config import Config
+from alexnet_nb.engine.config import Config, resolve
 from alexnet_nb.engine.distributed import plan_placement
 from alexnet_nb.engine.launch import describe_failure, train
 from alexnet_nb.engine.loop import run_training, train_loop
@@ -94,7 +94,7 @@ def begun(tmp_path, **settings):
     """A worker after an epoch of a tiny run, and its checkpoint."""
     tmp_path.mkdir(exist_ok=True)
     config = Config(out_dir=str(tmp_path), **SMALL | settings)
-    worker = Trainer(tmp_path, config, load_dataset("digits", 72), None)
+    worker = Trainer(tmp_path, resolve(config), load_dataset("digits", 72), None)
     train_loop(worker, worker.steps_per_epoch)
     return worker, checkpoints(tmp_path)[-1]
 
@@ -102,7 +102,7 @@ def begun(tmp_path, **settings):
 def fresh(tmp_path, **settings):
     return Trainer(
         tmp_path,
-        Config(out_dir=str(tmp_path), **SMALL | settings),
+        resolve(Config(out_dir=str(tmp_path), **SMALL | settings)),
         load_dataset("digits", 72),
         None,
     )
@@ -512,7 +512,7 @@ def anonymous():
 def test_ten_thousand_steps_do_not_grow(tmp_path):
     worker = Trainer(
         tmp_path,
-        Config(width_mult=1 / 16, batch_size=2, epochs=15),
+        resolve(Config(width_mult=1 / 16, batch_size=2, epochs=15)),
         load_dataset("digits", 72),
         None,
     )

@@ -16,7 +16,7 @@ from torchvision import models
 
 from alexnet_nb.augmentation import IMAGENET_MEAN, InputTransform, sample_augment_params
 from alexnet_nb.data.datasets import load_dataset
-from alexnet_nb.engine.config import Config
+from alexnet_nb.engine.config import Config, resolve
 from alexnet_nb.engine.distributed import shard_batch
 from alexnet_nb.engine.loop import train_loop
 from alexnet_nb.engine.trainer import Trainer
@@ -374,7 +374,7 @@ def test_trap_17_no_new_order(tmp_path, monkeypatch):
         worker, orders = (
             Trainer(
                 tmp_path / recipe,
-                Config(recipe=recipe, epochs=2, batch_size=1437),
+                resolve(Config(recipe=recipe, epochs=2, batch_size=1437)),
                 data,
                 None,
             ),
@@ -565,7 +565,7 @@ def test_trap_28_rate_inside_the_velocity():
 def test_trap_29_short_last_batch(tmp_path):
     config = Config(out_dir=str(tmp_path), batch_size=128)
     data = load_dataset("digits", 72)
-    worker = Trainer(tmp_path, config, data, None)
+    worker = Trainer(tmp_path, resolve(config), data, None)
     short = len(data.train) % 128
     seen = []
     worker.model.fc8.register_full_backward_hook(

@@ -199,7 +199,7 @@ def write_split(
         journal.sync()
         labels = [label for row in journal.rows for label in row["labels"]]
         lengths = [length for row in journal.rows for length in row["bytes"]]
-        shape = (sum(lengths),)
+        shape: tuple[int, ...] = (sum(lengths),)
         if chunks.quality is None:
             shape = (len(labels), 3, chunks.size, chunks.size)
         data.seek(0)
@@ -298,7 +298,7 @@ def write_packed(folder, source, plan, processes, unreadable, progress):
         file.writelines(f"{name}\n".encode() for name in source.names)
     write_meta(folder, source, plan, unread + passed_over)
 
-# %% ../../nbs/engine/packing.ipynb #fill-parts
+# %% ../../nbs/engine/packing.ipynb #def-begin-packing
 def begin_packing(folder, plan):
     """Make the folder to pack into; one of another plan is emptied first."""
     if read_plan(folder / "plan.json") == plan:
@@ -308,7 +308,7 @@ def begin_packing(folder, plan):
     with synced_file(folder / "plan.json") as file:
         file.write(json.dumps(plan).encode())
 
-
+# %% ../../nbs/engine/packing.ipynb #def-require-space
 def require_space(folder, source, plan, progress):
     """Say how large the packed data will be; raise `OSError` where the disk is too small."""
     size = plan["size"]
@@ -331,7 +331,7 @@ def require_space(folder, source, plan, progress):
             " quality="
         )
 
-
+# %% ../../nbs/engine/packing.ipynb #def-write-splits
 def write_splits(folder, source, plan, processes, progress):
     """Write images and labels of all splits; return what could not be read."""
     total = sum(len(samples) for samples in source.splits.values())
@@ -345,7 +345,7 @@ def write_splits(folder, source, plan, processes, progress):
         before += len(samples)
     return left_out_rows(unread, source.origin)
 
-
+# %% ../../nbs/engine/packing.ipynb #def-write-meta
 def write_meta(folder, source, plan, left_out):
     """Write `meta.json`: what was packed, from where, and the checksums."""
     checksums = {}

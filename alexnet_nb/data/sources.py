@@ -161,7 +161,7 @@ def list_images(
             )
     return ImageSource(found, tuple(names), str(folder.resolve()), tuple(left_out))
 
-# %% ../../nbs/engine/sources.ipynb #list-images-parts
+# %% ../../nbs/engine/sources.ipynb #def-split-roots
 def split_roots(folder: Path) -> dict[str, Path]:
     """Return the folders of the splits; where there are none, the folder itself as "train"."""
     if not folder.is_dir():
@@ -176,7 +176,7 @@ def split_roots(folder: Path) -> dict[str, Path]:
         )
     return {"train": folder / "train", "val": folder / "val"}
 
-
+# %% ../../nbs/engine/sources.ipynb #def-find-samples
 def find_samples(root, class_names, left_out):
     """List (path, label) for every image below a folder of classes, in a fixed order."""
     samples = []
@@ -188,7 +188,7 @@ def find_samples(root, class_names, left_out):
         left_out += passed_over
     return samples
 
-
+# %% ../../nbs/engine/sources.ipynb #def-require-classes
 def require_classes(samples, class_names, root, left_out):
     """Raise an error where a class has no image, or where there is one class only."""
     empty = sorted(set(range(len(class_names))) - {label for _, label in samples})

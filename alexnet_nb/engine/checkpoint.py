@@ -25,7 +25,7 @@ from alexnet_nb.base.files import (
     sync_folder,
 )
 from .run_dir import checkpoints, refuse_linked_folders
-from .trainer import Trainer, initial_lr
+from .trainer import Trainer
 from ..multigpu import gather_state_dict, shard_state_dict
 from ..recipes import Recipe
 
@@ -85,7 +85,7 @@ def refuse_non_finite(tensors: dict[str, dict[str, torch.Tensor]], trainer: Trai
                 raise FloatingPointError(
                     f"{kind} of {name}: got values that are not finite after step "
                     f"{trainer.step}, expected numbers; nothing was saved; "
-                    f"train a new run with a lower lr than {initial_lr(trainer):.2g}"
+                    f"train a new run with a lower lr than {trainer.config.lr:.2g}"
                 )
 
 # %% ../../nbs/engine/checkpoint.ipynb #write_tensors

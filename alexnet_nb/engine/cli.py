@@ -116,7 +116,11 @@ def main():
             f"alexnet-train: {words}\n" if env.get("LOCAL_RANK", "0") == "0" else None,
         )  # once on every machine
     env.setdefault("ALEXNET_NB_DEVICE", where.device)
-    os._exit(worker_main(config, lambda: setup_rank(config, where), 1 + config.dry_run))
+    os._exit(
+        worker_main(
+            resolve(config), lambda: setup_rank(config, where), 1 + config.dry_run
+        )
+    )
 
 # %% ../../nbs/engine/cli.ipynb #place
 TORCHRUN_VARS = {
@@ -197,14 +201,14 @@ def setup_rank(
     return folder, all_gather(data, where, group)[first_rank_here], lock
 
 # %% ../../nbs/engine/cli.ipynb #set-up-parts
-def all_gather(thing: Any, where: Placement, group: dist.ProcessGroup | None) -> list:
+def all_gather(thing: Any, where: Placement, group: Any) -> list:
     """Return what each process has given, by rank."""
     of_every_rank = [thing] * where.processes
     if group:
         dist.all_gather_object(of_every_rank, thing, group=group)
     return of_every_rank
 
-
+# %% ../../nbs/engine/cli.ipynb #pack-data
 def pack_data(config: Config) -> Path:
     """Pack the data of a run where that has not been done; return their folder."""
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TYPE_NAMES', 'DTYPES', 'Config', 'parse_parameters', 'coerce', 'rename_parameters', 'require', 'validate_values',
-           'validate_recipe', 'resolve', 'run_recipe']
+           'validate_recipe', 'RunConfig', 'data_defaults', 'require_trainable', 'resolve']
 
 # %% ../../nbs/engine/config.ipynb #imports
 import difflib
@@ -75,7 +75,7 @@ def _suggest(name: str, known: Iterable[str]) -> str:
 def coerce(
     name: str,
     value,
-    kind: type,  # such as `int` or `float | None`
+    kind: Any,  # such as `int` or `float | None`
 ):
     """The value as the type that is wanted, where that is what was meant; else `ValueError`."""
     kinds = get_args(kind) or (kind,)
@@ -173,8 +173,8 @@ def validate_values(config: Config):
 def validate_recipe(config: Config):
     """Raise `ValueError` for values that do not fit the recipe, the data or one another."""
     need = partial(require, config)
-    recipe = run_recipe(config)
     resolved = resolve(config)
+    recipe = resolved.model_recipe
     splits = recipe.columns == 2 and not recipe.lrn_across
     need(
         "gpus",
@@ -210,34 +210,71 @@ DTYPES = {
 }  # of the weights
 
 # %% ../../nbs/engine/config.ipynb #complete-1
-def resolve(config: Config) -> Config:
-    """The configuration with what the data set calls for in place of None."""
-    digits = config.data == "digits"
-    size = config.image_size or (72 if digits else 256)
-    wanted = dict(
-        width_mult=0.25 if digits else 1.0,
-        image_size=size,
-        crop_size=64
-        if digits and size == 72
-        else round(size * get_recipe(config.recipe).crop / 256),
-        epochs=40 if digits else 90,
-    )
-    return replace(
-        config, **{k: v for k, v in wanted.items() if getattr(config, k) is None}
-    )
+@dataclass(frozen=True)
+class RunConfig:
+    """What a run does: the parameters of `Config`, each with a value, and the recipe."""
 
-# %% ../../nbs/engine/config.ipynb #run_recipe
-def run_recipe(config: Config) -> Recipe:
-    """The recipe that a run follows."""
-    config, recipe = resolve(config), get_recipe(config.recipe)
-    missing = [
-        n
-        for n in ("lr", "lr_bias", "momentum", "decay", "schedule")
-        if getattr(recipe, n) is None
-    ]
+    gpus: int
+    data_parallel: bool
+    data: str
+    recipe: str
+    width_mult: float
+    image_size: int
+    crop_size: int
+    epochs: int
+    batch_size: int
+    lr: float
+    seed: int
+    out_dir: str
+    resume: bool
+    dry_run: bool
+    precision: str
+    model_recipe: Recipe  # scaled to the width and the crop of the run
+
+    def parameters(self) -> dict[str, Any]:
+        """Return the parameters by name, as `config.json` holds them."""
+        return {f.name: getattr(self, f.name) for f in fields(Config)}
+
+# %% ../../nbs/engine/config.ipynb #data-defaults
+def data_defaults(config: Config, recipe: Recipe) -> dict[str, Any]:
+    """Return what the data set and the recipe call for, by parameter."""
+    defaults: dict[str, Any]
+    if config.data == "digits":
+        defaults = dict(width_mult=0.25, image_size=72, epochs=40, lr=recipe.lr)
+    else:
+        defaults = dict(width_mult=1.0, image_size=256, epochs=90, lr=recipe.lr)
+    image_size = config.image_size or defaults["image_size"]
+    defaults["crop_size"] = round(image_size * recipe.crop / 256)
+    if config.data == "digits" and image_size == 72:
+        defaults["crop_size"] = 64
+    return defaults
+
+# %% ../../nbs/engine/config.ipynb #require-trainable
+def require_trainable(recipe: Recipe):
+    """Raise `ValueError` where a recipe can be built, but not trained."""
+    missing = []
+    for name in ("lr", "lr_bias", "momentum", "decay", "schedule"):
+        if getattr(recipe, name) is None:
+            missing.append(name)
     if missing:
         raise ValueError(
-            f"parameter recipe: {recipe.name} has no source for {', '.join(missing)}; it can be built, but not trained"
+            f"parameter recipe: {recipe.name} has no source for {', '.join(missing)};"
+            " it can be built, but not trained"
         )
-    recipe = scale_width(recipe, config.width_mult, config.crop_size)
-    return replace(recipe, hflip=False, views=5) if config.data == "digits" else recipe
+
+# %% ../../nbs/engine/config.ipynb #run_recipe
+def resolve(config: Config) -> RunConfig:
+    """Put a value in place of every None, and make the recipe of the run.
+
+    Raises `ValueError` where the recipe has no source for a value that training needs.
+    """
+    recipe = get_recipe(config.recipe)
+    require_trainable(recipe)
+    values = {f.name: getattr(config, f.name) for f in fields(Config)}
+    for name, value in data_defaults(config, recipe).items():
+        if values[name] is None:
+            values[name] = value
+    recipe = scale_width(recipe, values["width_mult"], values["crop_size"])
+    if config.data == "digits":  # a mirrored digit is another one, or none
+        recipe = replace(recipe, hflip=False, views=5)
+    return RunConfig(**values, model_recipe=recipe)

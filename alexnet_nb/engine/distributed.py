@@ -9,7 +9,7 @@ __all__ = ['Placement', 'plan_placement', 'BatchShard', 'shard_batch', 'init_dis
 import os
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -116,7 +116,7 @@ def init_distributed(
             flush=True,
         )
     ranks = torch.arange(processes).view(-1, 1 if data_parallel else 2)
-    groups = [
+    groups: list[Any] = [
         dist.new_subgroups_by_enumeration(part.tolist(), timeout=limit)[0]
         for part in (ranks.T, ranks)
     ]  # init_device_mesh sets no timeout

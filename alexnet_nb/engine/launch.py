@@ -27,7 +27,7 @@ from collections.abc import Callable
 from dataclasses import fields
 from importlib.resources import files
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import torch
 import torch.distributed as dist
@@ -36,7 +36,7 @@ from ..base.files import open_append
 from ..base.processes import exit_when_orphaned, exit_when_stdin_closes
 from ..data.datasets import load_dataset
 from ..data.packed import open_packed
-from .config import Config, resolve
+from .config import Config, RunConfig, resolve
 from .distributed import Placement, init_distributed, plan_placement
 from .loop import run_training
 from alexnet_nb.engine.run_dir import (
@@ -49,7 +49,7 @@ from .trainer import Trainer
 
 # %% ../../nbs/engine/launch.ipynb #work-1
 def worker_main(
-    config: Config,
+    config: RunConfig,
     find: Callable,  # once the processes have met: → folder of the run, packed data, …
     launches: int = 1,
 ) -> int:
@@ -116,7 +116,7 @@ def launch(
         begin = log.tell()
         process = start_torchrun(where, store, live, log, folder, data)
         try:
-            for line in process.stdout:
+            for line in process.stdout or ():
                 if line.startswith("alexnet_nb! "):
                     errors.append(json.loads(line[12:]))
                 else:
@@ -324,7 +324,7 @@ def train(
 # %% ../../nbs/engine/launch.ipynb #knows_bfloat16
 def has_native_bfloat16() -> bool:
     """Has the processor instructions for bfloat16? Without them torch computes it in another, slower way. True where torch cannot tell."""
-    can = getattr(torch.cpu, "get_capabilities", dict)()
+    can: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return can.get("architecture") != "x86_64" or can["avx512_bf16"] or can["amx_bf16"]
 
 # %% ../../nbs/engine/launch.ipynb #resume_command

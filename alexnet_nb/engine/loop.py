@@ -89,13 +89,14 @@ def train_epoch(
         order = torch.randperm(len(data.train), generator=generator).numpy()
     left = range(trainer.step % steps, min(steps, last - epoch * steps))
     begin = time.perf_counter()
-    for stored in prefetch(
+    for stored, augment, labels in prefetch(
         lambda index: trainer.load_batch(order, params, index), left
     ):
         waited = time.perf_counter() - begin
         n = trainer.shard(trainer.step % steps).of
-        images, labels = trainer.to_network_input(*stored, trainer.rates["color"])
-        errors = trainer.train_step(images, labels)
+        color_noise = trainer.rates["color"]
+        x, y = trainer.to_network_input(stored, augment, labels, color_noise)
+        errors = trainer.train_step(x, y)
         metrics.add(StepMetrics(n, *errors, time.perf_counter() - begin, waited))
         at_end = trainer.step % steps == 0 or trainer.step == last
         if not at_end and not metrics.rows and trainer.should_save():
@@ -131,7 +132,7 @@ def run_training(trainer: Trainer):
     if trainer.mesh:
         dist.barrier()
 
-# %% ../../nbs/engine/loop.ipynb #save-model
+# %% ../../nbs/engine/loop.ipynb #def-verify-processes
 def verify_processes(trainer: Trainer):
     """Compare the first batch of several processes with one process (§3.2)."""
     params = sample_augment_params(
@@ -146,7 +147,7 @@ def verify_processes(trainer: Trainer):
     if trainer.replicas > 1 and trainer.config.dry_run:
         verify_replicas(trainer, params)
 
-
+# %% ../../nbs/engine/loop.ipynb #def-save-model
 def save_model(trainer: Trainer):
     """Write the weights of both columns to `model.safetensors`, once."""
     if trainer.replica:

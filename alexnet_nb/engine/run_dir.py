@@ -16,10 +16,10 @@ import re
 import shutil
 import socket
 import tempfile
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import torch
 
@@ -27,6 +27,7 @@ from ..base.files import atomic_write, read_json, unlink_planted
 from ..data.datasets import KNOWN_DATASETS
 from alexnet_nb.engine.config import (
     Config,
+    RunConfig,
     rename_parameters,
     require,
     resolve,
@@ -75,16 +76,16 @@ def validate_folder(config: Config) -> Config:
     return config
 
 # %% ../../nbs/engine/run_dir.ipynb #same_run
-def same_run(config, old):
-    """Refuse to resume a run of another configuration."""
-    old = asdict(Config()) | old
-    for name, value in asdict(resolve(config)).items():
-        if (
-            name not in ("gpus", "data_parallel", "out_dir", "resume", "dry_run")
-            and value != old[name]
-        ):
+def same_run(config: Config, stored: dict[str, Any]):
+    """Raise `ValueError` where a run is to resume with another configuration."""
+    old = resolve(Config(**stored)).parameters()
+    for name, value in resolve(config).parameters().items():
+        if name in ("gpus", "data_parallel", "out_dir", "resume", "dry_run"):
+            continue
+        if value != old[name]:
             raise ValueError(
-                f"parameter {name}: found {value!r}, but the run in {config.out_dir} has {old[name]!r}"
+                f"parameter {name}: found {value!r}, but the run in {config.out_dir}"
+                f" has {old[name]!r}"
             )
 
 # %% ../../nbs/engine/run_dir.ipynb #begun_with
@@ -107,10 +108,10 @@ def load_run_config(
 # %% ../../nbs/engine/run_dir.ipynb #read-config
 def read_config(
     folder: Path,  # of a run
-) -> Config:
-    """Read the resolved configuration of a run, also of one made by an earlier version."""
+) -> RunConfig:
+    """Read the configuration of a run, also of one made by an earlier version."""
     stored = read_json(Path(folder) / "config.json")
-    return Config(**rename_parameters(stored, warn=False))
+    return resolve(Config(**rename_parameters(stored, warn=False)))
 
 # %% ../../nbs/engine/run_dir.ipynb #no-links
 def refuse_linked_folders(run: Path):
@@ -146,7 +147,9 @@ def open_run(
         temp.write_text(json.dumps(env, indent=1))
     with atomic_write(folder / "config.json") as temp:
         temp.write_text(
-            json.dumps(asdict(resolve(config)) | dict(out_dir=str(folder)), indent=1)
+            json.dumps(
+                resolve(config).parameters() | dict(out_dir=str(folder)), indent=1
+            )
         )
     return folder, lock
 
