@@ -92,7 +92,7 @@ ARMS = dict(
     apart=dict(groups=(2, 2)),
     half=dict(kernels=(16, 16, 32)),
     apart_wide=dict(kernels=(32, 54, 64), groups=(2, 2)),
-    views=dict(size=24),
+    crops=dict(size=24),
     dropout=dict(hidden=512),
     no_dropout=dict(hidden=512),
 )

@@ -164,7 +164,7 @@ def crossing(rows, under=0.25, start=0.9):
 
 
 def run(jobs, folder, results, minutes=math.inf, work=None):
-    """Run the jobs, dicts of arguments of `worker_main`, that are not in the results yet, some at a time, and append what they give as they
+    """Run the jobs, dicts of arguments of `work`, that are not in the results yet, some at a time, and append what they give as they
     end. False where the minutes are over before all have begun.
     """
     begin, path = time.monotonic(), results / "metrics.jsonl"
