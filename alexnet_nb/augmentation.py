@@ -253,7 +253,7 @@ class InputTransform:
         if images.shape[-2:] != (size, size):
             raise ValueError(
                 f"images: got {images.shape[-2]}×{images.shape[-1]} pixels, expected {size}×{size}, the size of the mean image; "
-                f"resize them with to_square(image, {size})"
+                f"resize them with resize_center_crop(image, {size})"
             )
 
     def view_places(

@@ -65,7 +65,7 @@ def given(recipe: Recipe, name: str) -> float:
 
 # %% ../nbs/09_learning.ipynb #set_rates
 def set_learning_rates(
-    optimizer: torch.optim.SGD,  # made by sgd
+    optimizer: torch.optim.SGD,  # made by make_optimizer
     rates: dict,  # group → learning rate; 0 freezes the group and leaves its velocity as it is
 ):
     """Change learning rates; where they stand inside the velocity (§5), momentum goes on at the old rate."""

@@ -48,7 +48,7 @@ def find_source(
 
 # %% ../../nbs/engine/datasets.ipynb #prepare
 def load_dataset(
-    data: str,  # a name or folder as for open_source, or a packed data set
+    data: str,  # a name or folder as for find_source, or a packed data set
     size: int,  # side of the stored pictures, pixels
     least: int = 1,  # refuse fewer training pictures than this
     progress=print,
