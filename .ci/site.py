@@ -53,7 +53,9 @@ def readme(folder=ROOT):
     for cell in json.loads((ROOT / "nbs/index.ipynb").read_text())["cells"]:
         source = text(cell)
         if cell["cell_type"] == "markdown":
-            parts.append(re.sub(r"\(([\w/]+\.ipynb(?:#[\w-]+)?)\)", r"(nbs/\1)", source))
+            parts.append(
+                re.sub(r"\(([\w/]+\.ipynb(?:#[\w-]+)?)\)", r"(nbs/\1)", source)
+            )
             continue
         if "#| hide" in source:
             continue
