@@ -11,10 +11,9 @@ import math
 import time
 
 import numpy as np
-import torch
 import torch.distributed as dist
 
-from ..augmentation import make_generator, sample_augment_params
+from ..augmentation import sample_augment_params
 from ..base.files import atomic_write, unlink_planted
 from alexnet_nb.engine.checkpoint import (
     fingerprint,
@@ -33,6 +32,7 @@ from .trainer import MetricsLogger, StepMetrics, Trainer, prefetch
 from .verify import assert_ranks_agree, verify_columns, verify_replicas
 from ..learning import learning_rates, plateau_drops, set_learning_rates
 from ..multigpu import gather_state_dict
+from ..training import epoch_order
 
 # %% ../../nbs/engine/loop.ipynb #run_epochs
 def train_loop(
@@ -83,10 +83,9 @@ def train_epoch(
     params = sample_augment_params(
         len(data.train), max_offset, recipe, config.seed, epoch
     )
-    order = None
+    order = None  # rows in a row are a view of the file, without a copy
     if recipe.reshuffle:
-        generator = make_generator(config.seed, epoch, 1)
-        order = torch.randperm(len(data.train), generator=generator).numpy()
+        order = epoch_order(recipe, len(data.train), config.seed, epoch).numpy()
     left = range(trainer.step % steps, min(steps, last - epoch * steps))
     begin = time.perf_counter()
     for stored, augment, labels in prefetch(
