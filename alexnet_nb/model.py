@@ -135,7 +135,7 @@ def summary(recipe: Recipe = paper, num_classes: int = 1000) -> MarkdownTable:
     rows: list[tuple] = []
     parameters, multiply_adds, neurons = 0, 0, 0
     for layer in layer_specs(recipe, num_classes):
-        output = str(layer.outputs)
+        output = f"{layer.outputs:,}"
         if layer.name.startswith("conv"):
             output = f"{layer.outputs}×{layer.size}×{layer.size}"
         kernel = f"{layer.inputs // layer.groups}×{layer.window}×{layer.window}"
