@@ -2,7 +2,6 @@
 
 import ast
 import graphlib
-from pathlib import Path
 
 import pytest
 from conftest import ROOT
@@ -145,8 +144,6 @@ def test_what_the_field_calls_a_thing_finds_it(search):
     assert search in names
 
 
-def test_the_floors_are_drawn_from_the_files(tmp_path):
-    """An import that runs up is found, also a relative one within a function."""
+def test_a_relative_import_within_a_function_is_found():
     tree = ast.parse("def f():\n    from ..engine.launch import train\n")
     assert imports("base.files", tree) == {"engine.launch"}
-    assert Path(PACKAGE / "engine/launch.py").exists()
