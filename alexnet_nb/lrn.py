@@ -271,7 +271,7 @@ def _normalize(
     beta: float,
     columns: int,
 ) -> torch.Tensor:
-    """Apply `Normalize`, or the plain formula where `torch.jit` records operations."""
+    """Apply the autograd function, or the plain formula where `torch.jit` records operations."""
     if torch.jit.is_scripting() or torch.jit.is_tracing():
         return formula(x, n, k, scale, beta, columns)
     else:  # torch.jit.script does not compile this branch

@@ -71,7 +71,7 @@ def _option(kind: Any) -> dict[str, Any]:
 EXAMPLES = """examples:
   alexnet-train                                        digits, a minute: does everything work?
   alexnet-train --gpus 2 --data photos                 a folder of pictures, one column on each of two GPUs
-  alexnet-train --gpus 8 --data-parallel --data photos      the whole net on each of eight GPUs
+  alexnet-train --gpus 8 --data-parallel --data photos the whole net on each of eight GPUs
 
 Under torchrun --gpus is the number of processes, and --out-dir must be a folder that all machines see; every machine runs
 

@@ -239,10 +239,9 @@ class RunConfig:
 def data_defaults(config: Config, recipe: Recipe) -> dict[str, Any]:
     """Return what the data set and the recipe call for, by parameter."""
     defaults: dict[str, Any]
+    defaults = dict(width_mult=1.0, image_size=256, epochs=90, lr=recipe.lr)
     if config.data == "digits":
-        defaults = dict(width_mult=0.25, image_size=72, epochs=40, lr=recipe.lr)
-    else:
-        defaults = dict(width_mult=1.0, image_size=256, epochs=90, lr=recipe.lr)
+        defaults |= dict(width_mult=0.25, image_size=72, epochs=40)
     image_size = config.image_size or defaults["image_size"]
     defaults["crop_size"] = round(image_size * recipe.crop / 256)
     if config.data == "digits" and image_size == 72:

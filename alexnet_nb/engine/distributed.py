@@ -45,10 +45,9 @@ def plan_placement(
 ) -> Placement:
     """What lies where. Raises `ValueError` where there are fewer CUDA devices than asked for."""
     found = torch.cuda.device_count() if found is None else found
-    devices, _where = (
-        f"{found} CUDA device{'s' * (found > 1)}" if found else "no CUDA device",
-        "device" if found else "CPU process",
-    )
+    devices = "no CUDA device"
+    if found:
+        devices = f"{found} CUDA device{'s' * (found > 1)}"
     if gpus == 1 or (gpus == 2 and found == 1 and not data_parallel and machines == 1):
         return Placement(
             1,
