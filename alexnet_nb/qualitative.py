@@ -103,7 +103,9 @@ def hidden_features(
         torch.tensor(images[i : i + batch]).to(transform.mean.device)
         for i in range(0, len(images), batch)
     ]
-    return torch.cat([model.hidden(transform.views(part, 1)[0]) for part in parts])
+    return torch.cat(
+        [model.forward_features(transform.views(part, 1)[0]) for part in parts]
+    )
 
 # %% ../nbs/12_qualitative.ipynb #nearest
 def nearest(
