@@ -211,7 +211,10 @@ def _layer_outputs(model: AlexNet, x: torch.Tensor) -> dict[str, torch.Tensor]:
     for name in LAYERS:
 
         def keep(
-            module: torch.nn.Module, inputs: tuple, output: torch.Tensor, name=name
+            module: torch.nn.Module,
+            inputs: tuple,
+            output: torch.Tensor,
+            name: str = name,
         ) -> None:
             outputs[name] = output.double()
 
