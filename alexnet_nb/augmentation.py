@@ -8,6 +8,7 @@ __all__ = ['CROP_AREA', 'CROP_RATIO', 'CROP_TRIES', 'IMAGENET_MEAN', 'IMAGENET_C
            'resized_crop', 'color_axes', 'InputTransform']
 
 # %% ../nbs/07_augmentation.ipynb #imports
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -21,10 +22,12 @@ from .recipes import Recipe
 def make_generator(
     *key: int,  # such as seed, epoch
 ) -> torch.Generator:
-    """A generator whose numbers depend on the key alone; zeros at the end of a key do not count."""
-    return torch.Generator().manual_seed(
-        int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]) >> 1
-    )
+    """Make a generator whose numbers depend on the key alone.
+
+    Zeros at the end of a key do not count.
+    """
+    state = np.random.SeedSequence(key).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(state[0]) >> 1)
 
 # %% ../nbs/07_augmentation.ipynb #Draws
 @dataclass(frozen=True)
@@ -35,10 +38,11 @@ class AugmentParams:
     flips: torch.Tensor  # bool, N
     color: (
         torch.Tensor
-    )  # float32, N × 3: factors of the principal axes, in units of their deviations
+    )  # float32, N × 3: along the principal axes, in units of their std
     shapes: torch.Tensor | None = None  # int64, N × 2: height, width; None: squares
 
-    def __getitem__(self, rows):
+    def __getitem__(self, rows: slice | torch.Tensor) -> "AugmentParams":
+        """Select the choices for some of the images."""
         shapes = None if self.shapes is None else self.shapes[rows]
         return AugmentParams(
             self.offsets[rows], self.flips[rows], self.color[rows], shapes
@@ -46,26 +50,28 @@ class AugmentParams:
 
 # %% ../nbs/07_augmentation.ipynb #draw_epoch
 def sample_augment_params(
-    n: int,  # pictures in the epoch
-    border: int,  # pixels by which the stored picture is larger than the crop
+    n: int,  # images in the epoch
+    max_offset: int,  # pixels by which the stored image is larger than the crop
     recipe: Recipe,
     seed: int,
     epoch: int,
 ) -> AugmentParams:
-    """All random choices of one epoch, from (seed, epoch) (§4.1)."""
-    g, chunks = make_generator(seed, epoch), -(-n // recipe.crop_chunk)
-    chunk = torch.arange(n) // recipe.crop_chunk
+    """Draw all random choices of one epoch, from (seed, epoch) (§4.1)."""
+    generator = make_generator(seed, epoch)
+    chunks = -(-n // recipe.crop_chunk)
+    chunk = torch.arange(n) // recipe.crop_chunk  # of each image
     shapes = None
     if recipe.crop_rule == "resized":
-        offsets, shapes = (
-            drawn[chunk] for drawn in sample_rectangles(chunks, border + recipe.crop, g)
-        )
+        size = max_offset + recipe.crop
+        offsets, shapes = sample_rectangles(chunks, size, generator)
+        shapes = shapes[chunk]
     else:
-        offsets = torch.randint(0, border + 1, (chunks, 2), generator=g)[chunk]
-    flips = (torch.rand(chunks, generator=g) < 0.5)[chunk] & recipe.hflip
-    return AugmentParams(
-        offsets, flips, torch.randn(n, 3, generator=g) * recipe.color_std, shapes
-    )
+        offsets = torch.randint(0, max_offset + 1, (chunks, 2), generator=generator)
+    flips = torch.rand(chunks, generator=generator) < 0.5
+    if not recipe.hflip:
+        flips = torch.zeros_like(flips)
+    color = torch.randn(n, 3, generator=generator) * recipe.color_std
+    return AugmentParams(offsets[chunk], flips[chunk], color, shapes)
 
 # %% ../nbs/07_augmentation.ipynb #crop-1
 def crop_images(
@@ -73,63 +79,57 @@ def crop_images(
     offsets: torch.Tensor,  # N × 2: top, left
     side: int,  # of the result, pixels
 ) -> torch.Tensor:  # N × 3 × side × side, of the type of `images`
-    """Cut a square from each picture."""
-    out, places = (
-        images.new_empty(len(images), 3, side, side),
-        list(enumerate(offsets.tolist())),
-    )
-    if (
-        images.device.type == "cpu" and images.stride(-1) == 1
-    ):  # numpy copies whole rows of pixels
-        row, whole = f"V{side * images.element_size()}", images.numpy()
-        squares = out.numpy().view(row)
-        for i, (top, left) in places:
-            squares[i] = whole[i, :, top : top + side, left : left + side].view(row)
-    else:
-        for i, (top, left) in places:
-            out[i] = images[i, :, top : top + side, left : left + side]
-    return out
+    """Cut a square from each image."""
+    crops = images.new_empty(len(images), 3, side, side)
+    if images.device.type != "cpu" or images.stride(-1) != 1:
+        for i, (top, left) in enumerate(offsets.tolist()):
+            crops[i] = images[i, :, top : top + side, left : left + side]
+        return crops
+    # numpy copies a row of pixels as one value
+    row = f"V{side * images.element_size()}"
+    rows = crops.numpy().view(row)
+    pixels = images.numpy()
+    for i, (top, left) in enumerate(offsets.tolist()):
+        rows[i] = pixels[i, :, top : top + side, left : left + side].view(row)
+    return crops
 
 # %% ../nbs/07_augmentation.ipynb #mirror
 def hflip(
     x: torch.Tensor,  # N × 3 × side × side
     flips: torch.Tensor,  # bool, N
 ) -> torch.Tensor:
-    """Mirror the pictures whose flip is set."""
+    """Flip the images whose flip is set, left to right."""
     return torch.where(flips.to(x.device)[:, None, None, None], x.flip(-1), x)
 
 # %% ../nbs/07_augmentation.ipynb #draw_rectangles
-CROP_AREA, CROP_RATIO, CROP_TRIES = (
-    (0.08, 1.0),
-    (3 / 4, 4 / 3),
-    10,
-)  # of torchvision's RandomResizedCrop
+# of torchvision's RandomResizedCrop
+CROP_AREA = (0.08, 1.0)
+CROP_RATIO = (3 / 4, 4 / 3)
+CROP_TRIES = 10
 
 
 def sample_rectangles(
     n: int,
-    size: int,  # side of the stored picture, pixels
+    size: int,  # side of the stored image, pixels
     generator: torch.Generator,
-) -> tuple[
-    torch.Tensor, torch.Tensor
-]:  # int64, n × 2 each: top and left; height and width
-    """Random rectangles of a square, distributed as in torchvision's `RandomResizedCrop`."""
+) -> tuple[torch.Tensor, torch.Tensor]:  # int64, n × 2: top and left; height and width
+    """Draw rectangles of a square, as torchvision's `RandomResizedCrop` does."""
 
-    def uniform(low, high, *shape):
-        return low + (high - low) * torch.rand(
-            n, *shape, generator=generator, dtype=torch.float64
-        )
+    def uniform(low: float, high: float, *shape: int) -> torch.Tensor:
+        drawn = torch.rand(n, *shape, generator=generator, dtype=torch.float64)
+        return low + (high - low) * drawn
 
     shapes = torch.full((n, 2), size)
     missing = torch.ones(n, dtype=torch.bool)
     for _ in range(CROP_TRIES):
         area = size**2 * uniform(*CROP_AREA)
-        ratio = uniform(*map(math.log, CROP_RATIO)).exp()
+        ratio = uniform(math.log(CROP_RATIO[0]), math.log(CROP_RATIO[1])).exp()
         drawn = torch.stack((area / ratio, area * ratio), 1).sqrt().round().long()
         fits = missing & (drawn >= 1).all(1) & (drawn <= size).all(1)
         shapes[fits] = drawn[fits]
         missing &= ~fits
-    return (uniform(0, 1, 2) * (size - shapes + 1)).long(), shapes
+    offsets = (uniform(0, 1, 2) * (size - shapes + 1)).long()
+    return offsets, shapes
 
 # %% ../nbs/07_augmentation.ipynb #resized_crop
 def resized_crop(
@@ -138,29 +138,25 @@ def resized_crop(
     shapes: torch.Tensor,  # N × 2: height, width
     side: int,  # of the result, pixels
 ) -> torch.Tensor:  # uint8, N × 3 × side × side
-    """Cut a rectangle from each picture and resize it to a square."""
-    out = images.new_empty(len(images), 3, side, side)
-    for i, ((top, left), (height, width)) in enumerate(
-        zip(offsets.tolist(), shapes.tolist())
-    ):
+    """Cut a rectangle from each image and resize it to a square."""
+    crops = images.new_empty(len(images), 3, side, side)
+    for i, (top, left) in enumerate(offsets.tolist()):
+        height, width = shapes[i].tolist()
         part = images[i : i + 1, :, top : top + height, left : left + width].float()
-        out[i] = (
-            F.interpolate(part, (side, side), mode="bilinear", antialias=True)[0]
-            .round()
-            .clamp(0, 255)
-        )
-    return out
+        square = F.interpolate(part, (side, side), mode="bilinear", antialias=True)
+        crops[i] = square[0].round().clamp(0, 255)
+    return crops
 
 # %% ../nbs/07_augmentation.ipynb #color_axes
 def color_axes(
     cov: np.ndarray,  # 3 × 3, of RGB values on the scale 0–255
     lengths: str = "deviations",  # or "eigenvalues", as the paper prints
 ) -> torch.Tensor:  # float64, 3 × 3: a column an axis
-    """Principal axes of the colors, as long as the deviation along them (§4.1)."""
+    """Compute the principal axes of the colors, as long as the std along them (§4.1)."""
     values, vectors = np.linalg.eigh(cov)
-    return torch.from_numpy(
-        vectors * (np.sqrt(values.clip(0)) if lengths == "deviations" else values)
-    )
+    if lengths == "deviations":
+        values = np.sqrt(values.clip(0))
+    return torch.from_numpy(vectors * values)
 
 # %% ../nbs/07_augmentation.ipynb #constants
 IMAGENET_MEAN = (127.30, 119.72, 104.91)  # of red, green, blue
@@ -173,117 +169,128 @@ IMAGENET_COLOR_AXES = (
 
 # %% ../nbs/07_augmentation.ipynb #Input
 class InputTransform:
-    """Turns stored pictures into what a recipe's net sees."""
+    """Turns stored images into what a recipe's network reads."""
 
     def __init__(
         self,
         recipe: Recipe,
         mean: np.ndarray,
         cov: np.ndarray,
-        device="cpu",
-        dtype=torch.float32,
-    ):
-        self.recipe, self.max_offset, to = (
-            recipe,
-            mean.shape[-1] - recipe.crop,
-            dict(device=device, dtype=dtype),
-        )
-        if self.max_offset < 0:
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        """Keep the mean image and the color axes of the training images."""
+        size, crop = mean.shape[-1], recipe.crop
+        if size < crop:
             raise ValueError(
-                f"crop: {recipe.crop} pixels cannot be cut from pictures of {mean.shape[-1]}"
+                f"crop: got {crop} pixels, expected at most {size}, the size of the"
+                " stored images; choose a smaller crop or pack larger images"
             )
-        center, self.mean = self.max_offset // 2, torch.from_numpy(mean).to(**to)
-        self.center_mean = self.mean[
-            :, center : center + recipe.crop, center : center + recipe.crop
-        ]
+        self.recipe = recipe
+        self.max_offset = size - crop
+        self.mean = torch.from_numpy(mean).to(device, dtype)
         if recipe.mean == "channels":
             self.center_mean = self.mean.mean((1, 2), keepdim=True)
-        self.axes = color_axes(cov, recipe.color_lengths).to(**to)
-        self.scale = torch.tensor(recipe.scale, **to)[:, None, None]
+        else:
+            center = slice(self.max_offset // 2, self.max_offset // 2 + crop)
+            self.center_mean = self.mean[:, center, center]
+        self.axes = color_axes(cov, recipe.color_lengths).to(device, dtype)
+        scale = torch.tensor(recipe.scale, device=device, dtype=dtype)
+        self.scale = scale[:, None, None]
 
     def crop(
-        self, images: torch.Tensor, draws: AugmentParams
-    ):  # uint8, N × 3 × size × size -> uint8, N × 3 × crop × crop
-        """The squares of a batch, where the pictures are."""
+        self,
+        images: torch.Tensor,  # uint8, N × 3 × size × size
+        params: AugmentParams,
+    ) -> torch.Tensor:  # uint8, N × 3 × crop × crop
+        """Cut the squares of a batch, on the device of the images."""
         self.check_size(images)
-        if draws.shapes is None:
-            return crop_images(images, draws.offsets, self.recipe.crop)
+        if params.shapes is None:
+            return crop_images(images, params.offsets, self.recipe.crop)
         if self.recipe.mean == "aligned":
             raise ValueError(
-                "mean: got 'aligned', expected image or channels; a mean image is not cut and resized with crop_rule='resized'"
+                "mean: got 'aligned', expected image or channels; a mean image is not"
+                " cut and resized with crop_rule='resized'"
             )
-        return resized_crop(images, draws.offsets, draws.shapes, self.recipe.crop)
+        return resized_crop(images, params.offsets, params.shapes, self.recipe.crop)
 
-    def subtract_mean(self, squares, offsets, flips):
-        """Squares, mirrored where asked, as numbers on the model's device, minus the mean."""
+    def subtract_mean(
+        self, squares: torch.Tensor, offsets: torch.Tensor, flips: torch.Tensor
+    ) -> torch.Tensor:
+        """Return squares, flipped where asked, as numbers minus the mean, scaled."""
         x = hflip(squares.to(self.mean.device), flips).to(self.mean.dtype)
-        aligned = self.recipe.mean == "aligned"
-        x -= (
-            hflip(
-                crop_images(
-                    self.mean.expand(len(x), -1, -1, -1), offsets, self.recipe.crop
-                ),
-                flips,
-            )
-            if aligned
-            else self.center_mean
-        )
+        if self.recipe.mean == "aligned":
+            means = self.mean.expand(len(x), -1, -1, -1)
+            x -= hflip(crop_images(means, offsets, self.recipe.crop), flips)
+        else:
+            x -= self.center_mean
         return x if self.recipe.scale == (1, 1, 1) else x.div_(self.scale)
 
     def normalize(
-        self, squares: torch.Tensor, draws: AugmentParams, color: bool = True
-    ):  # uint8 -> N × 3 × crop × crop, as the net sees it
-        """Subtract the mean, move the colors."""
-        x = self.subtract_mean(squares, draws.offsets, draws.flips)
+        self, squares: torch.Tensor, params: AugmentParams, color: bool = True
+    ) -> torch.Tensor:  # uint8 -> N × 3 × crop × crop, as the network reads it
+        """Subtract the mean, and add the color noise of training."""
+        x = self.subtract_mean(squares, params.offsets, params.flips)
         if not color or not self.recipe.color_std:
             return x
-        noise = draws.color.to(x) @ self.axes.T  # N × 3
+        noise = params.color.to(x) @ self.axes.T  # N × 3
         x += noise[:, :, None, None] / self.scale
         return x if self.recipe.color_divide == 1 else x.div_(self.recipe.color_divide)
 
     def train(
-        self, images: torch.Tensor, draws: AugmentParams, color: bool = True
-    ):  # uint8 N × 3 × size × size -> N × 3 × crop × crop
-        """A training batch: random crops, reflections and colors."""
-        return self.normalize(self.crop(images, draws), draws, color)
+        self, images: torch.Tensor, params: AugmentParams, color: bool = True
+    ) -> torch.Tensor:  # uint8 N × 3 × size × size -> N × 3 × crop × crop
+        """Return a training batch: random crops, reflections and colors."""
+        return self.normalize(self.crop(images, params), params, color)
 
-    def check_size(self, images: torch.Tensor):
-        """Raise `ValueError` for pictures of another size than the mean image, from which other crops would be cut."""
+    def check_size(self, images: torch.Tensor) -> None:
+        """Raise `ValueError` for images of another size than the mean image.
+
+        Other crops would be cut from them.
+        """
         size = self.mean.shape[-1]
-        if images.shape[-2:] != (size, size):
+        height, width = images.shape[-2:]
+        if (height, width) != (size, size):
             raise ValueError(
-                f"images: got {images.shape[-2]}×{images.shape[-1]} pixels, expected {size}×{size}, the size of the mean image; "
-                f"resize them with resize_center_crop(image, {size})"
+                f"images: got {height}×{width} pixels, expected {size}×{size}, the size"
+                f" of the mean image; resize them with resize_center_crop(image, {size})"
             )
 
     def view_places(
         self, n: int = 10
-    ) -> list[tuple[int, int, bool]]:  # top, left, mirrored
-        """Where test views are cut (§4.1): the center (n = 1); the four corners and the center (5); these and their mirror images (10).
-        Places that coincide are named once: a stored picture no larger than the crop has one view and its mirror image, not ten.
+    ) -> list[tuple[int, int, bool]]:  # top, left, flipped
+        """List where test crops are cut (§4.1).
+
+        One is the center, five are the corners and the center, ten are these and their
+        mirror images. Crops that coincide are named once: a stored image no larger than
+        the crop has one and its mirror image, not ten.
         """
-        if n not in (1, 5, 10) or (n == 10 and not self.recipe.hflip):
+        allowed = [1, 5, 10] if self.recipe.hflip else [1, 5]
+        if n not in allowed:
             raise ValueError(
-                f"views: found {n}, expected 1, 5 or, where pictures are mirrored, 10"
+                f"views: got {n}, expected one of {', '.join(map(str, allowed))};"
+                " ten need a recipe with hflip"
             )
-        end, middle = self.max_offset, self.max_offset // 2
-        corners = [(0, 0), (0, end), (end, 0), (end, end)] if n > 1 else []
-        places = dict.fromkeys([*corners, (middle, middle)])
+        middle = self.max_offset // 2
+        offsets = [(middle, middle)]
+        if n > 1:
+            edges = (0, self.max_offset)
+            offsets = [*itertools.product(edges, edges), *offsets]
         flips = (False, True) if n == 10 else (False,)
-        return [(top, left, flip) for flip in flips for top, left in places]
+        distinct = dict.fromkeys(offsets)
+        return [(*offset, flip) for flip, offset in itertools.product(flips, distinct)]
 
     def views(
-        self, images: torch.Tensor, n: int = 10
-    ):  # uint8 N × 3 × size × size -> len(view_places(n)) × N × 3 × crop × crop
-        """Cut the test views of `view_places` from stored pictures and subtract the mean (§4.1)."""
+        self,
+        images: torch.Tensor,  # uint8, N × 3 × size × size
+        n: int = 10,
+    ) -> torch.Tensor:  # len(view_places(n)) × N × 3 × crop × crop
+        """Cut the test crops of `view_places`, and subtract the mean (§4.1)."""
         self.check_size(images)
         views = []
         for top, left, flip in self.view_places(n):
             offsets = torch.tensor([[top, left]] * len(images)).reshape(-1, 2)
             flips = torch.full((len(images),), flip)
-            views.append(
-                self.subtract_mean(
-                    crop_images(images, offsets, self.recipe.crop), offsets, flips
-                )
-            )
+            squares = crop_images(images, offsets, self.recipe.crop)
+            views.append(self.subtract_mean(squares, offsets, flips))
         return torch.stack(views)

@@ -19,32 +19,35 @@ _ROWS = 128  # rows that are drawn together
 
 def dropout_masks(
     recipe: Recipe,
-    n: int,  # pictures in the batch
+    n: int,  # images in the batch
     seed: int,
     step: int,
     column: int | None = None,
-    device="cpu",
+    device: torch.device | str = "cpu",
     rows: slice = slice(None),  # of the batch
-) -> dict:  # 'fc6', 'fc7' → bool, rows × units: what is kept
-    """The masks of one training step, from (seed, step, layer, block of rows) (§4.2)."""
-    masks, (first, last, _) = {}, rows.indices(n)
-    blocks = range(first // _ROWS, -(-last // _ROWS))
+) -> dict[str, torch.Tensor]:  # 'fc6', 'fc7' → bool, rows × units: what is kept
+    """Draw the masks of one training step, from (seed, step, layer, block of rows)."""
+    masks = {}
     for i, layer in enumerate(layer_specs(recipe)):
         if layer.name not in ("fc6", "fc7"):
             continue
         units = layer.outputs if recipe.dropout_of == "outputs" else layer.inputs
-        drawn = torch.cat(
-            [
-                torch.rand(
-                    min(_ROWS, n - b * _ROWS),
-                    units,
-                    generator=make_generator(seed, step, i, b),
-                )
-                for b in blocks
-            ]
-        )
-        mask = drawn[first - blocks.start * _ROWS :][: last - first] >= recipe.dropout
-        masks[layer.name] = (
-            mask if column is None else mask[:, rows_of(layer.name, units, column)]
-        ).to(device)
+        mask = _uniform_rows(n, units, rows, (seed, step, i)) >= recipe.dropout
+        if column is not None:
+            mask = mask[:, rows_of(layer.name, units, column)]
+        masks[layer.name] = mask.to(device)
     return masks
+
+# %% ../nbs/08_dropout.ipynb #uniform-rows
+def _uniform_rows(
+    n: int, units: int, rows: slice, key: tuple[int, ...]
+) -> torch.Tensor:
+    """Draw some rows of a table of n × units, the same whichever others are drawn."""
+    start, stop, _ = rows.indices(n)
+    first_block = start // _ROWS
+    drawn = []
+    for block in range(first_block, -(-stop // _ROWS)):
+        shape = (min(_ROWS, n - block * _ROWS), units)
+        drawn.append(torch.rand(shape, generator=make_generator(*key, block)))
+    offset = first_block * _ROWS
+    return torch.cat(drawn)[start - offset : stop - offset]

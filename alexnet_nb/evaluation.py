@@ -9,6 +9,7 @@ __all__ = ['probabilities', 'wilson', 'load_model', 'load_input', 'read_run_data
 # %% ../nbs/11_evaluation.ipynb #imports
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,26 +28,25 @@ from .recipes import MarkdownTable
 def probabilities(
     model: AlexNet,  # both columns
     transform: InputTransform,
-    images,  # uint8, N × 3 × size × size
+    images: np.ndarray | Sequence,  # uint8, N × 3 × size × size
     views: int = 10,  # 1: the central one
     batch: int = 64,
 ) -> torch.Tensor:  # N × classes
-    """Class probabilities, averaged over the views (§4.1)."""
+    """Compute class probabilities, averaged over the crops (§4.1)."""
     model.eval()
-    out = []
+    batches = []
     for start in range(0, len(images), batch):
-        x = transform.views(
-            torch.tensor(images[start : start + batch]).to(transform.mean.device), views
-        )  # views × N × 3 × crop × crop
-        out.append(torch.stack([model(view).softmax(1) for view in x]).mean(0))
-    return torch.cat(out)
+        part = torch.tensor(images[start : start + batch]).to(transform.mean.device)
+        x = transform.views(part, views)  # views × N × 3 × crop × crop
+        batches.append(torch.stack([model(view).softmax(1) for view in x]).mean(0))
+    return torch.cat(batches)
 
 # %% ../nbs/11_evaluation.ipynb #wilson
 def wilson(
     rate: float,  # an error rate, as a fraction
-    n: int,  # of this many pictures
+    n: int,  # images
 ) -> tuple[float, float]:  # 95 % interval
-    """The Wilson interval of an error rate."""
+    """Compute the Wilson interval of an error rate."""
     from scipy.stats import binomtest
 
     interval = binomtest(round(rate * n), n).proportion_ci(method="wilson")
@@ -54,10 +54,10 @@ def wilson(
 
 # %% ../nbs/11_evaluation.ipynb #load_model
 def load_model(
-    folder,  # of a run that has ended
+    folder: str | Path,  # of a run that has ended
     device: str = "cpu",
 ) -> AlexNet:
-    """The trained net of a run, both columns, in test mode."""
+    """Load the trained network of a run, both columns, in evaluation mode."""
     from safetensors.torch import load_file
 
     weights = load_file(Path(folder) / "model.safetensors")
@@ -70,18 +70,18 @@ def load_model(
 
 # %% ../nbs/11_evaluation.ipynb #load_input
 def load_input(
-    folder,  # of a run
+    folder: str | Path,  # of a run
     model: AlexNet,
     device: str = "cpu",
-    data: PackedDataset
-    | None = None,  # the training data, for a run of an earlier version
+    data: PackedDataset | None = None,  # the training data, for an older run
 ) -> InputTransform:
     """Return the input transform that belongs to a run's weights.
 
     It has the mean image and the color axes of the images that the run was trained on.
     Raises `ValueError` for a run that did not keep them, unless `data` is its data.
     """
-    folder, trained_on = Path(folder), read_run_data(folder)
+    folder = Path(folder)
+    trained_on = read_run_data(folder)
     if (folder / "stats.npz").exists():
         stats = np.load(folder / "stats.npz")
         mean, cov = stats["mean"], stats["cov"]
@@ -95,7 +95,7 @@ def load_input(
     return InputTransform(model.recipe, mean, cov, device, model.fc8.weight.dtype)
 
 # %% ../nbs/11_evaluation.ipynb #read_run_data
-def read_run_data(folder) -> dict:
+def read_run_data(folder: str | Path) -> dict:
     """Read class names and checksums of the data that a run was trained on.
 
     A run of an earlier version has them in its checkpoints only. Raises `ValueError`
@@ -112,23 +112,26 @@ def read_run_data(folder) -> dict:
     )
 
 # %% ../nbs/11_evaluation.ipynb #describe_names
-def describe_names(names) -> str:
-    """The first of several class names."""
-    return ", ".join(list(names)[:5]) + (
-        f", … ({len(names)} in all)" if len(names) > 5 else ""
-    )
+def describe_names(names: Sequence[str]) -> str:
+    """List the first of several class names."""
+    first = ", ".join(names[:5])
+    if len(names) > 5:
+        return f"{first}, … ({len(names)} in all)"
+    return first
 
 # %% ../nbs/11_evaluation.ipynb #parts_of
 def parts_of(data: PackedDataset, split: str) -> list[ImageSplit]:
-    """One split of a data set, or both."""
+    """Return one split of a data set, or both."""
     splits = {"val": [data.val], "train": [data.train], "all": [data.train, data.val]}
     if split not in splits:
-        raise ValueError(f"split: got {split!r}, expected one of {', '.join(splits)}")
+        raise ValueError(
+            f"split: got {split!r}, expected one of {', '.join(splits)}; choose one"
+        )
     return splits[split]
 
 # %% ../nbs/11_evaluation.ipynb #evaluate
 def evaluate(
-    folder,  # of a run that has ended
+    folder: str | Path,  # of a run that has ended
     data: PackedDataset,
     device: str = "cpu",
     split: str = "val",  # or "train", or "all" the images of the data
@@ -144,19 +147,24 @@ def evaluate(
     model = load_model(folder, device)
     require_same_kind(folder, data)
     transform = load_input(folder, model, device, data)
+    parts = parts_of(data, split)
     errors: dict[int, tuple[float, float]] = {}
     n = 0
-    for asked in sorted({1, model.recipe.views}):
-        views = len(transform.view_places(asked))
-        parts = parts_of(data, split)
-        errors[views], labels = errors_on(model, transform, parts, asked)
+    for requested in sorted({1, model.recipe.views}):
+        views = len(transform.view_places(requested))
+        errors[views], labels = errors_on(model, transform, parts, requested)
         n = len(labels)
     save_result(folder, model, errors, n, data, split)
-    named = {f"{k} view{'s' if k > 1 else ''}": rates for k, rates in errors.items()}
-    return error_table(named, n)
+    rates = {_views(k): both for k, both in errors.items()}
+    return error_table(rates, n)
+
+# %% ../nbs/11_evaluation.ipynb #views-words
+def _views(n: int) -> str:
+    """Write a number of views."""
+    return "1 view" if n == 1 else f"{n} views"
 
 # %% ../nbs/11_evaluation.ipynb #evaluate-parts
-def require_same_kind(folder: Path, data: PackedDataset):
+def require_same_kind(folder: Path, data: PackedDataset) -> None:
     """Raise `ValueError` unless images and classes are as those a run was trained on."""
     size = read_config(folder).image_size
     if data.size != size:
@@ -180,8 +188,8 @@ def errors_on(
 ) -> tuple[tuple[float, float], torch.Tensor]:  # top-1 and top-5 error; labels
     """Measure a model on the images of several splits together."""
     labels = torch.tensor(np.concatenate([part.labels for part in parts]))
-    found = [probabilities(model, transform, part.images, views) for part in parts]
-    return error_rates(torch.cat(found).cpu(), labels), labels
+    batches = [probabilities(model, transform, part.images, views) for part in parts]
+    return error_rates(torch.cat(batches).cpu(), labels), labels
 
 # %% ../nbs/11_evaluation.ipynb #save_result
 def save_result(
@@ -191,7 +199,7 @@ def save_result(
     n: int,  # images
     data: PackedDataset,
     split: str,
-):
+) -> None:
     """Write the errors to `result.json`, or to a file that names other data."""
     config = read_config(folder)
     views = max(errors)
@@ -217,51 +225,53 @@ def save_result(
         temp.write_text(json.dumps(result, indent=1))
 
 # %% ../nbs/11_evaluation.ipynb #error_table
-def error_table(rates: dict, n: int) -> MarkdownTable:
-    """Named error rates with their intervals; without a column for top-5 errors where there are none."""
-    rows = [
-        (
-            name,
-            f"{a:.1%}",
-            "{:.1%} to {:.1%}".format(*wilson(a, n)),
-            *([] if b is None else [f"{b:.1%}"]),
-        )
-        for name, (a, b) in rates.items()
-    ]
-    return MarkdownTable(
-        [f"of {n:,} pictures", "top-1 error", "95 % interval", "top-5 error"][
-            : len(rows[0])
-        ],
-        rows,
-    )
+def error_table(
+    rates: Mapping[str, tuple[float, float | None]],  # top-1 and top-5 error
+    n: int,  # images
+) -> MarkdownTable:
+    """Tabulate named error rates with their intervals.
+
+    Without a top-5 error there is no column for it.
+    """
+    header = [f"of {n:,} pictures", "top-1 error", "95 % interval", "top-5 error"]
+    rows = []
+    for name, (top1, top5) in rates.items():
+        low, high = wilson(top1, n)
+        row = [name, f"{top1:.1%}", f"{low:.1%} to {high:.1%}"]
+        if top5 is not None:
+            row.append(f"{top5:.1%}")
+        rows.append(row)
+    return MarkdownTable(header[: len(rows[0])], rows)
 
 # %% ../nbs/11_evaluation.ipynb #baselines-1
 def baselines(
     data: PackedDataset,
-    most: int = 5_000,  # training pictures that are used
-    side: int = 8,  # pictures are shrunk to this, pixels
+    most: int = 5_000,  # training images that are used
+    side: int = 8,  # images are shrunk to this, pixels
 ) -> MarkdownTable:
-    """Nearest neighbor and logistic regression on the raw pixels, shrunk."""
+    """Measure nearest neighbor and logistic regression on the raw pixels, shrunk."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.neighbors import KNeighborsClassifier
 
-    def shrink(im):
-        return torch.nn.functional.adaptive_avg_pool2d(torch.tensor(im).float(), side)
-
-    def pixels(s):
-        return (
-            torch.stack([shrink(im) for im in s.images[:most]]).flatten(1).numpy() / 255
-        )
-
-    (x, y), (u, v) = ((pixels(s), s.labels[:most]) for s in (data.train, data.val))
+    train_pixels = _shrunk_pixels(data.train, most, side)
+    val_pixels = _shrunk_pixels(data.val, most, side)
+    val_labels = data.val.labels[:most]
     models = {
         "nearest neighbor": KNeighborsClassifier(1),
         "logistic regression": LogisticRegression(max_iter=1000),
     }
-    return error_table(
-        {
-            name: (float((m.fit(x, y).predict(u) != v).mean()), None)
-            for name, m in models.items()
-        },
-        len(v),
-    )
+    errors: dict[str, tuple[float, float | None]] = {}
+    for name, model in models.items():
+        model.fit(train_pixels, data.train.labels[:most])
+        wrong = model.predict(val_pixels) != val_labels
+        errors[name] = (float(wrong.mean()), None)
+    return error_table(errors, len(val_labels))
+
+# %% ../nbs/11_evaluation.ipynb #shrunk-pixels
+def _shrunk_pixels(split: ImageSplit, most: int, side: int) -> np.ndarray:
+    """Return the first images of a split, shrunk to a square, as rows from 0 to 1."""
+    shrunk = []
+    for image in split.images[:most]:
+        pixels = torch.tensor(image).float()
+        shrunk.append(torch.nn.functional.adaptive_avg_pool2d(pixels, side))
+    return torch.stack(shrunk).flatten(1).numpy() / 255

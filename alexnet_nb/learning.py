@@ -7,6 +7,7 @@ __all__ = ['PLATEAU', 'error_rates', 'make_optimizer', 'set_learning_rates', 'le
            'check_signal', 'plateau_forecast']
 
 # %% ../nbs/09_learning.ipynb #imports
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,20 +21,23 @@ def error_rates(
     scores: torch.Tensor,  # N × classes: logits or probabilities
     labels: torch.Tensor,  # N
 ) -> tuple[float, float]:  # top-1 and top-5 error, as fractions
-    """Share of the pictures whose class is not the best, or not among the five best (abstract, §6)."""
-    rank = (~(scores < scores.gather(1, labels[:, None]))).sum(
-        1
-    ) - 1  # ties and NaN count against the net
-    return (rank >= 1).double().mean().item(), (rank >= 5).double().mean().item()
+    """Measure how often the class is not the best, or not among the five best (§6)."""
+    own = scores.gather(1, labels[:, None])
+    rank = (~(scores < own)).sum(1) - 1  # ties and NaN count against the network
+    top1 = (rank >= 1).double().mean().item()
+    top5 = (rank >= 5).double().mean().item()
+    return top1, top5
 
 # %% ../nbs/09_learning.ipynb #sgd
 def make_optimizer(
     model: AlexNet,
     recipe: Recipe,
-) -> (
-    torch.optim.SGD
-):  # four groups: conv1's weights, the other weights, conv1's biases, the other biases
-    """Torch's SGD for the rule of §5; its rates are set by `set_learning_rates`. Biases have a decay of their own, 0 in the source (`layer.cu`)."""
+) -> torch.optim.SGD:
+    """Make torch's SGD for the rule of §5; `set_learning_rates` sets its rates.
+
+    It has four groups: conv1's weights, the other weights, conv1's biases, the other
+    biases. Biases have a decay of their own, 0 in the source (`layer.cu`).
+    """
     named = dict(model.named_parameters())
     conv1, conv1_bias = named.pop("conv1.weight"), named.pop("conv1.bias")
     weights = [p for name, p in named.items() if name.endswith("weight")]
@@ -46,14 +50,14 @@ def make_optimizer(
         group["lr_inside"] = recipe.lr_inside
     return torch.optim.SGD(
         groups,
-        lr=_given(recipe, "lr"),
-        momentum=_given(recipe, "momentum"),
-        weight_decay=_given(recipe, "decay"),
+        lr=_recipe_value(recipe, "lr"),
+        momentum=_recipe_value(recipe, "momentum"),
+        weight_decay=_recipe_value(recipe, "decay"),
         fused=True,
     )
 
 # %% ../nbs/09_learning.ipynb #given
-def _given(recipe: Recipe, name: str) -> float:
+def _recipe_value(recipe: Recipe, name: str) -> float:
     """Return a value of a recipe. Raise `ValueError` where the recipe has no source for it."""
     value = getattr(recipe, name)
     if value is None:
@@ -65,10 +69,13 @@ def _given(recipe: Recipe, name: str) -> float:
 
 # %% ../nbs/09_learning.ipynb #set_rates
 def set_learning_rates(
-    optimizer: torch.optim.SGD,  # made by make_optimizer
-    rates: dict,  # group → learning rate; 0 freezes the group and leaves its velocity as it is
-):
-    """Change learning rates; where they stand inside the velocity (§5), momentum goes on at the old rate."""
+    optimizer: torch.optim.SGD,  # from make_optimizer
+    rates: dict[str, float],  # by group; 0 freezes it and leaves its velocity as it is
+) -> None:
+    """Change learning rates; momentum goes on at the old rate.
+
+    Where the rate is inside the velocity (§5), the velocity is scaled to that end.
+    """
     for group in optimizer.param_groups:
         old, new = group["lr"], rates[group["name"]]
         for p in group["params"]:
@@ -86,25 +93,26 @@ def learning_rates(
     progress: float,  # share of the run that is over
     lr: float | None = None,  # instead of the recipe's; the biases' rate follows
     drops: int = 0,  # of a plateau schedule, so far
-) -> (
-    dict
-):  # rates of 'conv1', 'conv1_bias', 'weights' and 'biases'; 'color': is the noise on
-    """Learning rates at a point of the run (§5; `layer-params-145.cfg`).
-    conv1 has the rates of the other layers until the schedule names `conv1` and `conv1_bias`.
+) -> dict[str, Any]:
+    """Compute the learning rates at a point of the run (§5; `layer-params-145.cfg`).
+
+    They are those of 'conv1', 'conv1_bias', 'weights' and 'biases'; 'color' says whether
+    the noise is on. conv1 has the rates of the other layers until the schedule names
+    `conv1` and `conv1_bias`.
     """
     factor = dict(weights=1.0, biases=1.0, color=1.0)
     if recipe.schedule == "plateau":
         factor.update(weights=0.1**drops, biases=0.1**drops)
     else:
-        for share, what, f in _steps_of(recipe):
-            if progress >= share and what == "all":
+        for share, group, f in _schedule_steps(recipe):
+            if progress >= share and group == "all":
                 factor.update(weights=f, biases=f)
             elif progress >= share:
-                factor[what] = f
-    recipe_lr = _given(recipe, "lr")
+                factor[group] = f
+    recipe_lr = _recipe_value(recipe, "lr")
     scale = 1.0 if lr is None else lr / recipe_lr
     weights = recipe_lr * scale
-    biases = _given(recipe, "lr_bias") * scale
+    biases = _recipe_value(recipe, "lr_bias") * scale
     return dict(
         conv1=weights * factor.get("conv1", factor["weights"]),
         conv1_bias=biases * factor.get("conv1_bias", factor["biases"]),
@@ -114,27 +122,37 @@ def learning_rates(
     )
 
 # %% ../nbs/09_learning.ipynb #steps-of
-def _steps_of(recipe: Recipe) -> tuple[tuple[float, str, float], ...]:
+def _schedule_steps(recipe: Recipe) -> tuple[tuple[float, str, float], ...]:
     """Return the steps of a recorded schedule: share of the run, of what, and factor."""
     steps = recipe.schedule
     if steps is None or isinstance(steps, str):
         raise ValueError(
-            f"schedule: got {steps!r}, expected plateau or the steps of a schedule"
+            f"schedule: got {steps!r}, expected plateau or the steps of a schedule;"
+            " give one with dataclasses.replace"
         )
     return steps
 
 # %% ../nbs/09_learning.ipynb #plateau_drops
 def plateau_drops(
-    errors: list,  # validation error of every epoch so far
+    errors: Sequence[float],  # validation error of every epoch so far
     patience: int,  # epochs without a new best before a drop
     limit: int = 3,  # drops in all
 ) -> int:
-    """How often the paper's rule has divided the rate by ten: a function of the errors alone (§5)."""
-    best, since, drops = float("inf"), 0, 0
-    for e in errors:
-        best, since = (e, 0) if e < best else (best, since + 1)
-        if since >= patience:
-            drops, since = drops + 1, 0
+    """Count how often the paper's rule has divided the learning rate by ten (§5).
+
+    It depends on the errors alone.
+    """
+    best = float("inf")
+    epochs_since = 0
+    drops = 0
+    for error in errors:
+        epochs_since += 1
+        if error < best:
+            best = error
+            epochs_since = 0
+        if epochs_since >= patience:
+            drops += 1
+            epochs_since = 0
     return min(drops, limit)
 
 # %% ../nbs/09_learning.ipynb #reduced-1
@@ -143,9 +161,9 @@ def scale_width(
     width: float = 1.0,  # share of the kernels and units
     crop: int | None = None,  # pixels; None: the recipe's
 ) -> Recipe:
-    """The recipe at another width and crop, with deviation·√fan-in of every layer kept."""
+    """Scale a recipe to another width and crop; std·√fan-in of every layer is kept."""
 
-    def even(sizes):
+    def even(sizes: Sequence[int]) -> tuple[int, ...]:
         return tuple(round(n * width / recipe.columns) * recipe.columns for n in sizes)
 
     small = replace(
@@ -156,15 +174,15 @@ def scale_width(
     )
     if not min(small.kernels):
         raise ValueError(
-            f"width: {width} leaves a layer of {recipe.name} without kernels"
+            f"width: got {width}, which leaves a layer of {recipe.name} without kernels,"
+            " expected one or more for each; choose a larger width"
         )
     if recipe.init_std is None:
         return small
-    gains = [
-        (a.fan_in / b.fan_in) ** 0.5
-        for a, b in zip(layer_specs(recipe), layer_specs(small))
-    ]
-    return replace(small, init_std=tuple(s * g for s, g in zip(recipe.init_std, gains)))
+    stds = []
+    for std, old, new in zip(recipe.init_std, layer_specs(recipe), layer_specs(small)):
+        stds.append(std * (old.fan_in / new.fan_in) ** 0.5)
+    return replace(small, init_std=tuple(stds))
 
 # %% ../nbs/09_learning.ipynb #check_signal
 @torch.no_grad()
@@ -172,54 +190,69 @@ def check_signal(
     model: AlexNet,  # both columns
     x: torch.Tensor,  # N × 3 × crop × crop, as in training
 ) -> MarkdownTable:
-    """Deviation of every layer's output from picture to picture, and what to expect of it."""
-    seen, training = {}, model.training
-    hooks = [
-        getattr(model, n).register_forward_hook(
-            lambda m, i, o, n=n: seen.update({n: o.double()})
-        )
-        for n in LAYERS
-    ]
+    """Tabulate the std of every layer's output over images, and what to expect of it."""
+    outputs = _layer_outputs(model, x)
+    rows = []
+    for name, output in outputs.items():
+        size = output.abs().mean().item()
+        active = (output > 0).double().mean().item()
+        rows.append((name, _spread(output), size, f"{active:.0%}"))
+    return MarkdownTable(
+        ["layer", "differs from picture to picture by", "size", "above 0"],
+        rows,
+        plateau_forecast(_spread(outputs["fc8"]), x),
+    )
+
+# %% ../nbs/09_learning.ipynb #signal-parts
+def _layer_outputs(model: AlexNet, x: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Run a network in evaluation mode, and return what each layer gives in float64."""
+    outputs = {}
+    hooks = []
+    for name in LAYERS:
+
+        def keep(
+            module: torch.nn.Module,
+            inputs: tuple,
+            output: torch.Tensor,
+            name: str = name,
+        ) -> None:
+            outputs[name] = output.double()
+
+        hooks.append(getattr(model, name).register_forward_hook(keep))
+    training = model.training
     model.eval()(x)
     model.train(training)
     for hook in hooks:
         hook.remove()
-    spread = {name: o.std(0).mean().item() for name, o in seen.items()}
-    rows = [
-        (
-            n,
-            spread[n],
-            seen[n].abs().mean().item(),
-            f"{(seen[n] > 0).double().mean().item():.0%}",
-        )
-        for n in LAYERS
-    ]
-    return MarkdownTable(
-        ["layer", "differs from picture to picture by", "size", "above 0"],
-        rows,
-        plateau_forecast(spread["fc8"], x),
-    )
+    return outputs
+
+
+def _spread(output: torch.Tensor) -> float:
+    """Return how much a layer's output differs from image to image: a mean std."""
+    return output.std(0).mean().item()
 
 # %% ../nbs/09_learning.ipynb #expect
-PLATEAU = dict(
-    updates=365, power=-0.38, factor=1.58
-)  # at a spread of 0.001; 95 %: from 48 small nets at a rate of 0.01, results/plateau
+PLATEAU = {"updates": 365, "power": -0.38, "factor": 1.58}
+# at a spread of 0.001; 95 %: from 48 small nets at a rate of 0.01, results/plateau
 
 
-def plateau_forecast(spread, x):
-    """What the spread of the logits at the start lets one expect, by the small nets of the experiment on the plateau."""
-    after = PLATEAU["updates"] * (max(spread, 1e-12) / 0.001) ** PLATEAU["power"]
-    words = (
-        f"about {after:.0f} updates ({after / PLATEAU['factor']:.0f} to {after * PLATEAU['factor']:.0f})"
-        if after < 500
-        else "more than 500 updates"
+def plateau_forecast(
+    spread: float,  # of the logits over images, before training
+    x: torch.Tensor,  # the images
+) -> str:
+    """Say how long the first plateau lasts, by the experiment with small networks."""
+    steps = PLATEAU["updates"] * (max(spread, 1e-12) / 0.001) ** PLATEAU["power"]
+    low, high = steps / PLATEAU["factor"], steps * PLATEAU["factor"]
+    duration = "more than 500 updates"
+    if steps < 500:
+        duration = f"about {steps:.0f} updates ({low:.0f} to {high:.0f})"
+    forecast = (
+        f"The logits differ by {spread:.2g}. Small nets on CIFAR-10 with that spread"
+        f" stayed on the first plateau for {duration}, at a rate of 0.01."
     )
-    cause = (
-        f"pixels with a deviation of only {x.std():.2g}"
-        if x.std() < 20
-        else "small initial deviations"
-    )
-    return (
-        f"The logits differ by {spread:.2g}. Small nets on CIFAR-10 with that spread stayed on the first plateau for {words}, at a rate of 0.01."
-        + (spread < 0.01) * f" Likely cause: {cause}."
-    )
+    if spread >= 0.01:
+        return forecast
+    cause = "small initial deviations"
+    if x.std() < 20:
+        cause = f"pixels with a deviation of only {x.std():.2g}"
+    return f"{forecast} Likely cause: {cause}."

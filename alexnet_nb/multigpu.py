@@ -8,25 +8,23 @@ __all__ = ['bytes_sent', 'exchange_with_peer', 'set_column_group', 'GatherColumn
 
 # %% ../nbs/03_multigpu.ipynb #imports
 from collections import Counter
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
 # %% ../nbs/03_multigpu.ipynb #swap-1
-bytes_sent: Counter[str] = (
-    Counter()
-)  # bytes that this process has sent, by what they were for
-_column_group = (
-    None  # process group of both columns; None: of all processes, which are two
-)
+bytes_sent: Counter[str] = Counter()  # by this process, for each purpose
+# Process group of both columns; None: of all processes, which are two.
+_column_group: "dist.ProcessGroup | None" = None
 
 
 def exchange_with_peer(
     x: torch.Tensor,  # of the same shape in both processes
-    what: str = "weights",  # under which the bytes are counted
+    purpose: str = "weights",  # under which the bytes are counted
 ) -> torch.Tensor:
     """Send `x` to the other column's process and return what that one sent."""
-    bytes_sent[what] += x.nbytes
+    bytes_sent[purpose] += x.nbytes
     both = [
         torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(2)
     ]
@@ -34,7 +32,7 @@ def exchange_with_peer(
     return both[1 - dist.get_rank(_column_group)]
 
 # %% ../nbs/03_multigpu.ipynb #meet
-def set_column_group(group):
+def set_column_group(group: "dist.ProcessGroup | None") -> None:
     """Exchange within this process group from now on: two processes, column 0 first."""
     global _column_group
     _column_group = group
@@ -44,28 +42,29 @@ class GatherColumns(torch.autograd.Function):
     """Gather forward, sum of the two contributions backward (§3.2)."""
 
     @staticmethod
-    def forward(ctx, x, column):
+    def forward(ctx: Any, x: torch.Tensor, column: int) -> torch.Tensor:
+        """Return both columns' halves, column 0 first."""
         ctx.column = column
-        halves = (
-            (x, exchange_with_peer(x, "forward"))
-            if column == 0
-            else (exchange_with_peer(x, "forward"), x)
-        )
+        received = exchange_with_peer(x, "forward")
+        halves = (x, received) if column == 0 else (received, x)
         return torch.cat(halves, 1)
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
+        """Add what the other column found for this column's half."""
         halves = grad.chunk(2, 1)
-        return halves[ctx.column] + exchange_with_peer(
-            halves[1 - ctx.column], "backward"
-        ), None
+        received = exchange_with_peer(halves[1 - ctx.column], "backward")
+        return halves[ctx.column] + received, None
 
 # %% ../nbs/03_multigpu.ipynb #exchange-1
 def gather_columns(
     x: torch.Tensor,  # this column's half, N × C × …
     column: int,  # 0 or 1, also the rank of this process in the pair
 ) -> torch.Tensor:  # N × 2C × …: both halves, column 0 first
-    """Both columns' activations, differentiably: the way into conv3, fc6 and fc7 (§3.2); into fc8 it is `gather_to_column0`."""
+    """Gather both columns' activations, differentiably.
+
+    This is the way into conv3, fc6 and fc7 (§3.2). Into fc8 it is `gather_to_column0`.
+    """
     return GatherColumns.apply(x, column)
 
 # %% ../nbs/03_multigpu.ipynb #ToFirst
@@ -73,80 +72,90 @@ class GatherToColumn0(torch.autograd.Function):
     """One way forward, from column 1 to column 0; one way back."""
 
     @staticmethod
-    def forward(ctx, x, column):
-        ctx.column, ctx.like = (
-            column,
-            torch.empty_like(x, memory_format=torch.contiguous_format),
-        )
-        theirs = x.contiguous() if column == 1 else ctx.like.clone()
-        dist.broadcast(theirs, group=_column_group, group_src=1)
-        bytes_sent["forward"] += column * x.nbytes
-        return torch.cat([x, theirs], 1) if column == 0 else x.new_zeros(len(x), 0)
+    def forward(ctx: Any, x: torch.Tensor, column: int) -> torch.Tensor:
+        """Return both halves in column 0, nothing in column 1."""
+        ctx.column = column
+        ctx.half = torch.empty_like(x, memory_format=torch.contiguous_format)
+        if column == 1:
+            dist.broadcast(x.contiguous(), group=_column_group, group_src=1)
+            bytes_sent["forward"] += x.nbytes
+            return x.new_zeros(len(x), 0)
+        received = ctx.half.clone()
+        dist.broadcast(received, group=_column_group, group_src=1)
+        return torch.cat([x, received], 1)
 
     @staticmethod
-    def backward(ctx, grad):
-        own, theirs = grad.chunk(2, 1) if ctx.column == 0 else (None, ctx.like)
-        theirs = theirs.contiguous()
-        dist.broadcast(theirs, group=_column_group, group_src=0)
-        bytes_sent["backward"] += (1 - ctx.column) * theirs.nbytes
-        return own if ctx.column == 0 else theirs, None
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
+        """Send column 1 its half of the gradient."""
+        if ctx.column == 1:
+            dist.broadcast(ctx.half, group=_column_group, group_src=0)
+            return ctx.half, None
+        own, other = grad.chunk(2, 1)
+        other = other.contiguous()
+        dist.broadcast(other, group=_column_group, group_src=0)
+        bytes_sent["backward"] += other.nbytes
+        return own, None
 
 # %% ../nbs/03_multigpu.ipynb #to_first
 def gather_to_column0(
     x: torch.Tensor,  # this column's half, N × C
     column: int,
 ) -> torch.Tensor:  # N × 2C in column 0, N × 0 in column 1
-    """Column 0 gets both halves, column 1 nothing: the way into fc8."""
+    """Gather both halves in column 0: the way into fc8."""
     return GatherToColumn0.apply(x, column)
 
 # %% ../nbs/03_multigpu.ipynb #rows_of
 def rows_of(
     name: str,  # of a parameter, such as "conv3.weight"
-    rows: int,  # of the whole parameter: output kernels or units
+    rows: int,  # of the parameter of both columns: output kernels or units
     column: int,
 ) -> slice:
-    """The rows of a whole parameter that a column owns: half of them, but of fc8 column 0 owns all."""
+    """Select the rows of a parameter that a column owns: half, but column 0 all of fc8."""
     cut = rows if name.startswith("fc8") else rows // 2
     return slice(0, cut) if column == 0 else slice(cut, rows)
 
 # %% ../nbs/03_multigpu.ipynb #split_state
 def shard_state_dict(
-    whole: dict,  # name → tensor of the whole net
+    state_dict: dict[str, torch.Tensor],  # of both columns
     column: int | None,  # None: keep everything
-) -> dict:
-    """A column's share of the weights (or velocities) of the whole net."""
+) -> dict[str, torch.Tensor]:
+    """Select a column's share of the weights (or velocities) of both."""
     if column is None:
-        return whole
-    parts = {name: t[rows_of(name, len(t), column)] for name, t in whole.items()}
-    return {name: t for name, t in parts.items() if len(t)}
+        return state_dict
+    shards = {}
+    for name, tensor in state_dict.items():
+        shard = tensor[rows_of(name, len(tensor), column)]
+        if len(shard):
+            shards[name] = shard
+    return shards
 
 # %% ../nbs/03_multigpu.ipynb #join_states
 def merge_state_dicts(
-    first: dict,  # column 0's
-    second: dict,  # column 1's
-) -> dict:
-    """The whole net's weights from its columns', bit for bit."""
-    return {
-        name: torch.cat([t, second[name]]) if name in second else t
-        for name, t in first.items()
-    }
+    first: dict[str, torch.Tensor],  # column 0's
+    second: dict[str, torch.Tensor],  # column 1's
+) -> dict[str, torch.Tensor]:
+    """Merge the weights of the two columns, bit for bit."""
+    merged = {}
+    for name, tensor in first.items():
+        if name in second:
+            tensor = torch.cat([tensor, second[name]])
+        merged[name] = tensor
+    return merged
 
 # %% ../nbs/03_multigpu.ipynb #gather_whole
 def gather_state_dict(
-    part: dict,  # name → tensor, this column's share
+    shards: dict[str, torch.Tensor],  # this column's share
     column: int | None,
-) -> dict:  # the whole net's in column 0; in column 1 the same without fc8
-    """Join the columns' tensors across the two processes."""
+) -> dict[str, torch.Tensor]:  # of both in column 0; in column 1 the same without fc8
+    """Merge the columns' tensors across the two processes."""
     if column is None:
-        return part
-    halves = {
-        name: (t, exchange_with_peer(t))
-        for name, t in part.items()
-        if not name.startswith("fc8")
-    }
-    return {
-        name: torch.cat(halves[name] if column == 0 else halves[name][::-1])
-        if name in halves
-        else t
-        for name, t in part.items()
-    }
+        return shards
+    gathered = {}
+    for name, shard in shards.items():
+        if name.startswith("fc8"):
+            gathered[name] = shard
+            continue
+        received = exchange_with_peer(shard)
+        halves = (shard, received) if column == 0 else (received, shard)
+        gathered[name] = torch.cat(halves)
+    return gathered

@@ -16,6 +16,8 @@ def output_size(
     pad: int = 0,  # zeros on both sides
     ceil: bool = False,  # count a last window that hangs over the edge
 ) -> int:  # side of the output
-    """How many windows fit along one side."""
+    """Count how many windows fit along one side."""
     steps = (size + 2 * pad - window) / stride
-    return (math.ceil(steps) if ceil else math.floor(steps)) + 1
+    if ceil:
+        return math.ceil(steps) + 1
+    return math.floor(steps) + 1

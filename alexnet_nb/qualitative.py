@@ -6,6 +6,10 @@
 __all__ = ['kernel_sheet', 'draw_predictions', 'plot_predictions', 'hidden_features', 'nearest']
 
 # %% ../nbs/12_qualitative.ipynb #imports
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
 import torch
 
 from .augmentation import InputTransform
@@ -19,71 +23,68 @@ def kernel_sheet(
     columns: int = 2,
     across: int = 16,  # kernels in a row
 ) -> torch.Tensor:  # height × width × 3, from 0 to 1; the paper's Figure 3
-    """The kernels of conv1 as one picture, a block of rows for each column."""
-    w = weight.detach().float()
-    low, high = w.amin((1, 2, 3), keepdim=True), w.amax((1, 2, 3), keepdim=True)
-    w = torch.nn.functional.pad(
-        (w - low) / (high - low).clamp(min=1e-12), (1, 1, 1, 1), value=1.0
-    )
+    """Arrange the kernels of conv1 as one image, a block of rows for each column."""
+    kernels = weight.detach().float()
+    low = kernels.amin((1, 2, 3), keepdim=True)
+    high = kernels.amax((1, 2, 3), keepdim=True)
+    scaled = (kernels - low) / (high - low).clamp(min=1e-12)
+    framed = torch.nn.functional.pad(scaled, (1, 1, 1, 1), value=1.0)
+    separator = torch.full((3, framed.shape[-1] * across, 3), 0.5)
     blocks = []
-    for half in w.chunk(columns):
+    for half in framed.chunk(columns):
         blank = torch.ones(-len(half) % across, *half.shape[1:])
-        tiles = torch.cat([half.cpu(), blank]).unflatten(
-            0, (-1, across)
-        )  # rows × across × 3 × side + 2 × side + 2
-        blocks += [
-            tiles.permute(0, 3, 1, 4, 2).flatten(0, 1).flatten(1, 2),
-            torch.full((3, w.shape[-1] * across, 3), 0.5),
-        ]
+        tiles = torch.cat([half.cpu(), blank]).unflatten(0, (-1, across))
+        # rows × across × 3 × side × side -> rows · side × across · side × 3
+        block = tiles.permute(0, 3, 1, 4, 2).flatten(0, 1).flatten(1, 2)
+        blocks += [block, separator]
     return torch.cat(blocks[:-1])
 
 # %% ../nbs/12_qualitative.ipynb #draw_predictions
 def draw_predictions(
-    images,  # N pictures, height × width × 3
-    labels,  # N numbers of classes
+    images: Sequence[np.ndarray] | np.ndarray,  # N images, height × width × 3
+    labels: Sequence[int],  # N numbers of classes
     p: torch.Tensor,  # N × classes, probabilities
-    names: tuple,  # of the classes
-):
-    """Pictures with their label and bars for the five likeliest classes (the paper's Figure 4, left)."""
+    names: Sequence[str],  # of the classes
+) -> Any:  # a matplotlib figure
+    """Draw images with bars for the five likeliest classes (the paper's Figure 4, left)."""
     import matplotlib.pyplot as plt
 
     fig, axes = plt.subplots(
         2, len(p), figsize=(1.15 * len(p), 2.7), height_ratios=[1, 0.9], squeeze=False
     )
     for (top, bottom), image, label, row in zip(axes.T, images, labels, p):
-        best, which = row.topk(min(5, len(row)))
         top.imshow(image)
         top.set_title(names[label], fontsize=9)
-        bottom.barh(
-            range(len(best)),
-            best,
-            color=["C0" if c == label else "#808890" for c in which.tolist()],
-        )
-        for y, c in enumerate(which.tolist()):
-            bottom.text(
-                0.02 if best[y] > 0.5 else best[y] + 0.03,
-                y,
-                names[c],
-                va="center",
-                fontsize=8,
-                color="#fff" if best[y] > 0.5 else "#808890",
-            )
-        bottom.set(xlim=(0, 1), ylim=(len(best) - 0.5, -0.5))
+        _draw_bars(bottom, row, label, names)
         for ax in (top, bottom):
             ax.set(xticks=[], yticks=[])
             ax.grid(False)
             ax.spines[:].set_visible(False)
     return fig
 
+# %% ../nbs/12_qualitative.ipynb #draw-bars
+def _draw_bars(ax: Any, p: torch.Tensor, label: int, names: Sequence[str]) -> None:
+    """Draw the five largest probabilities of one image, the bar of its label colored."""
+    top, classes = p.topk(min(5, len(p)))
+    colors = ["C0" if c == label else "#808890" for c in classes.tolist()]
+    ax.barh(range(len(top)), top, color=colors)
+    for y, c in enumerate(classes.tolist()):
+        value = top[y].item()
+        x, color = value + 0.03, "#808890"
+        if value > 0.5:  # the name fits into the bar
+            x, color = 0.02, "#fff"
+        ax.text(x, y, names[c], va="center", fontsize=8, color=color)
+    ax.set(xlim=(0, 1), ylim=(len(top) - 0.5, -0.5))
+
 # %% ../nbs/12_qualitative.ipynb #plot_predictions
 def plot_predictions(
     model: AlexNet,
     transform: InputTransform,
     data: PackedDataset,
-    n: int = 8,  # pictures, the first of the validation set
+    n: int = 8,  # images, the first of the validation set
     views: int = 10,
-):
-    """The first validation pictures of a data set, and what a net takes them for."""
+) -> Any:  # a matplotlib figure
+    """Draw the first validation images of a data set, and what a network predicts."""
     images = data.val.images[:n]
     return draw_predictions(
         images.transpose(0, 2, 3, 1),
@@ -95,15 +96,18 @@ def plot_predictions(
 # %% ../nbs/12_qualitative.ipynb #hidden_features
 @torch.no_grad()
 def hidden_features(
-    model: AlexNet, transform: InputTransform, images, batch: int = 64
+    model: AlexNet,
+    transform: InputTransform,
+    images: np.ndarray,  # uint8, N × 3 × size × size
+    batch: int = 64,
 ) -> torch.Tensor:
-    """fc7 of every picture, central view: N × 4096 (§6.1)."""
+    """Compute fc7 of every image, from its central crop: N × 4096 (§6.1)."""
     model.eval()
-    parts = [
-        torch.tensor(images[i : i + batch]).to(transform.mean.device)
-        for i in range(0, len(images), batch)
-    ]
-    return torch.cat([model.hidden(transform.views(part, 1)[0]) for part in parts])
+    features = []
+    for start in range(0, len(images), batch):
+        part = torch.tensor(images[start : start + batch]).to(transform.mean.device)
+        features.append(model.forward_features(transform.views(part, 1)[0]))
+    return torch.cat(features)
 
 # %% ../nbs/12_qualitative.ipynb #nearest
 def nearest(
@@ -111,5 +115,5 @@ def nearest(
     features: torch.Tensor,  # N × D
     k: int = 6,
 ) -> torch.Tensor:  # int64, Q × k: rows of `features`, nearest first
-    """The k nearest by Euclidean distance (§6.1)."""
+    """Find the k nearest by Euclidean distance (§6.1)."""
     return torch.cdist(queries, features).topk(k, largest=False).indices

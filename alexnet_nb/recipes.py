@@ -12,11 +12,12 @@ __all__ = ['LAYERS', 'NOT_STATED', 'PRINTED_OTHERWISE', 'paper', 'source2012', '
 # %% ../nbs/00_recipes.ipynb #imports
 import csv
 import re
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import date
 from functools import cache
 from importlib.resources import files
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 # %% ../nbs/00_recipes.ipynb #layers-code
 LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
@@ -205,56 +206,56 @@ RECIPES = {
 class MarkdownTable(str):
     """A Markdown table of `rows` under `head`, and a `note` below it."""
 
-    def __new__(cls, head: list, rows: list, note: str = ""):
-        def line(cells):
-            return (
-                "| "
-                + " | ".join(
-                    f"{c:,}"
-                    if type(c) is int
-                    else f"{c:.4g}"
-                    if isinstance(c, float)
-                    else str(c)
-                    for c in cells
-                )
-                + " |"
-            )
+    def __new__(
+        cls, head: Sequence, rows: Iterable[Sequence], note: str = ""
+    ) -> "MarkdownTable":
+        """Write the table as text."""
+        lines = [_table_line(head), _table_line(["---"] * len(head))]
+        lines += [_table_line(row) for row in rows]
+        if note:
+            lines += ["", note]
+        return super().__new__(cls, "\n".join(lines))
 
-        return super().__new__(
-            cls,
-            "\n".join(
-                [
-                    line(head),
-                    line(["---"] * len(head)),
-                    *map(line, rows),
-                    *["", note] * bool(note),
-                ]
-            ),
-        )
-
-    def __repr__(self):
+    def __repr__(self) -> str:
+        """Show the table as text."""
         return str(self)
 
-    def _repr_markdown_(self):
+    def _repr_markdown_(self) -> str:
         return str(self)
+
+# %% ../nbs/00_recipes.ipynb #table-line
+def _table_line(cells: Sequence) -> str:
+    """Write one line of a Markdown table."""
+    return "| " + " | ".join(map(_cell_text, cells)) + " |"
+
+
+def _cell_text(cell: object) -> str:
+    """Write a cell: thousands are separated, a float has four digits."""
+    if type(cell) is int:
+        return f"{cell:,}"
+    if isinstance(cell, float):
+        return f"{cell:.4g}"
+    return str(cell)
 
 # %% ../nbs/00_recipes.ipynb #diff
 def diff(
     a: Recipe,
     b: Recipe,
-) -> (
-    MarkdownTable
-):  # one row a field; says where the printed paper is silent, or prints something else
-    """What differs between two recipes."""
-    names = [f.name for f in fields(Recipe) if f.name != "name"]
-    rows = [(name, _field_words(a, name), _field_words(b, name)) for name in names]
-    return MarkdownTable(
-        ["field", a.name, b.name], [row for row in rows if row[1] != row[2]]
-    )
+) -> MarkdownTable:
+    """Tabulate what differs between two recipes, one row a field.
+
+    It says where the printed paper is silent, or prints something else.
+    """
+    rows = []
+    for field in fields(Recipe):
+        row = [field.name, _field_words(a, field.name), _field_words(b, field.name)]
+        if field.name != "name" and row[1] != row[2]:
+            rows.append(row)
+    return MarkdownTable(["field", a.name, b.name], rows)
 
 # %% ../nbs/00_recipes.ipynb #field-words
-def _field_words(recipe, name):
-    """What a table of differences shows for a field of a recipe."""
+def _field_words(recipe: Recipe, name: str) -> str:
+    """Write a field of a recipe for a table of differences."""
     value = format_value(getattr(recipe, name))
     if recipe != paper:
         return value
@@ -265,15 +266,18 @@ def _field_words(recipe, name):
     return value
 
 # %% ../nbs/00_recipes.ipynb #short
-def format_value(value) -> str:
-    """A field's value as a reader would write it: a tuple of equal values once, long floats cut."""
-    if isinstance(value, tuple) and len(value) > 1 and len(set(value)) == 1:
+def format_value(value: object) -> str:
+    """Write a field's value as a reader would: equal values once, long floats cut."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if not isinstance(value, tuple):
+        return str(value)
+    if len(value) > 1 and len(set(value)) == 1:
         return f"{format_value(value[0])} (all {len(value)})"
-    if isinstance(value, tuple) and len(value) > 50:
-        return f"{len(value)} steps from {format_value(value[0])} to {format_value(value[-1])}"
-    if isinstance(value, tuple):
-        return "(" + ", ".join(map(format_value, value)) + ")"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    if len(value) > 50:
+        first, last = format_value(value[0]), format_value(value[-1])
+        return f"{len(value)} steps from {first} to {last}"
+    return "(" + ", ".join(map(format_value, value)) + ")"
 
 # %% ../nbs/00_recipes.ipynb #Errors
 class Errors(NamedTuple):
@@ -299,10 +303,13 @@ class Setting(NamedTuple):
         return float(self.when) if re.fullmatch(r"\d+(\.\d+)?", self.when) else None
 
     def __str__(self):
-        value = f"{self.value:.12f}".rstrip("0").rstrip(".")
-        return f"{self.when}:{value}".lstrip(":") + (
-            f"({self.layers})" if self.layers else ""
-        )
+        """Write the setting as the notes do."""
+        text = f"{self.value:.12f}".rstrip("0").rstrip(".")
+        if self.when:
+            text = f"{self.when}:{text}"
+        if self.layers:
+            text = f"{text}({self.layers})"
+        return text
 
 # %% ../nbs/00_recipes.ipynb #Formula
 class Formula(NamedTuple):
@@ -372,18 +379,17 @@ class Experiment:
 
 # %% ../nbs/00_recipes.ipynb #experiments
 @cache
-def lab_experiments() -> dict:  # by id
-    """All runs of the author's notes, from `lab.tsv`."""
+def lab_experiments() -> dict[str, Experiment]:  # by id
+    """Read all runs of the author's notes, from `lab.tsv`."""
     with (files("alexnet_nb") / "lab.tsv").open(encoding="utf-8") as f:
-        return {
-            row["id"]: typed_row(row)
-            for row in csv.DictReader(f, delimiter="\t", quoting=csv.QUOTE_NONE)
-        }
+        rows = csv.DictReader(f, delimiter="\t", quoting=csv.QUOTE_NONE)
+        return {row["id"]: typed_row(row) for row in rows}
 
 # %% ../nbs/00_recipes.ipynb #typed_row
-def typed_row(row):
-    """A line of the table as an `Experiment`."""
-    values = {f.name: row[f.name] for f in fields(Experiment) if f.name in row}
+def typed_row(row: dict[str, str]) -> Experiment:
+    """Convert a line of the table to an `Experiment`."""
+    values: dict[str, Any] = {}
+    values |= {f.name: row[f.name] for f in fields(Experiment) if f.name in row}
     values |= {
         name: read(row[name]) if row[name] else None for name, read in _NUMBERS.items()
     }
@@ -396,7 +402,7 @@ def typed_row(row):
     return Experiment(**values | dict(structure=_read_structure(row["structure"])))
 
 # %% ../nbs/00_recipes.ipynb #readers
-_NUMBERS = dict(
+_NUMBERS: dict[str, Callable[[str], Any]] = dict(
     date=date.fromisoformat,
     gpus=int,
     planned=int,
@@ -472,17 +478,25 @@ def _read_field(name, text):
 def recorded_length(
     run: Experiment,
 ) -> float:
-    """The epochs of a run, by which `recorded_schedule` divides: as planned, as counted at its end, or 90."""
+    """Return the epochs of a run, by which `recorded_schedule` divides.
+
+    They are those planned, those counted at its end, or 90.
+    """
     if run.planned:
         return run.planned
-    return 90 if run.weight_schedule else run.epochs or 90
+    if run.weight_schedule:
+        return 90
+    return run.epochs or 90
 
 # %% ../nbs/00_recipes.ipynb #recorded-1
 def recorded_schedule(
     run: Experiment,
 ) -> tuple:  # (share of the run, what, factor of its first rate) …
-    """The schedule of a run: formulas, drops by hand, conv1 slowed and frozen, the end of the color noise.
-    What the notes do not date is left out. Raises `ValueError` for what a schedule cannot express.
+    """Build the schedule of a run, from formulas and from changes by hand.
+
+    The changes are drops, conv1 slowed and frozen, and the end of the color noise. What
+    the notes do not date is left out. Raises `ValueError` for what a schedule cannot
+    express.
     """
     length = recorded_length(run)
     steps = (
@@ -525,7 +539,9 @@ def _curve_steps(formulas, length, what):
         elif formula.kind == "dexp":
             curve = stepped_schedule(formula.factor, formula.steps, what)
         else:
-            raise ValueError(f"schedule: got {formula.kind!r}, expected exp or dexp")
+            raise ValueError(
+                f"schedule: got {formula.kind!r}, expected exp or dexp; write its steps by hand"
+            )
         steps = [step for step in steps if step[0] < begin]
         if begin:
             steps.append(
@@ -625,11 +641,15 @@ LAB_IDS = (
 def lab_recipe(
     id: str,  # one of LAB
 ) -> Recipe:
-    """One of the author's experiments as a recipe named lab-ID (`layers/layer-params-ID.cfg`).
-    A batch size of 256, where the table says so, belongs to the run. Raises `ValueError` for an id that is not in `LAB_IDS`.
+    """Build the recipe lab-ID of an experiment (`layers/layer-params-ID.cfg`).
+
+    A batch size of 256, where the table says so, belongs to the run. Raises `ValueError`
+    for an id that is not in `LAB_IDS`.
     """
     if id not in LAB_IDS:
-        raise ValueError(f"lab: found {id!r}, expected one of {', '.join(LAB_IDS)}")
+        raise ValueError(
+            f"lab: got {id!r}, expected one of {', '.join(LAB_IDS)}; choose one of them"
+        )
     run = lab_experiments()[id]
     lr, lr_bias = _start_rates(run)
     return replace(
@@ -638,16 +658,14 @@ def lab_recipe(
         lr=lr,
         lr_bias=lr_bias,
         schedule=recorded_schedule(run),
-        **run.structure,
+        **(run.structure or {}),
     )
 
 # %% ../nbs/00_recipes.ipynb #named
 def get_recipe(
     name: str,  # one of RECIPES, or lab-ID
 ) -> Recipe:
-    """The recipe of this name."""
-    return (
-        lab_recipe(name.removeprefix("lab-"))
-        if name.startswith("lab-")
-        else RECIPES[name]
-    )
+    """Return the recipe of this name."""
+    if name.startswith("lab-"):
+        return lab_recipe(name.removeprefix("lab-"))
+    return RECIPES[name]

@@ -13,40 +13,42 @@ from torch import nn
 def activation(
     name: str,  # "relu" or "tanh"
 ) -> nn.Module:
-    """The non-linearity of a recipe (§3.1). Raises `ValueError` for any other name."""
-    known = {"relu": nn.ReLU, "tanh": nn.Tanh}
-    if name not in known:
+    """Build the non-linearity of a recipe (§3.1). Raises `ValueError` for other names."""
+    classes = {"relu": nn.ReLU, "tanh": nn.Tanh}
+    if name not in classes:
         raise ValueError(
-            f"activation: found {name!r}, expected one of {', '.join(known)}"
+            f"activation: got {name!r}, expected one of {', '.join(classes)};"
+            " choose one of them"
         )
-    return known[name]()
+    return classes[name]()
 
 # %% ../nbs/02_relu.ipynb #CifarNet
 class CifarNet(nn.Module):
-    """Three convolutions and one fully connected layer for 32×32 pictures (`layers-19pct.cfg`)."""
+    """Three convolutions and a fully connected layer for 32×32 (`layers-19pct.cfg`)."""
 
-    def __init__(self, act: str = "relu", num_classes: int = 10, seed: int = 0):
+    def __init__(self, act: str = "relu", num_classes: int = 10, seed: int = 0) -> None:
+        """Build the layers, and initialize them from a seed."""
         super().__init__()
-
-        def conv(i, o):
-            return nn.Conv2d(i, o, 5, padding=2)
-
         self.features = nn.Sequential(
-            conv(3, 32),
+            nn.Conv2d(3, 32, 5, padding=2),
             nn.MaxPool2d(3, 2, ceil_mode=True),
             activation(act),  # 32×16×16
-            conv(32, 32),
+            nn.Conv2d(32, 32, 5, padding=2),
             activation(act),
             nn.AvgPool2d(3, 2, ceil_mode=True),  # 32×8×8
-            conv(32, 64),
+            nn.Conv2d(32, 64, 5, padding=2),
             activation(act),
-            nn.AvgPool2d(3, 2, ceil_mode=True),
-        )  # 64×4×4
+            nn.AvgPool2d(3, 2, ceil_mode=True),  # 64×4×4
+        )
         self.fc = nn.Linear(1024, num_classes)
         generator = torch.Generator().manual_seed(seed)
-        for p in self.parameters():
-            std = 1e-4 if p is self.features[0].weight else 0.01
-            nn.init.zeros_(p) if p.ndim == 1 else nn.init.normal_(p, 0, std, generator)
+        for parameter in self.parameters():
+            std = 1e-4 if parameter is self.features[0].weight else 0.01
+            if parameter.ndim == 1:
+                nn.init.zeros_(parameter)
+            else:
+                nn.init.normal_(parameter, 0, std, generator)
 
-    def forward(self, x):  # N×3×32×32, pixels of 0–255 minus the mean
+    def forward(self, x: torch.Tensor) -> torch.Tensor:  # N×3×32×32 -> N×classes
+        """Compute the logits of images: pixels of 0–255 minus the mean."""
         return self.fc(self.features(x).flatten(1))

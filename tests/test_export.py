@@ -312,7 +312,7 @@ def test_network_of_full_size(recipe):
 def test_features_are_those_of_the_hooks(recipe):
     small = scale_width(recipe, 1 / 16, 68)
     net, x, hooked = sensitive(small), images(small, 3), {}
-    nodes = ["conv1", "after.conv1", "conv5", "after.conv5", "fc6", "fc7", "fc8"]
+    nodes = ["conv1", "norm1", "pool1", "conv5", "pool5", "fc6", "fc7", "fc8"]
     hooks = []
     for name in nodes:
 

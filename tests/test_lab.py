@@ -483,13 +483,28 @@ WIDTHS = {
 }
 
 
+def steps_after_convolutions(net):
+    """What runs after each convolution, in the order in which a forward pass runs it."""
+    ran = []
+    for module in net.modules():
+        if not list(module.children()):
+            module.register_forward_pre_hook(lambda module, inputs: ran.append(module))
+    net(torch.zeros(1, 3, net.recipe.crop, net.recipe.crop))
+    steps = {}
+    for module in ran[: ran.index(net.fc6)]:
+        if isinstance(module, nn.Conv2d):
+            name = f"conv{len(steps) + 1}"
+            steps[name] = []
+        elif not isinstance(module, nn.Identity):
+            steps[name].append(type(module))
+    return steps
+
+
 @pytest.mark.parametrize("id", LAB_IDS)
 def test_recipe_has_the_net_of_the_released_definition(id):
     recipe = lab_recipe(id)
     net = AlexNet(scale_width(recipe, 1 / 16, 96), 7)
-    assert {
-        name: [type(m) for m in after] for name, after in net.after.items()
-    } == SOURCE_NET | OTHER_NETS.get(id, {})
+    assert steps_after_convolutions(net) == SOURCE_NET | OTHER_NETS.get(id, {})
     widths = (recipe.kernels, recipe.hidden, recipe.columns, recipe.joined)
     assert widths == WIDTHS.get(
         id, ((96, 256, 384, 384, 256), (4096, 4096), 2, ("conv3", "fc6", "fc7", "fc8"))
@@ -512,7 +527,8 @@ def test_norms_before_the_relu_see_negative_responses(id, layer, norms):
     lowest = {}
     for name in (id, "145"):
         net = AlexNet(scale_width(lab_recipe(name), 1 / 16, 96), 7).eval()
-        for module in net.after[layer]:
+        norm = getattr(net, layer.replace("conv", "norm"))
+        for module in [] if norm is None else norm.modules():
             if isinstance(module, (LRN, SpatialNorm)):
                 module.register_forward_pre_hook(
                     lambda module, inputs, name=name: lowest.update(
