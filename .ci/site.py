@@ -7,7 +7,8 @@
 The notebooks are staged by nbdev: TeX becomes MathML, `04_lrn.ipynb` becomes
 `lrn.ipynb`, in every folder. The staged copy is checked for what either renderer needs
 (staged.py). smalldocs renders it, or Quarto where that is asked for, from one
-`_quarto.yml`; then all links of the site are checked. `llms.txt` lists the pages of its sidebar.
+`_quarto.yml`. Old addresses lead to the new ones (redirects.py); then all links of the
+site are checked. `llms.txt` lists the pages of its sidebar.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from urllib.parse import unquote, urlsplit
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT / ".ci"))  # also where this file is read by another name
+import redirects
 import staged
 
 REMEDIES = {
@@ -376,23 +378,38 @@ def arguments():
     return parser.parse_args()
 
 
+def moved_pages():
+    """Read the table of moved pages, and list what is wrong with it for this site."""
+    moves, faults = redirects.read_moves((ROOT / "CONTRIBUTING.md").read_text())
+    pages = {
+        path.relative_to(STAGED).with_suffix(".html").as_posix()
+        for kind in ("*.ipynb", "*.md")
+        for path in STAGED.rglob(kind)
+    }
+    return moves, [*faults, *redirects.move_faults(moves, pages)]
+
+
 def main():
     asked = arguments()
     readme()
     if asked.what == "readme":
         return
     stage()
-    if wrong := staged.faults(STAGED):
+    moves, wrong = moved_pages()
+    if wrong := [*staged.faults(STAGED), *wrong]:
         print(*wrong, sep="\n")
         sys.exit(
             f"{STAGED.name}: got {len(wrong)} faults, expected none; "
             "mend what is named above, nothing was rendered"
         )
     render("quarto" if asked.quarto else "smalldocs")
+    pages = len(list(SITE.rglob("*.html")))
+    redirects.write_redirects(moves, SITE, "".join(address()))
     faults = sorted(set(broken()))
     print(*faults, sep="\n")
     print(
-        f"{len(list(SITE.rglob('*.html')))} pages under {SITE.name}/, {len(faults)} broken links"
+        f"{pages} pages and {len(moves)} redirects under {SITE.name}/, "
+        f"{len(faults)} broken links"
     )
     sys.exit(bool(faults))
 
