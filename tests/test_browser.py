@@ -455,7 +455,7 @@ TARGETS = [
     "lrn.html#lrn-class",
     "claims.html#the-commands",
     "howto.html#train-on-imagenet",
-    "training.html#a-run",
+    "engine/launch.html#a-run",
     "traps.html#stepping-into-them-on-purpose",
 ]
 
