@@ -5,9 +5,10 @@
     python .ci/site.py readme     only README.md
 
 The notebooks are staged by nbdev: TeX becomes MathML, `04_lrn.ipynb` becomes
-`lrn.ipynb`. The staged copy is checked for what either renderer needs (staged.py).
-smalldocs renders it, or Quarto where that is asked for, from one `_quarto.yml`; then
-all links of the site are checked. `llms.txt` lists the pages of its sidebar.
+`lrn.ipynb`, in every folder. The staged copy is checked for what either renderer needs
+(staged.py). smalldocs renders it, or Quarto where that is asked for, from one
+`_quarto.yml`. Old addresses lead to the new ones (redirects.py); then all links of the
+site are checked. `llms.txt` lists the pages of its sidebar.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import configparser
 import html
 import html.parser
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -24,6 +26,7 @@ from urllib.parse import unquote, urlsplit
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT / ".ci"))  # also where this file is read by another name
+import redirects
 import staged
 
 REMEDIES = {
@@ -39,7 +42,10 @@ SIGNATURES = (  # as nbdev writes them, and as a reader would
     (r"\b__main__\.", ""),
     (r"(\ndef \w+\()\n\s*\n\)", r"\1)"),
 )
-NUMBER = re.compile(r"(?<![\w/])((?:\.\./)*)\d\d_(\w+\.ipynb)")
+DRAWING = "nbs/columns.svg"
+NUMBER = re.compile(  # in a link, from any folder to any other
+    r"(\]\(|^\[[^\]\n]+\]: )(/?(?:[\w.-]+/)*)\d\d_(\w+\.ipynb)", re.M
+)
 FIG_ALT = re.compile(r"^#\| fig-alt: (\".*\")\n", re.M)
 
 
@@ -53,9 +59,8 @@ def readme(folder=ROOT):
     for cell in json.loads((ROOT / "nbs/index.ipynb").read_text())["cells"]:
         source = text(cell)
         if cell["cell_type"] == "markdown":
-            parts.append(
-                re.sub(r"\(([\w/]+\.ipynb(?:#[\w-]+)?)\)", r"(nbs/\1)", source)
-            )
+            links = r"\]\(((?:\w+/)*\w+\.ipynb(?:#[^)\s]*)?)\)"
+            parts.append(re.sub(links, r"](nbs/\1)", source))
             continue
         if "#| hide" in source:
             continue
@@ -65,10 +70,9 @@ def readme(folder=ROOT):
             data = output.get("data", {})
             if "image/svg+xml" in data:
                 drawing = "".join(data["image/svg+xml"])
-                (folder / "nbs/columns.svg").write_text(drawing + "\n")
-                parts.append(
-                    "![The two columns of AlexNet, and which layers read both](nbs/columns.svg)"
-                )
+                (folder / DRAWING).write_text(drawing + "\n")
+                alt = "The two columns of AlexNet, and which layers read both"
+                parts.append(f"![{alt}]({DRAWING})")
             elif "text/plain" in data:
                 parts.append("```\n" + "".join(data["text/plain"]) + "\n```")
     (folder / "README.md").write_text(
@@ -116,7 +120,7 @@ def stage_cell(cell, number, host, top):
 
     def plain(words):
         words = words.replace(host + "/", top).replace(host, top)
-        return code_in_tables(NUMBER.sub(r"\1\2", words))
+        return code_in_tables(NUMBER.sub(r"\1\2\3", words))
 
     source = text(cell)
     if cell["cell_type"] == "raw":
@@ -196,7 +200,7 @@ def separate_anchors(notebooks):
                 cell["source"] = words.splitlines(keepends=True)
         for name in symbols:
             if name.lower() in functions and name not in functions:
-                link_to_class(notebooks.values(), path.stem, name)
+                link_to_class(notebooks, path.with_suffix(".html"), name)
 
 
 def separated(words, functions, kind):
@@ -214,15 +218,23 @@ def separated(words, functions, kind):
 def link_to_class(notebooks, page, name):
     """Let every link that shows a class's name lead to the class's own heading."""
     shown = rf"`{name}(?:\([^`]*\))?`"
-    link = re.compile(rf"(\[{shown}\]\([^)\s]*\b{page}\.html)#{name.lower()}\)")
-    own = rf"\1#{name.lower()}-class)"
-    for notebook in notebooks:
+    link = re.compile(rf"(\[{shown}\]\(([^)\s#]*\.html)#{name.lower()})\)")
+
+    def rewrite(words, folder):
+        def own(found):
+            target = os.path.normpath(folder / found[2])
+            return f"{found[1]}-class)" if target == str(page) else found[0]
+
+        return link.sub(own, words)
+
+    for path, notebook in notebooks.items():
         for cell in notebook["cells"]:
-            cell["source"] = link.sub(own, text(cell)).splitlines(keepends=True)
+            words = rewrite(text(cell), path.parent)
+            cell["source"] = words.splitlines(keepends=True)
             for output in cell.get("outputs", []):
                 data = output.get("data", {})
                 if "text/markdown" in data:
-                    data["text/markdown"] = link.sub(own, data["text/markdown"])
+                    data["text/markdown"] = rewrite(data["text/markdown"], path.parent)
 
 
 def mathml(source):
@@ -280,32 +292,37 @@ def render(tool):
 
 
 def llms():
-    """Every page of the sidebar with its title, its line and its address, for those who read with a program (llmstxt.org)."""
+    """List the pages of the sidebar for those who read with a program (llmstxt.org).
+
+    Each has its title, its description and its address, under the name of its section.
+    """
     import yaml
 
-    website, (host, base) = (
-        yaml.safe_load((ROOT / "_quarto.yml").read_text())["website"],
-        address(),
-    )
+    website = yaml.safe_load((ROOT / "_quarto.yml").read_text())["website"]
+    host = "".join(address())
 
     def line(href):
-        front = yaml.safe_load(
-            text(json.loads((STAGED / href).read_text())["cells"][0]).strip("-\n")
-        )
-        return f"- [{front['title']}]({host}{base}/{href.removesuffix('.ipynb')}.html): {front['description']}"
+        notebook = json.loads((STAGED / href).read_text())
+        front = yaml.safe_load(text(notebook["cells"][0]).strip("-\n"))
+        page = href.removesuffix(".ipynb")
+        return f"- [{front['title']}]({host}/{page}.html): {front['description']}"
 
-    contents = website["sidebar"]["contents"]
-    parts = {"Pages": [c for c in contents if "href" in c]} | {
-        c["section"]: c["contents"] for c in contents if "section" in c
-    }
-    lists = [
-        "\n".join([f"## {name}", "", *(line(c["href"]) for c in part)])
-        for name, part in parts.items()
-    ]
-    return (
-        "\n\n".join([f"# {website['title']}", f"> {website['description']}", *lists])
-        + "\n"
-    )
+    lists = [f"# {website['title']}", f"> {website['description']}"]
+    for name, pages in sidebar_sections(website["sidebar"]["contents"]):
+        lists.append("\n".join([f"## {name}", "", *map(line, pages)]))
+    return "\n\n".join(lists) + "\n"
+
+
+def sidebar_sections(contents, name="Pages"):
+    """Return (name, pages) of a part of the sidebar, then of each section inside it."""
+    pages, inside = [], []
+    for entry in contents:
+        if "section" not in entry:
+            pages.append(entry["href"])
+            continue
+        own = [{"href": entry["href"]}] if "href" in entry else []
+        inside += sidebar_sections(own + entry["contents"], entry["section"])
+    return [(name, pages), *inside] if pages else inside
 
 
 class Page(html.parser.HTMLParser):
@@ -326,6 +343,7 @@ def broken():
     """Every internal link of the site whose file or anchor does not exist."""
     pages = {p.resolve(): Page(p) for p in SITE.rglob("*.html")}
     for path, page in pages.items():
+        name = path.relative_to(SITE.resolve())
         for link in page.links:
             url = urlsplit(link)
             if url.scheme or url.netloc:
@@ -339,13 +357,13 @@ def broken():
             if target.is_dir():
                 target /= "index.html"
             if not target.exists():
-                yield f"{path.name}: {link}: no such file"
+                yield f"{name}: {link}: no such file"
             elif (
                 url.fragment
                 and target in pages
                 and unquote(url.fragment) not in pages[target].anchors
             ):
-                yield f"{path.name}: {link}: no such anchor"
+                yield f"{name}: {link}: no such anchor"
 
 
 def arguments():
@@ -360,23 +378,38 @@ def arguments():
     return parser.parse_args()
 
 
+def moved_pages():
+    """Read the table of moved pages, and list what is wrong with it for this site."""
+    moves, faults = redirects.read_moves((ROOT / "CONTRIBUTING.md").read_text())
+    pages = {
+        path.relative_to(STAGED).with_suffix(".html").as_posix()
+        for kind in ("*.ipynb", "*.md")
+        for path in STAGED.rglob(kind)
+    }
+    return moves, [*faults, *redirects.move_faults(moves, pages)]
+
+
 def main():
     asked = arguments()
     readme()
     if asked.what == "readme":
         return
     stage()
-    if wrong := staged.faults(STAGED):
+    moves, wrong = moved_pages()
+    if wrong := [*staged.faults(STAGED), *wrong]:
         print(*wrong, sep="\n")
         sys.exit(
             f"{STAGED.name}: got {len(wrong)} faults, expected none; "
             "mend what is named above, nothing was rendered"
         )
     render("quarto" if asked.quarto else "smalldocs")
+    pages = len(list(SITE.rglob("*.html")))
+    redirects.write_redirects(moves, SITE, "".join(address()))
     faults = sorted(set(broken()))
     print(*faults, sep="\n")
     print(
-        f"{len(list(SITE.rglob('*.html')))} pages under {SITE.name}/, {len(faults)} broken links"
+        f"{pages} pages and {len(moves)} redirects under {SITE.name}/, "
+        f"{len(faults)} broken links"
     )
     sys.exit(bool(faults))
 

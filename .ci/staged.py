@@ -223,14 +223,18 @@ class Page:
             seen.add(name)
 
 
-def lack(page, link, pages):
-    """What a link lacks: its file, its anchor, or nothing."""
+def lack(folder, page, link, pages):
+    """What a link lacks: its file, its anchor, or nothing.
+
+    A link that begins with / starts at the top of the site.
+    """
     url = urlsplit(link)
     if url.scheme or url.netloc or not (url.path or url.fragment):
         return None
     target = page.path
     if url.path:
-        target = (page.path.parent / unquote(url.path)).resolve()
+        start = folder if url.path.startswith("/") else page.path.parent
+        target = (start / unquote(url.path).lstrip("/")).resolve()
     if target.suffix == ".html":
         sources = (target.with_suffix(kind) for kind in (".ipynb", ".md"))
         target = next((source for source in sources if source in pages), target)
@@ -260,7 +264,8 @@ def config_faults(folder):
             "write it, or the card has none"
         )
     entries = website["sidebar"]["contents"] + website["navbar"].get("right", [])
-    entries += [entry for part in entries for entry in part.get("contents", [])]
+    for entry in entries:  # which grows by what each of its sections holds
+        entries += entry.get("contents", [])
     links = [entry["href"] for entry in entries if "href" in entry]
     for link in links:
         if not FAR.match(link) and not (folder / link).exists():
@@ -279,14 +284,15 @@ def faults(folder):
     pages = {path: Page(folder, path) for path in sorted(files)}
     loaded = {page.name: page.far for page in pages.values()}
     for path in folder.rglob("*.css"):
-        loaded[path.name] = FAR_STYLE.findall(path.read_text())
-    for path in folder.glob("*.html"):
-        loaded[path.name] = Markup(path.read_text()).far
+        name = str(path.relative_to(folder))
+        loaded[name] = FAR_STYLE.findall(path.read_text())
+    for path in folder.rglob("*.html"):
+        loaded[str(path.relative_to(folder))] = Markup(path.read_text()).far
     found = list(config_faults(folder))
     for page in pages.values():
         found += page.faults
         for link in page.links:
-            if missing := lack(page, link, pages):
+            if missing := lack(folder, page, link, pages):
                 found.append(
                     f"{page.name} {link}: got no such target, expected {missing}; "
                     "mend the link, or stage what it names"

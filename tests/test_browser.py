@@ -34,6 +34,11 @@ PAGES = [
     ),
     "404.html",
 ]
+PAPER = [
+    re.sub(r"^\d\d_", "", str(p.with_suffix(".html")))
+    for p in sorted(NOTEBOOKS)
+    if re.match(r"\d\d_", str(p))
+]
 WIDE, LAPTOP, PHONE = (
     dict(width=1500, height=900),
     dict(width=1280, height=800),
@@ -235,6 +240,86 @@ def test_nothing_is_cut_on_a_wide_screen_or_a_phone(seen):
         )
         assert seen.page.evaluate(CUT) == []
     assert violations(seen.page, NO_COLOUR) == []
+
+
+# blocks of code and of printed output whose lines are wider than their box
+SIDEWAYS = """() => {
+  document.querySelectorAll("main details").forEach(d => d.open = true);
+  const blocks = [...document.querySelectorAll("main pre")];
+  const wide = blocks.filter(e => e.scrollWidth > e.clientWidth);
+  return [blocks.length, wide.map(e => e.textContent.slice(0, 60))];
+}"""
+
+# in each block, how many characters fit beside each other
+ROOM = """() => {
+  const text = document.createElement("span");
+  text.textContent = "0".repeat(100);
+  text.style = "position: absolute; white-space: pre; padding: 0; text-indent: 0";
+  return [...document.querySelectorAll("main pre > code")].map(code => {
+    const box = getComputedStyle(code.parentElement);
+    code.append(text);
+    const character = text.getBoundingClientRect().width / 100;
+    text.remove();
+    const sides = parseFloat(box.paddingLeft) + parseFloat(box.paddingRight);
+    return Math.floor((code.parentElement.clientWidth - sides) / character);
+  });
+}"""
+
+
+# lines that go on below: how far from the first character the next piece begins
+HANGING = """() => {
+  const lines = [...document.querySelectorAll("main pre > code > span")];
+  const found = [];
+  for (const line of lines) {
+    const range = document.createRange();
+    range.selectNodeContents(line);
+    const boxes = [...range.getClientRects()].filter(box => box.width);
+    const below = boxes.find(box => box.top > boxes[0].bottom - 2);
+    const start = line.textContent.search(/\\S/);
+    const texts = document.createTreeWalker(line, NodeFilter.SHOW_TEXT);
+    let text = texts.nextNode(), before = 0;
+    while (below && before + text.length <= start) { before += text.length; text = texts.nextNode(); }
+    if (!below) continue;
+    range.setStart(text, start - before);
+    range.setEnd(text, start - before + 1);
+    found.push([below.left - range.getBoundingClientRect().left, line.textContent]);
+  }
+  return found;
+}"""
+
+
+def sideways(page, top, name, size):
+    """Open a page; return how many blocks of code it has, and those that scroll."""
+    page.set_viewport_size(size)
+    page.goto(top + name)
+    return page.evaluate(SIDEWAYS)
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_code_of_the_paper_fits_beside_both_columns(tab, name):
+    """Nothing scrolls at 1280 pixels, and a line of 88 characters is not broken."""
+    blocks, wide = sideways(tab.page, tab.top, name, LAPTOP)
+    assert blocks > 5
+    assert wide == []
+    assert min(tab.page.evaluate(ROOM), default=88) >= 88
+
+
+def test_code_does_not_scroll_on_a_phone(tab):
+    """At most a tenth of all blocks does."""
+    found = [sideways(tab.page, tab.top, name, PHONE) for name in PAGES]
+    wide = [words for _, some in found for words in some]
+    assert len(wide) <= sum(blocks for blocks, _ in found) / 10, wide
+
+
+def test_a_line_goes_on_further_in_than_it_began(tab):
+    """And is copied as it was written."""
+    sideways(tab.page, tab.top, "lrn.html", PHONE)
+    hanging = tab.page.evaluate(HANGING)
+    assert len(hanging) > 20
+    assert [line for depth, line in hanging if depth < 15] == []
+    copied = "[...document.querySelectorAll('main pre > code')].map(e => [e.innerText, e.textContent])"
+    for shown, written in tab.page.evaluate(copied):
+        assert shown == written
 
 
 def test_a_light_system_is_followed_too(browser, top):

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..base.files import UNPRINTABLE, printable
+from ..base.files import printable
 
 # %% ../../nbs/engine/sources.ipynb #Source
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class ImageSource:
 
     def __post_init__(self):
         for name in self.names:
-            if UNPRINTABLE.search(name):
+            if printable(name) != name:
                 raise ValueError(
                     f"data: got a class named {printable(name)}, expected one line of"
                     " UTF-8 without control characters; rename its folder"
