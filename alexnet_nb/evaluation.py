@@ -18,7 +18,7 @@ import torch
 from .augmentation import InputTransform
 from .base.files import atomic_write, read_json
 from .data.packed import ImageSplit, PackedDataset
-from .engine.run_dir import checkpoints, read_config
+from .engine.run_dir import RunDir
 from .learning import error_rates
 from .model import AlexNet
 from .recipes import MarkdownTable
@@ -61,7 +61,7 @@ def load_model(
     from safetensors.torch import load_file
 
     weights = load_file(Path(folder) / "model.safetensors")
-    config = read_config(Path(folder))
+    config = RunDir(folder).config()
     model = AlexNet(config.model_recipe, len(weights["fc8.bias"])).to(
         device, weights["fc8.bias"].dtype
     )
@@ -104,8 +104,9 @@ def read_run_data(folder: str | Path) -> dict:
     folder = Path(folder)
     if (folder / "data.json").exists():
         return read_json(folder / "data.json")
-    if checkpoints(folder):
-        return read_json(checkpoints(folder)[-1] / "state.json")["data"]
+    checkpoints = RunDir(folder).checkpoints()
+    if checkpoints:
+        return read_json(checkpoints[-1] / "state.json")["data"]
     raise ValueError(
         f"{folder}: got no data.json and no checkpoint, expected class names and "
         "checksums of the training data; copy the whole folder of the run"
@@ -166,7 +167,7 @@ def _views(n: int) -> str:
 # %% ../nbs/11_evaluation.ipynb #evaluate-parts
 def require_same_kind(folder: Path, data: PackedDataset) -> None:
     """Raise `ValueError` unless images and classes are as those a run was trained on."""
-    size = read_config(folder).image_size
+    size = RunDir(folder).config().image_size
     if data.size != size:
         raise ValueError(
             f"data: got images of {data.size}×{data.size} pixels, expected {size}, as "
@@ -201,7 +202,7 @@ def save_result(
     split: str,
 ) -> None:
     """Write the errors to `result.json`, or to a file that names other data."""
-    config = read_config(folder)
+    config = RunDir(folder).config()
     views = max(errors)
     result = dict(
         top1=errors[views][0],

@@ -127,7 +127,9 @@ def launch(processes):
     """Results of each process of a run."""
     with tempfile.TemporaryDirectory() as store:
         command = [*torchrun_command(processes, store), __file__, "worker"]
-        environment = worker_environment(plan_placement(processes, found=0), store)
+        environment = worker_environment(
+            plan_placement(processes, num_devices=0), store
+        )
         environment |= dict(OMP_NUM_THREADS=str(2 // processes))
         del environment["PYTHONSAFEPATH"]  # this script imports its neighbors
         out = subprocess.run(

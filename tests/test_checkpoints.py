@@ -22,7 +22,7 @@ from alexnet_nb.engine.config import Config, resolve
 from alexnet_nb.engine.distributed import plan_placement
 from alexnet_nb.engine.launch import train
 from alexnet_nb.engine.loop import run_training, train_loop
-from alexnet_nb.engine.run_dir import checkpoints, open_run, truncate_metrics
+from alexnet_nb.engine.run_dir import RunDir, open_run
 from alexnet_nb.engine.trainer import StepMetrics, Trainer, mean_metrics
 
 TINY = dict(width_mult=1 / 16, epochs=1)
@@ -48,7 +48,7 @@ def begin(folder, data, **settings):
     """A run in this process, new or resumed."""
     config = Config(out_dir=str(folder), **TINY | settings)
     if not (folder / "config.json").exists():
-        open_run(config, plan_placement(1, found=0))[1].close()
+        open_run(config, plan_placement(1, num_devices=0)).close()
     worker = Trainer(folder, resolve(config), data, None)
     if found := last_checkpoint(worker):
         load_checkpoint(worker, found)
@@ -117,7 +117,7 @@ def test_stopped_after_every_epoch_the_plateau_rule_forgets_nothing(
                 with pytest.raises(Killed):
                     train_loop(worker, epoch * worker.steps_per_epoch)
         worker = begin(tmp_path, digits, **plateau)
-        truncate_metrics(tmp_path / "metrics.jsonl", worker.step)
+        RunDir(tmp_path).truncate_metrics(worker.step)
         train_loop(worker, epoch * worker.steps_per_epoch)
     run_training(begin(tmp_path, digits, **plateau))
     assert_same(tmp_path, undisturbed)
@@ -135,7 +135,7 @@ def test_a_run_killed_in_its_last_validation_makes_up_for_it(tmp_path, digits):
 def test_a_checkpoint_without_its_validation_is_refused(tmp_path, digits):
     """As an earlier version wrote them: another run would come of it, without a word."""
     run_training(begin(tmp_path, digits))
-    state = checkpoints(tmp_path)[-1] / "state.json"
+    state = RunDir(tmp_path).checkpoints()[-1] / "state.json"
     state.write_text(json.dumps(json.loads(state.read_text()) | {"val_errors": []}))
     with pytest.raises(
         ValueError, match="got 0 validation errors, expected 1, one an epoch; remove it"
@@ -160,7 +160,7 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path, monkeypatch, digits
         patch.setattr(torch.optim.SGD, "step", overflow)
         with pytest.raises(FloatingPointError, match=words):
             train_loop(worker, 12)
-    assert checkpoints(tmp_path)[-1].name == "step-0000004"
+    assert RunDir(tmp_path).checkpoints()[-1].name == "step-0000004"
     run_training(begin(tmp_path, digits))
     assert all(
         weight.isfinite().all()
@@ -175,7 +175,7 @@ def test_a_run_that_ends_in_overflow_does_not_succeed(tmp_path):
     ):
         train(Config(out_dir=str(tmp_path / "run"), batch_size=1437, lr=1e30, **TINY))
     assert not (tmp_path / "run/model.safetensors").exists()
-    assert not checkpoints(tmp_path / "run")
+    assert not RunDir(tmp_path / "run").checkpoints()
     for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines():
         json.loads(line, parse_constant=dies)
 
@@ -250,14 +250,14 @@ def test_a_folder_that_is_a_link_is_refused(tmp_path, digits, name):
 def test_copies_beside_the_checkpoints_are_passed_over(tmp_path, digits):
     worker = begin(tmp_path, digits)
     train_loop(worker, 2)
-    last = checkpoints(tmp_path)[-1]
+    last = RunDir(tmp_path).checkpoints()[-1]
     shutil.copytree(last, f"{last}-best")
     (tmp_path / "checkpoints/step-0000001-notes").write_text("mine")
     (tmp_path / "checkpoints/step-0000000").symlink_to(tmp_path)
     run_training(begin(tmp_path, digits))
     assert Path(f"{last}-best").is_dir()
     assert (tmp_path / "checkpoints/step-0000001-notes").exists()
-    assert len(checkpoints(tmp_path)) == 2
+    assert len(RunDir(tmp_path).checkpoints()) == 2
 
 
 def test_what_killed_processes_left_is_removed(tmp_path, digits):

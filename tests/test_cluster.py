@@ -188,7 +188,7 @@ def test_only_the_run_that_the_same_launch_began_goes_on_after_a_restart(
     )
     said = done.stdout + done.stderr
     assert done.returncode != 0, said
-    assert said.count("ValueError: parameter out_dir: ") == 2, said
+    assert said.count("ValueError: out_dir: ") == 2, said
     assert "is not empty" in said, said
     assert {
         p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()
@@ -246,7 +246,7 @@ def fit_one(folder):
     config = Config(out_dir=str(folder), **SMALL)
     run_training(
         Trainer(
-            open_run(config, plan_placement(1))[0],
+            open_run(config, plan_placement(1)).path,
             resolve(config),
             load_dataset("digits", 72),
             None,
@@ -271,7 +271,7 @@ def test_resume_takes_what_the_run_was_begun_with(
     with pytest.raises(SystemExit) as stop:
         main()
     assert stop.value.code == 2
-    assert "parameter seed: found 5, but the run in" in capsys.readouterr().err
+    assert "seed: got 5, expected 0, as in the run in" in capsys.readouterr().err
     stored = resolve(Config(**SMALL)).parameters()
     changed = dict(resume=True, out_dir=str(tmp_path / "run"))
     expected = Config(**stored | changed)
@@ -456,45 +456,45 @@ def test_the_command_line_is_config(monkeypatch):
         (
             "--gpus 3",
             {},
-            "parameter gpus: found 3, expected 1, an even number, or --data-parallel",
+            "gpus: got 3, expected 1, an even number, or --data-parallel",
         ),
         (
             "--recipe caffe --gpus 2",
             {},
-            "parameter gpus: found 2, expected 1, or --data-parallel: recipe caffe",
+            "gpus: got 2, expected 1, or --data-parallel: recipe caffe",
         ),
         (
             "--gpus 6 --batch-size 2",
             {},
-            "parameter batch_size: found 2, expected at least 3, one image for each replica",
+            "batch_size: got 2, expected at least 3, one image for each replica",
         ),
         (
             "--gpus 3 --data-parallel --batch-size 2",
             {},
-            "parameter batch_size: found 2",
+            "batch_size: got 2",
         ),
-        ("--lr nan", {}, "parameter lr: found nan, expected float or None"),
+        ("--lr nan", {}, "lr: got nan, expected float or None"),
         ("--data nowhere", {}, "data: nowhere is not a folder"),
         (
             "--out-dir file/run",
             {},
-            "parameter out_dir: found 'file/run', expected a folder",
+            "out_dir: got 'file/run', expected a folder",
         ),
         (
             "--out-dir full",
             {},
-            "parameter out_dir: full is not empty; --resume goes on with the run in it",
+            "out_dir: got full, which is not empty, expected an empty folder; --resume resumes",
         ),
         ("--gpu-count 2", {}, "unrecognized arguments: --gpu-count"),
         (
             "--out-dir x --gpus 2",
             dict(RANK="0", LOCAL_RANK="0", WORLD_SIZE="4"),
-            "parameter gpus: found 2, but torchrun has started 4 processes",
+            "gpus: got 2, expected 4, the number of processes that torchrun has started",
         ),
         (
             "--data-parallel",
             dict(RANK="0", LOCAL_RANK="0", WORLD_SIZE="4"),
-            "parameter out_dir: expected a folder that every process sees",
+            "out_dir: got none, expected a folder that every process sees",
         ),
         (
             "--out-dir x",
@@ -505,37 +505,37 @@ def test_the_command_line_is_config(monkeypatch):
                 TORCHELASTIC_MAX_RESTARTS="2",
                 TORCHELASTIC_USE_AGENT_STORE="True",
             ),
-            "--max-restarts needs TORCH_DISABLE",
+            "expected TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1",
         ),
         (
             "--out-dir x",
             dict(RANK="0", LOCAL_RANK="0", WORLD_SIZE="3"),
-            "parameter gpus: found 3, expected 1, an even number",
+            "gpus: got 3, expected 1, an even number",
         ),
         (
             "--out-dir x",
             dict(RANK="0"),
-            "found RANK in the environment, but not LOCAL_RANK, WORLD_SIZE",
+            "environment: got RANK without LOCAL_RANK, WORLD_SIZE",
         ),
         (
             "--data .",
             {},
-            "parameter out_dir: found '', expected a folder outside of the data, .",
+            "out_dir: got '', expected a folder outside of the data, .",
         ),
         (
             "--data full --out-dir full/run/1",
             {},
-            "parameter out_dir: found 'full/run/1', expected a folder outside of the data, full",
+            "out_dir: got 'full/run/1', expected a folder outside of the data, full",
         ),
         (
             "--resume --out-dir full",
             {},
-            "parameter out_dir: --resume needs the folder of a run, found 'full', which has no config.json",
+            "out_dir: got 'full', which has no config.json, expected the folder of a run; --resume",
         ),
         (
             "--resume",
             {},
-            "parameter out_dir: --resume needs the folder of a run, found ''",
+            "out_dir: got '', which has no config.json",
         ),
         ("--resume --out-dir full", dict(RANK="1", LOCAL_RANK="1", WORLD_SIZE="2"), ""),
     ],
@@ -586,7 +586,7 @@ def test_layouts_in_words():
         (2, 1, False, 1): "1 CUDA device: both columns in one process",
         (4, 4, False, 1): "2 pairs of devices",
         (4, 0, False, 1): "2 pairs of CPU processes",
-        (3, 8, True, 1): "the whole net on each of 3 devices",
+        (3, 8, True, 1): "the whole network on each of 3 devices",
         (
             16,
             8,
@@ -602,7 +602,7 @@ def test_layouts_in_words():
     ]:
         with pytest.raises(
             ValueError,
-            match=f"gpus: found {gpus}, but there (are|is) {found} CUDA device",
+            match=f"gpus: got {gpus}, expected at most .* this machine has {found} CUDA",
         ):
             plan_placement(gpus, found, together, machines)
     (

@@ -32,7 +32,7 @@ def run(tmp_path_factory, digits):
     """A small net after one epoch of digits, and its evaluation on its own validation images."""
     folder = tmp_path_factory.mktemp("run")
     config = Config(out_dir=str(folder), width_mult=1 / 16, epochs=1)
-    open_run(config, plan_placement(1, found=0))[1].close()
+    open_run(config, plan_placement(1, num_devices=0)).close()
     run_training(Trainer(folder, resolve(config), digits, None))
     evaluate(folder, digits)
     return folder
@@ -183,7 +183,7 @@ def test_the_report_counts_distinct_views(tmp_path, digits):
     """Stored images of the size of the crop have one view where they are not mirrored."""
     folder = tmp_path / "run"
     config = Config(out_dir=str(folder), width_mult=1 / 16, epochs=1, crop_size=72)
-    open_run(config, plan_placement(1, found=0))[1].close()
+    open_run(config, plan_placement(1, num_devices=0)).close()
     run_training(Trainer(folder, resolve(config), digits, None))
     table = evaluate(folder, digits)
     assert json.loads((folder / "result.json").read_text())["views"] == 1

@@ -176,7 +176,7 @@ def test_a_setting_of_the_users_stays(monkeypatch, tmp_path):
     ):
         monkeypatch.setenv(name, "2")
     monkeypatch.setenv("PETROL", "3")
-    env = worker_environment(plan_placement(2, found=0), str(tmp_path))
+    env = worker_environment(plan_placement(2, num_devices=0), str(tmp_path))
     assert env["PETROL"] == "3"
     assert (
         not {

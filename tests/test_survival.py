@@ -23,7 +23,7 @@ from alexnet_nb.engine.config import Config, resolve
 from alexnet_nb.engine.distributed import plan_placement
 from alexnet_nb.engine.launch import describe_failure, train
 from alexnet_nb.engine.loop import run_training, train_loop
-from alexnet_nb.engine.run_dir import checkpoints, lock_run, open_run, validate
+from alexnet_nb.engine.run_dir import RunDir, open_run, validate
 from alexnet_nb.engine.trainer import Trainer
 
 SMALL = dict(width_mult=1 / 8, epochs=2, recipe="source2012")
@@ -56,7 +56,7 @@ def test_killed_at_any_step_it_goes_on_bit_for_bit(tmp_path, fault, gpus):
         RuntimeError, match=f"process {gpus - 1} was killed by signal 9"
     ):
         train(Config(gpus=gpus, out_dir=str(out), **SMALL))
-    assert len(checkpoints(out)) <= 2
+    assert len(RunDir(out).checkpoints()) <= 2
     assert gone(tmp_path)
     fault(None)
     assert same(
@@ -96,7 +96,7 @@ def begun(tmp_path, **settings):
     config = Config(out_dir=str(tmp_path), **SMALL | settings)
     worker = Trainer(tmp_path, resolve(config), load_dataset("digits", 72), None)
     train_loop(worker, worker.steps_per_epoch)
-    return worker, checkpoints(tmp_path)[-1]
+    return worker, RunDir(tmp_path).checkpoints()[-1]
 
 
 def fresh(tmp_path, **settings):
@@ -173,30 +173,32 @@ def test_others_may_read_what_a_user_lets_them_read(tmp_path):
 def test_a_run_is_trained_by_one_at_a_time(tmp_path):
     """A second one is refused before anything is written, by the name of the first; the run is free when that has ended."""
     config = Config(out_dir=str(tmp_path / "run"), **SMALL)
-    folder, lock = open_run(config, plan_placement(1))
+    run_dir = open_run(config, plan_placement(1))
+    folder = run_dir.path
     before = (folder / "env.json").stat().st_mtime_ns
     with pytest.raises(
         RuntimeError,
-        match=f"process {os.getpid()} on .* is training the run in {folder}; if it is not, remove {folder}/.lock",
+        match=f"out_dir: got {folder}, which process {os.getpid()} on .* is training, "
+        f"expected a run that nobody trains; if nobody does, remove {folder}/.lock",
     ):
         train(replace(config, resume=True, gpus=2))
     assert (folder / "env.json").stat().st_mtime_ns == before
     assert not (folder / "log").exists()
-    lock.close()
+    run_dir.close()
     with pytest.raises(ValueError, match="is not empty"):
         open_run(
             config, plan_placement(1)
         )  # begun by another one while this one was packing
-    lock_run(folder).close()
+    run_dir.lock()
+    run_dir.close()
 
 
 def test_a_start_that_failed_is_begun_again(tmp_path):
     """Not by hand: what it has left is no run."""
     for name in (".lock", "env.json", ".config.json.123"):
         (tmp_path / name).write_text("")
-    open_run(validate(Config(out_dir=str(tmp_path), **SMALL)), plan_placement(1))[
-        1
-    ].close()
+    config = validate(Config(out_dir=str(tmp_path), **SMALL))
+    open_run(config, plan_placement(1)).close()
     with pytest.raises(ValueError, match="is not empty"):
         validate(Config(out_dir=str(tmp_path), **SMALL))
 
@@ -206,28 +208,26 @@ def test_a_name_is_no_folder_to_stay_out_of(tmp_path, monkeypatch):
     validate(Config(out_dir="digits/001"))
     with pytest.raises(
         ValueError,
-        match="out_dir: found 'photos/001', expected a folder outside of the data, photos",
+        match="out_dir: got 'photos/001', expected a folder outside of the data, photos",
     ):
         validate(Config(data="photos", out_dir="photos/001"))
 
 
-def test_a_failure_is_not_the_one_before(tmp_path):
-    """The log grows from launch to launch."""
-    (tmp_path / "log").mkdir()
-    (tmp_path / "log/torchrun.txt").write_text(
-        killed := "  rank      : 1 (local_rank: 1)\n  exitcode  : -9 (pid: 7)\n"
-    )
+def test_a_signal_is_reported_before_the_errors_that_follow_from_it(tmp_path):
     error = dict(rank=0, time=1.0, trace="OSError: No space left on device")
-    assert "process 1 was killed by signal 9" in describe_failure(
-        tmp_path, 1, [error], 0
-    )
-    assert "No space left" in describe_failure(tmp_path, 1, [error], len(killed))
+    killed = "  rank      : 1 (local_rank: 1)\n  exitcode  : -9 (pid: 7)\n"
+    message = describe_failure(tmp_path, 1, [error], killed)
+    assert "process 1 was killed by signal 9" in message
+    assert "No space left" in describe_failure(tmp_path, 1, [error], "")
 
 
 def test_checkpoints_are_in_order_for_ever(tmp_path):
     for step in (9_999_998, 10_000_000):
         (tmp_path / f"checkpoints/step-{step:07}").mkdir(parents=True)
-    assert [p.name for p in checkpoints(tmp_path)] == ["step-9999998", "step-10000000"]
+    assert [p.name for p in RunDir(tmp_path).checkpoints()] == [
+        "step-9999998",
+        "step-10000000",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -255,7 +255,7 @@ def test_a_damaged_checkpoint_is_refused_and_runs_no_code(
         (path / "state.json").write_text(json.dumps(state))
     with pytest.raises(
         Exception,
-        match="weights.safetensors is damaged or missing"
+        match="weights.safetensors: got a damaged or missing file"
         if "checksum" not in damage
         else "header|Header",
     ):
@@ -272,7 +272,7 @@ def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path, fault, monkeypatch)
     monkeypatch.setenv("ALEXNET_NB_SAVE", "600")
     with pytest.raises(
         RuntimeError,
-        match=r"FloatingPointError: step 8: the loss is nan at a rate of 0.01",
+        match=r"FloatingPointError: loss: got nan at step 8 with a learning rate of 0.01",
     ):
         train(Config(out_dir=str(tmp_path / "run"), **SMALL))
     known = json.loads((tmp_path / "run/log/not-finite.json").read_text())
@@ -450,13 +450,13 @@ import subprocess, sys, threading, time
 from pathlib import Path
 from alexnet_nb.engine.config import Config
 from alexnet_nb.engine.launch import train
-from alexnet_nb.engine.run_dir import checkpoints
+from alexnet_nb.engine.run_dir import RunDir
 disk, free, batch_size, words = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=60m", "tmpfs", disk], check=True)
 out, filler = Path(disk, "run"), Path(disk, "filler")
 settings = dict(out_dir=str(out), width_mult=1 / 8, epochs=3, batch_size=batch_size)
 def fill():
-    while not checkpoints(out): time.sleep(0.02)
+    while not RunDir(out).checkpoints(): time.sleep(0.02)
     with open(filler, "wb", buffering=0) as f:
         try:
             while True: f.write(bytes(1 << 14))

@@ -62,8 +62,11 @@ def test_the_printed_line_goes_on_with_the_run(papermill, tmp_path):
 @pytest.mark.parametrize(
     ("parameter", "words"),
     [
-        ("gpu=2", "unknown parameter gpu: did you mean gpus?"),
-        ("epochs=ten", "parameter epochs: found 'ten', expected int or None"),
+        (
+            "gpu=2",
+            "gpu: got an unknown parameter, expected a parameter of a run; did you mean gpus?",
+        ),
+        ("epochs=ten", "epochs: got 'ten', expected int or None"),
         ("data=nowhere", "data: nowhere is not a folder"),
         ("batch_size=5000", "batch_size: found 5000, but the data have only 1437"),
     ],

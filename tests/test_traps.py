@@ -396,7 +396,7 @@ def test_trap_17_no_new_order(tmp_path, monkeypatch):
             ),
             [],
         )
-        worker.folder.mkdir()
+        worker.run_dir.path.mkdir()
         read = worker.load_batch
         worker.load_batch = lambda *args: orders.append(read(*args)) or orders[-1]
         worker.train_step, worker.validate = (

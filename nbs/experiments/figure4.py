@@ -17,7 +17,7 @@ from PIL import Image
 from alexnet_nb.augmentation import InputTransform
 from alexnet_nb.data.datasets import load_dataset
 from alexnet_nb.data.sources import list_images
-from alexnet_nb.engine.run_dir import read_config
+from alexnet_nb.engine.run_dir import RunDir
 from alexnet_nb.evaluation import load_model, probabilities
 from alexnet_nb.qualitative import hidden_features, nearest
 
@@ -25,7 +25,7 @@ PREDICTED, QUERIES, NEAREST, SIDE = 8, 5, 6, 96
 
 
 def figure4(run, folder, results):
-    config = read_config(run)
+    config = RunDir(run).config()
     data, model, files = (
         load_dataset(folder, config.image_size),
         load_model(run),
