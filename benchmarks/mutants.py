@@ -23,9 +23,9 @@ from alexnet_nb.recipes import MarkdownTable
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results/mutants"
 SUITES = {  # tests of a module, the fast ones first
-    "lrn": "tests/test_lrn.py tests/test_traps.py",
-    "multigpu": "tests/test_two_processes.py tests/test_survival.py -k 'faults or ten_steps or plain_grouped or one_step or takes_up'",
-    "learning": "tests/test_learning.py tests/test_lab.py tests/test_claims.py tests/test_traps.py tests/test_two_processes.py -k 'not digits and not one_step'",
+    "lrn": "tests/unit/test_lrn.py tests/evidence/test_traps*.py",
+    "multigpu": "tests/distributed/test_two_processes.py tests/faults/test_survival.py -k 'faults_are_caught or ten_steps or plain_grouped or one_step or takes_up'",
+    "learning": "tests/unit/test_learning.py tests/unit/test_lab.py tests/evidence/test_claims.py tests/evidence/test_traps*.py tests/distributed/test_two_processes.py -k 'not digits and not one_step'",
 }
 
 
@@ -205,7 +205,7 @@ def main():
                     folder,
                     row["module"],
                     patched(text(row["module"]), row),
-                    f"tests/test_traps.py -k test_trap_{int(row['trap']):02}",
+                    f"tests/evidence/test_traps*.py -k test_trap_{int(row['trap']):02}",
                 )
             else:
                 module = list(SUITES)[i % 3]

@@ -1,4 +1,4 @@
-"""What several test files share: the site, a browser, papermill, and faults."""
+"""Fixtures of several test files: the site, a browser, papermill, and faults."""
 
 import json
 import os
@@ -6,25 +6,11 @@ import random
 import shutil
 import subprocess
 import sys
-import time
 from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
-LONG = (
-    "ALEXNET_NB_LONG" in os.environ
-)  # everything, for many minutes, or the short form
-
-
-def skip_or_fail(reason):
-    """Skip what a contributor's machine lacks; in CI, where it must run, fail."""
-    if os.environ.get("CI"):
-        pytest.fail(
-            f"{reason}; install it, CI must not skip these tests", pytrace=False
-        )
-    pytest.skip(reason, allow_module_level=True)
+from helpers import ROOT, skip_or_fail
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -118,41 +104,6 @@ def papermill(tmp_path):
 def cells():
     """The cells of a notebook under nbs/."""
     return lambda name: json.loads((ROOT / "nbs" / name).read_text())["cells"]
-
-
-def texts(folder):
-    """What the cells of a notebook that ran in a folder said."""
-    nb = json.loads((folder / "out.ipynb").read_text())
-    return "\n".join(
-        "".join(o.get("text", "")) + "\n".join(o.get("traceback", ""))
-        for c in nb["cells"]
-        for o in c.get("outputs", [])
-    )
-
-
-def workers(folder):
-    """Command lines of processes that train in a folder."""
-    found = []
-    for p in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = p.read_bytes().decode().split("\0")
-        except OSError:
-            continue
-        if any(
-            w == "alexnet_nb.engine.launch" or w.endswith("/alexnet-train")
-            for w in words
-        ) and any(
-            str(folder) in os.path.realpath(Path(p.parent, "cwd")) + w for w in words
-        ):
-            found.append((int(p.parent.name), words))
-    return found
-
-
-def gone(folder, seconds=10):
-    end = time.monotonic() + seconds
-    while workers(folder) and time.monotonic() < end:
-        time.sleep(0.2)
-    return workers(folder) == []
 
 
 FAULT = """

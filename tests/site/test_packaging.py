@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT
+
+from helpers import ROOT
 
 PIP = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check"]
 

@@ -8,7 +8,8 @@ import math
 
 import numpy as np
 import pytest
-from conftest import ROOT
+
+from helpers import ROOT
 
 BEGUN = sorted(
     p.parent.name

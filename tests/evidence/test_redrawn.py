@@ -13,10 +13,11 @@ import symtable
 import nbformat
 import numpy as np
 import pytest
-from conftest import ROOT
 from jupyter_client.manager import KernelManager
 from nbclient import NotebookClient
 from PIL import Image
+
+from helpers import ROOT
 
 # train.ipynb is one run; .ci/store_train.py stores its outputs
 PAGES = sorted(path for path in (ROOT / "nbs").rglob("*.ipynb") if path.stem != "train")

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import LONG, ROOT, gone, workers
 from safetensors.torch import load_file
 
 from alexnet_nb.data.datasets import load_dataset
@@ -27,6 +26,7 @@ from alexnet_nb.engine.distributed import plan_placement, shard_batch
 from alexnet_nb.engine.loop import run_training
 from alexnet_nb.engine.run_dir import open_run, validate
 from alexnet_nb.engine.trainer import Trainer
+from helpers import LONG, ROOT, gone, workers
 
 SMALL = dict(width_mult=1 / 16, epochs=1, precision="float64")
 
@@ -59,7 +59,7 @@ def test_four_processes_equal_one_in_float64():
         "0:seed:16:16:10",
     ]
     done = subprocess.run(
-        [*torchrun(4), ROOT / "tests/replicas.py", *cases],
+        [*torchrun(4), ROOT / "tests/helpers/replicas.py", *cases],
         capture_output=True,
         text=True,
         timeout=300,

@@ -8,7 +8,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
 from sklearn.datasets import load_sample_image
 from torch import nn
 from torch.nn import functional as F
@@ -27,6 +26,7 @@ from alexnet_nb.model import AlexNet
 from alexnet_nb.preprocessing import load_image, resize_center_crop
 from alexnet_nb.recipes import LAYERS, RECIPES, no_lrn, paper, source2012, torchvision
 from alexnet_nb.relu import activation
+from helpers import ROOT
 
 TRAPS = list(csv.DictReader((ROOT / "nbs/traps.tsv").open(), delimiter="\t"))
 SMALL = dict(crop=72, kernels=(8, 16, 24, 24, 16), hidden=(32, 32))

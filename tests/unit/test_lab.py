@@ -8,7 +8,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import ROOT
 from torch import nn
 
 from alexnet_nb.engine.config import Config
@@ -26,6 +25,7 @@ from alexnet_nb.recipes import (
     source2010,
     source2012,
 )
+from helpers import ROOT
 
 RUNS = lab_experiments()
 

@@ -6,7 +6,6 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
 from safetensors.torch import load_file
 
 from alexnet_nb.data.packed import verify
@@ -15,6 +14,7 @@ from alexnet_nb.engine.config import Config, coerce, resolve
 from alexnet_nb.engine.loop import run_training
 from alexnet_nb.engine.run_dir import RunDir, load_run_config
 from alexnet_nb.engine.trainer import Trainer
+from helpers import ROOT
 
 OLD = ROOT / "tests/fixtures/0.1.0"
 BEFORE = ROOT / "tests/fixtures/b6f1944"

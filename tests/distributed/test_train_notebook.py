@@ -6,7 +6,6 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, gone, texts
 from PIL import Image
 
 from alexnet_nb.data.datasets import load_dataset
@@ -14,6 +13,7 @@ from alexnet_nb.engine.config import Config, resolve
 from alexnet_nb.engine.launch import train
 from alexnet_nb.engine.run_dir import validate
 from alexnet_nb.recipes import RECIPES
+from helpers import ROOT, gone, texts
 
 
 def test_dry_run_goes_through_everything(papermill, tmp_path):

@@ -8,7 +8,6 @@ import tempfile
 import numpy as np
 import pytest
 import torch
-from conftest import LONG, ROOT
 from torch import nn
 
 from alexnet_nb.engine.config import Config
@@ -19,6 +18,7 @@ from alexnet_nb.learning import scale_width
 from alexnet_nb.model import AlexNet
 from alexnet_nb.multigpu import merge_state_dicts, shard_state_dict
 from alexnet_nb.recipes import paper
+from helpers import LONG, ROOT
 
 
 def parity(
@@ -34,7 +34,11 @@ def parity(
         env = worker_environment(plan_placement(2, num_devices=0), store) | {
             "OMP_NUM_THREADS": "1"
         }
-        command = [*torchrun_command(2, store), ROOT / "tests/parity.py", *arguments]
+        command = [
+            *torchrun_command(2, store),
+            ROOT / "tests/helpers/parity.py",
+            *arguments,
+        ]
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=300, env=env
         )

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import LONG, ROOT, gone, texts, workers
 from jupyter_client.manager import start_new_kernel
 from safetensors.torch import load_file
 
@@ -25,6 +24,7 @@ from alexnet_nb.engine.launch import describe_failure, train
 from alexnet_nb.engine.loop import run_training, train_loop
 from alexnet_nb.engine.run_dir import RunDir, open_run, validate
 from alexnet_nb.engine.trainer import Trainer
+from helpers import LONG, ROOT, gone, texts, workers
 
 SMALL = dict(width_mult=1 / 8, epochs=2, recipe="source2012")
 

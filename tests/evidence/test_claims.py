@@ -9,18 +9,18 @@ import json
 import re
 
 import pytest
-from conftest import ROOT
 
 from alexnet_nb.learning import learning_rates
 from alexnet_nb.lrn import LRN
 from alexnet_nb.model import AlexNet, layer_specs
 from alexnet_nb.recipes import lab_experiments, paper, source2012
+from helpers import ROOT
 
 with open(ROOT / "nbs/claims.tsv") as f:
     CLAIMS = list(csv.DictReader(f, delimiter="\t", quoting=csv.QUOTE_NONE))
 TESTS = {
     n.name
-    for p in (ROOT / "tests").glob("test_*.py")
+    for p in (ROOT / "tests").rglob("test_*.py")
     for n in ast.walk(ast.parse(p.read_text()))
     if isinstance(n, ast.FunctionDef)
 }

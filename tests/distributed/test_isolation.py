@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 import torch.distributed as dist
-from conftest import ROOT, gone
 
 from alexnet_nb.engine.config import Config
 from alexnet_nb.engine.distributed import plan_placement
 from alexnet_nb.engine.launch import show_line, train, worker_environment
+from helpers import ROOT, gone
 
 TINY = dict(width_mult=1 / 16, epochs=1)
 TRAIN = "from alexnet_nb.engine.config import Config; from alexnet_nb.engine.launch import train; train(Config(out_dir='run', width_mult=1/16, {}))"

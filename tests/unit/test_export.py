@@ -10,7 +10,6 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from conftest import LONG
 from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 from torchvision.models.feature_extraction import create_feature_extractor
@@ -19,6 +18,7 @@ from alexnet_nb.learning import scale_width
 from alexnet_nb.lrn import LRN, SpatialNorm, lrn
 from alexnet_nb.model import AlexNet
 from alexnet_nb.recipes import LAYERS, RECIPES, no_communication, source2012
+from helpers import LONG
 
 # The exporters warn of themselves; a TracerWarning says that a graph may be wrong.
 pytestmark = [

@@ -13,10 +13,10 @@ import typing
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
 from PIL import Image
 
 from alexnet_nb.engine.config import Config
+from helpers import ROOT
 
 NOTEBOOKS = sorted((ROOT / "nbs").glob("*.ipynb"))
 EVERY = sorted((ROOT / "nbs").rglob("*.ipynb"))

@@ -8,7 +8,6 @@ import re
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
 from torch.nn import functional as F
 
 from alexnet_nb.augmentation import AugmentParams, InputTransform, color_axes
@@ -16,6 +15,7 @@ from alexnet_nb.lrn import lrn
 from alexnet_nb.pooling import output_size
 from alexnet_nb.preprocessing import pixel_statistics, resize_center_crop
 from alexnet_nb.recipes import paper
+from helpers import ROOT
 
 PAGES = {"play-size": "model", "play-lrn": "lrn", "play-crop": "augmentation"}
 NOTEBOOKS = {

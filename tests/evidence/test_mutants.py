@@ -5,7 +5,8 @@ import random
 from pathlib import Path
 
 import pytest
-from conftest import LONG, ROOT
+
+from helpers import LONG, ROOT
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def test_a_sample_of_the_patches_is_caught(mutants, tmp_path):
             tmp_path,
             patch["module"],
             mutants.patched(source, patch),
-            f"tests/test_traps.py -k test_trap_{int(patch['trap']):02}",
+            f"tests/evidence/test_traps*.py -k test_trap_{int(patch['trap']):02}",
         )
         assert caught, patch
         assert caught[0].startswith(f"test_trap_{int(patch['trap']):02}"), patch

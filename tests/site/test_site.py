@@ -14,7 +14,8 @@ from html import unescape
 
 import pytest
 import yaml
-from conftest import ROOT
+
+from helpers import ROOT
 
 CHECK = runpy.run_path(str(ROOT / ".ci/site.py"))
 STAGED = runpy.run_path(str(ROOT / ".ci/staged.py"))
@@ -691,8 +692,8 @@ def test_quarto_is_looked_at_every_week():
         < done.index("python .ci/site.py --quarto")
         < look
     )
-    assert set(re.findall(r"tests/\w+\.py", done[look])) == {
-        f"tests/test_{name}.py" for name in ("site", "browser", "play")
+    assert set(re.findall(r"tests/[\w/]+\.py", done[look])) == {
+        f"tests/site/test_{name}.py" for name in ("site", "browser", "play")
     }
     assert job["steps"][look]["env"]["ALEXNET_NB_SITE"] == "_docs"
 

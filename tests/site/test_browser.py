@@ -11,7 +11,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from conftest import ROOT, skip_or_fail
+
+from helpers import ROOT, skip_or_fail
 
 if not find_spec("playwright") or not find_spec("axe_playwright_python"):
     skip_or_fail(

@@ -4,9 +4,9 @@ import ast
 import graphlib
 
 import pytest
-from conftest import ROOT
 
 from alexnet_nb.engine.config import Config, parse_parameters, rename_parameters
+from helpers import ROOT
 
 PACKAGE = ROOT / "alexnet_nb"
 LONGEST_MODULE = 500  # lines

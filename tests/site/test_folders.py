@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT
+
+from helpers import ROOT
 
 CHECK = runpy.run_path(str(ROOT / ".ci/site.py"))
 HOST = "https://alexnet-nb.github.io/alexnet_nb"

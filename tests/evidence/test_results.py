@@ -6,11 +6,11 @@ import json
 import statistics
 
 import pytest
-from conftest import ROOT
 
 from alexnet_nb.engine.config import Config, resolve
 from alexnet_nb.evaluation import wilson
 from alexnet_nb.model import layer_specs
+from helpers import ROOT
 
 RUNS = sorted(p.parent for p in (ROOT / "results").glob("*/result.json"))
 
@@ -68,7 +68,7 @@ def test_recorded_gpu_runs_are_what_the_front_page_says(cells):
         if "## What has been run where" in "".join(c["source"])
     )
     assert record["tests"] == {"file": "tests/test_gpu.py", "passed": 10, "of": 10}
-    assert "all ten tests of `tests/test_gpu.py` passed" in said
+    assert "all ten tests of `tests/gpu/test_gpu.py` passed" in said
     assert f"{whole.count('cuda')} of the {len(whole)} full-size runs" in said
     for page in ("engine/checkpoint.ipynb", "cluster.ipynb", "howto.ipynb"):
         prose = "".join(

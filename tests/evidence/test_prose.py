@@ -5,9 +5,9 @@ import json
 import re
 
 import pytest
-from conftest import ROOT
 
 from alexnet_nb.recipes import lab_experiments
+from helpers import ROOT
 
 PAGES = sorted((ROOT / "nbs").rglob("*.ipynb"))
 UNITS = (

@@ -1,0 +1,56 @@
+"""What tests of several files share: places, and processes of a run."""
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+# everything, for many minutes, or the short form
+LONG = "ALEXNET_NB_LONG" in os.environ
+
+
+def skip_or_fail(reason):
+    """Skip what a contributor's machine lacks; in CI, where it must run, fail."""
+    if os.environ.get("CI"):
+        pytest.fail(
+            f"{reason}; install it, CI must not skip these tests", pytrace=False
+        )
+    pytest.skip(reason, allow_module_level=True)
+
+
+def texts(folder):
+    """What the cells of a notebook that ran in a folder said."""
+    nb = json.loads((folder / "out.ipynb").read_text())
+    return "\n".join(
+        "".join(o.get("text", "")) + "\n".join(o.get("traceback", ""))
+        for c in nb["cells"]
+        for o in c.get("outputs", [])
+    )
+
+
+def workers(folder):
+    """Command lines of processes that train in a folder."""
+    found = []
+    for p in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = p.read_bytes().decode().split("\0")
+        except OSError:
+            continue
+        if any(
+            w == "alexnet_nb.engine.launch" or w.endswith("/alexnet-train")
+            for w in words
+        ) and any(
+            str(folder) in os.path.realpath(Path(p.parent, "cwd")) + w for w in words
+        ):
+            found.append((int(p.parent.name), words))
+    return found
+
+
+def gone(folder, seconds=10):
+    end = time.monotonic() + seconds
+    while workers(folder) and time.monotonic() < end:
+        time.sleep(0.2)
+    return workers(folder) == []
