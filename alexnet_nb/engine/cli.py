@@ -108,14 +108,14 @@ def main() -> None:
 
     Where torchrun has set RANK, be one process of the run instead.
     """
-    asked = vars(command_line().parse_args())
+    options = vars(command_line().parse_args())
     try:
-        asked = rename_parameters(asked)
-        config = _config_from_options(asked)
+        options = rename_parameters(options)
+        config = _config_from_options(options)
         if not TORCHRUN_VARS & os.environ.keys():
             print(f"the run is in {train(config, shell=True)}")
             return
-        config, placement = config_from_torchrun(config, asked.get("gpus"))
+        config, placement = config_from_torchrun(config, options.get("gpus"))
     except KeyboardInterrupt:
         sys.exit(130)
     except (ValueError, OSError, RuntimeError) as error:
@@ -130,11 +130,11 @@ def main() -> None:
     os._exit(exit_code)  # as in `launch`
 
 # %% ../../nbs/engine/cli.ipynb #main-parts
-def _config_from_options(asked: dict[str, Any]) -> Config:
+def _config_from_options(options: dict[str, Any]) -> Config:
     """Return the configuration; a run to resume keeps what was not asked for."""
-    parameters = asked
-    if asked.get("resume"):
-        parameters = load_run_config(asked.get("out_dir", "")) | asked
+    parameters = options
+    if options.get("resume"):
+        parameters = load_run_config(options.get("out_dir", "")) | options
     values = {}
     for field in fields(Config):
         if field.name in parameters:

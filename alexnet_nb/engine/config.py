@@ -52,9 +52,9 @@ def parse_parameters(
     or outside of its range.
     """
     field_types = {f.name: f.type for f in fields(Config)}
-    given = rename_parameters(_notebook_parameters(namespace))
+    values_by_name = rename_parameters(_notebook_parameters(namespace))
     values = {}
-    for name, value in given.items():
+    for name, value in values_by_name.items():
         if name not in field_types:
             raise ValueError(_unknown_parameter(name, field_types))
         values[name] = coerce(name, value, field_types[name])
@@ -76,9 +76,9 @@ def _notebook_parameters(namespace: dict[str, Any]) -> dict[str, Any]:
 
 def _unknown_parameter(name: str, names: Iterable[str]) -> str:
     """Say that there is no such parameter, and which one may have been meant."""
-    near = difflib.get_close_matches(name, names, 1)
-    if near:
-        expected = f"a parameter of a run; did you mean {near[0]}?"
+    matches = difflib.get_close_matches(name, names, 1)
+    if matches:
+        expected = f"a parameter of a run; did you mean {matches[0]}?"
     else:
         expected = f"one of {', '.join(names)}"
     return f"{name}: got an unknown parameter, expected {expected}"
@@ -130,18 +130,18 @@ _OLD_NAMES = {
 }  # parameters before version 0.2
 
 
-def rename_parameters(given: dict[str, Any], warn: bool = True) -> dict[str, Any]:
+def rename_parameters(parameters: dict[str, Any], warn: bool = True) -> dict[str, Any]:
     """Return parameters with the names of version 0.1 replaced by those of today.
 
     Warn with a `FutureWarning` where a person has used an old name. Raise `ValueError`
     where a parameter is given by both of its names.
     """
     renamed = {}
-    for name, value in given.items():
+    for name, value in parameters.items():
         new_name = _OLD_NAMES.get(name, name)
-        if new_name != name and new_name in given:
+        if new_name != name and new_name in parameters:
             raise ValueError(
-                f"{name}: got {value!r} beside {new_name}={given[new_name]!r}, expected"
+                f"{name}: got {value!r} beside {new_name}={parameters[new_name]!r}, expected"
                 f" one of the two, which are the same parameter; remove {name}"
             )
         if new_name != name and warn:

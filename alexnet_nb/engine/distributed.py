@@ -56,9 +56,9 @@ def plan_placement(
         devices = "1 CUDA device" if num_devices else "no CUDA device"
     columns_share_device = num_devices == 1 and not data_parallel and machines == 1
     if gpus == 1 or (gpus == 2 and columns_share_device):
-        place = "process on one of them" if num_devices else "CPU process"
-        place = f"one {place}"
-        return Placement(1, device, f"{devices}: both columns in {place}")
+        process = "process on one of them" if num_devices else "CPU process"
+        description = f"{devices}: both columns in one {process}"
+        return Placement(1, device, description)
     if 0 < num_devices < gpus // machines:
         raise ValueError(
             f"gpus: got {gpus}, expected at most {num_devices * machines}; this machine"
@@ -74,16 +74,16 @@ def plan_placement(
 # %% ../../nbs/engine/distributed.ipynb #describe-layout
 def _describe_layout(gpus: int, device: str, data_parallel: bool) -> str:
     """Say what each process of several holds."""
-    places = "devices" if device == "cuda" else "CPU processes"
+    holders = "devices" if device == "cuda" else "CPU processes"
     if data_parallel:
         preposition = "on" if device == "cuda" else "in"
         return (
-            f"the whole network {preposition} each of {gpus} {places}, which share the"
+            f"the whole network {preposition} each of {gpus} {holders}, which share the"
             " batch"
         )
     if gpus > 2:
         return (
-            f"{gpus // 2} pairs of {places} with a column each, which share the batch"
+            f"{gpus // 2} pairs of {holders} with a column each, which share the batch"
         )
     if device == "cuda":
         return "one column on each of two"

@@ -275,8 +275,8 @@ def show_line(
     if not live:
         print(message, flush=True)
         return
-    end = "\r" if line.startswith(BAR_MARK) else "\n"
-    print(message.ljust(110), end=end, flush=True)
+    line_end = "\r" if line.startswith(BAR_MARK) else "\n"
+    print(message.ljust(110), end=line_end, flush=True)
 
 # %% ../../nbs/engine/launch.ipynb #end
 def terminate(process: subprocess.Popen) -> None:
@@ -303,17 +303,17 @@ def describe_failure(
     torchrun's own report gives times in whole seconds, so of two processes that fail
     within a second it may name the one that lost the other.
     """
-    place = f"the run is in {folder}"
+    location = f"the run is in {folder}"
     for rank, number in re.findall(r"rank +: (\d+) .*\n +exitcode +: -(\d+)", log_text):
         if int(number) != signal.SIGTERM:  # by which torchrun ends the others
-            return f"process {rank} was killed by signal {number}; {place}"
+            return f"process {rank} was killed by signal {number}; {location}"
     if errors:
         first = min(errors, key=lambda error: error["time"])
-        return f"process {first['rank']} failed; {place}\n\n{first['trace']}"
-    end_of_log = "\n".join(log_text.splitlines()[-20:])
+        return f"process {first['rank']} failed; {location}\n\n{first['trace']}"
+    log_tail = "\n".join(log_text.splitlines()[-20:])
     return (
-        f"torchrun ended with {exit_code}; {place}, the end of log/torchrun.txt is\n\n"
-        f"{end_of_log}"
+        f"torchrun ended with {exit_code}; {location}, the end of log/torchrun.txt is\n\n"
+        f"{log_tail}"
     )
 
 # %% ../../nbs/engine/launch.ipynb #train
@@ -384,15 +384,17 @@ def resume_command(
     """
     if shell:
         return f"alexnet-train --resume --out-dir {shlex.quote(str(folder))}"
-    given: dict[str, Any] = {}
+    parameters: dict[str, Any] = {}
     for field in fields(Config):
         value = getattr(config, field.name)
         if field.name in ("out_dir", "resume", "dry_run"):
             continue
         if field.name == "gpus" or value != field.default:
-            given[field.name] = value
-    given |= dict(resume=True, out_dir=folder)
-    options = [f"-p {name} {shlex.quote(str(value))}" for name, value in given.items()]
+            parameters[field.name] = value
+    parameters |= dict(resume=True, out_dir=folder)
+    options = [
+        f"-p {name} {shlex.quote(str(value))}" for name, value in parameters.items()
+    ]
     return " ".join(["papermill nbs/train.ipynb out.ipynb", *options])
 
 # %% ../../nbs/engine/launch.ipynb #main

@@ -55,7 +55,7 @@ def begin_epoch(
     trainer: Trainer,
     epoch: int,  # from 0
 ) -> None:
-    """Set the learning rates of an epoch, and freeze what has a rate of 0."""
+    """Set the learning rates of an epoch, and freeze what has a learning rate of 0."""
     config = trainer.config
     patience = max(1, round(config.epochs / 10))
     drops = plateau_drops(trainer.val_errors, patience)
@@ -82,26 +82,26 @@ def train_epoch(
     if recipe.reshuffle:
         order = epoch_order(recipe, len(data.train), config.seed, epoch).numpy()
     left = range(trainer.step % steps, min(steps, last - epoch * steps))
-    begin = time.perf_counter()
+    step_start = time.perf_counter()
     for stored, augment, labels in prefetch(
         lambda index: trainer.load_batch(order, params, index), left
     ):
-        waited = time.perf_counter() - begin
+        waited = time.perf_counter() - step_start
         n = trainer.shard(trainer.step % steps).of
         color_noise = trainer.rates["color"]
         x, y = trainer.to_network_input(stored, augment, labels, color_noise)
         errors = trainer.train_step(x, y)
-        metrics.add(StepMetrics(n, *errors, time.perf_counter() - begin, waited))
+        metrics.add(StepMetrics(n, *errors, time.perf_counter() - step_start, waited))
         at_end = trainer.step % steps == 0 or trainer.step == last
         if not at_end and not metrics.rows and trainer.should_save():
             save_checkpoint(trainer)
-        begin = time.perf_counter()
+        step_start = time.perf_counter()
 
 # %% ../../nbs/engine/loop.ipynb #fit
 def run_training(trainer: Trainer) -> None:
-    """Train to the end of the run, from its last checkpoint if there is one.
+    """Train to the last_step of the run, from its last checkpoint if there is one.
 
-    The weights at the end are written to `model.safetensors`.
+    The weights at the last_step are written to `model.safetensors`.
     """
     trainer.run_dir.refuse_links()
     checkpoint = last_checkpoint(trainer)
@@ -116,14 +116,14 @@ def run_training(trainer: Trainer) -> None:
         trainer.run_dir.remove_torn_checkpoints()
     if trainer.mesh:
         verify_processes(trainer)
-    end = trainer.steps_per_epoch * trainer.config.epochs
-    if checkpoint and trainer.step < end:
+    last_step = trainer.steps_per_epoch * trainer.config.epochs
+    if checkpoint and trainer.step < last_step:
         trainer.log(f"resumed at step {trainer.step:,}")
     elif checkpoint:
         trainer.log(f"finished already, at step {trainer.step:,}")
-    last = end
+    last = last_step
     if trainer.config.dry_run:  # stops after two steps, to be resumed for the third
-        last = min(2 if trainer.step == 0 else 3, end)
+        last = min(2 if trainer.step == 0 else 3, last_step)
     train_loop(trainer, last)
     save_model(trainer)
     if trainer.mesh:

@@ -80,7 +80,7 @@ class RunDir:
     def refuse_links(self) -> None:
         """Raise `ValueError` where a folder of the run is a link.
 
-        What is written to it, or removed from it, would lie outside of the run.
+        What is written to it, or removed from it, would be outside of the run.
         """
         for name in ("checkpoints", "log"):
             path = self.path / name
@@ -154,16 +154,16 @@ class RunDir:
         if not self.metrics_path.exists():
             return
         lines = self.metrics_path.read_text().splitlines()
-        whole = [line for line in lines if line.endswith("}")]
+        lines = [line for line in lines if line.endswith("}")]
         try:
-            kept = [line for line in whole if json.loads(line)["step"] <= step]
+            lines = [line for line in lines if json.loads(line)["step"] <= step]
         except ValueError as error:
             raise ValueError(
                 f"{self.metrics_path}: got a damaged line, expected JSON; remove the"
                 f" line ({error})"
             ) from None
         with atomic_write(self.metrics_path) as temp:
-            temp.write_text("".join(line + "\n" for line in kept))
+            temp.write_text("".join(line + "\n" for line in lines))
 
 # %% ../../nbs/engine/run_dir.ipynb #check
 def validate(config: Config) -> Config:
@@ -212,7 +212,7 @@ def _is_in_file(out_dir: str) -> bool:
 
 
 def _is_in_data(config: Config) -> bool:
-    """Would the run lie within the folder of images that it is trained on?"""
+    """Would the run be within the folder of images that it is trained on?"""
     if config.data in KNOWN_DATASETS:
         return False
     run = Path(config.out_dir or "runs").resolve()

@@ -245,8 +245,8 @@ class Trainer:
         top1, top5 = error_rates(logits, labels)
         if self.mesh is None or self.replicas == 1:
             return loss.item(), top1, top5
-        mine = [loss.item(), top1 * shard.weight, top5 * shard.weight]
-        means = torch.tensor(mine, dtype=torch.float64, device=self.device)
+        weighted = [loss.item(), top1 * shard.weight, top5 * shard.weight]
+        means = torch.tensor(weighted, dtype=torch.float64, device=self.device)
         means /= self.replicas
         dist.all_reduce(means, group=self.mesh["replica"].get_group())
         return tuple(means.tolist())
@@ -322,7 +322,7 @@ def load_images(
 ) -> torch.Tensor:
     """Read stored images as uint8, N × 3 × size × size.
 
-    A slice of raw pixels is not copied: the tensor is a view of the file.
+    A slice of raw pixels is not copied: the tensor shares the memory of the file.
     """
     with warnings.catch_warnings():
         # the file is read-only, and nobody writes to the tensor

@@ -169,16 +169,16 @@ def assert_ranks_agree(trainer: Trainer) -> None:
 
     What must agree is the configuration, recipe, data set and step.
     """
-    mine = fingerprint(trainer) | dict(step=trainer.step)
+    own_values = fingerprint(trainer) | dict(step=trainer.step)
     for name, value in asdict(trainer.config).items():
         if name not in ("data", "out_dir", "resume"):
-            mine[name] = value
+            own_values[name] = value
     of_every_rank: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(of_every_rank, mine)
-    for rank, other in enumerate(of_every_rank):
+    dist.all_gather_object(of_every_rank, own_values)
+    for rank, values in enumerate(of_every_rank):
         for name, value in of_every_rank[0].items():
-            if other[name] != value:
+            if values[name] != value:
                 raise RuntimeError(
-                    f"process {rank} has {name} {other[name]!r},"
+                    f"process {rank} has {name} {values[name]!r},"
                     f" process 0 has {value!r}"
                 )

@@ -69,7 +69,9 @@ def test_a_run_is_resumed_to_its_end(tmp_path):
 
 def test_a_run_on_other_data_is_refused_by_name(tmp_path):
     shutil.copytree(OLD / "run", tmp_path, dirs_exist_ok=True)
-    with pytest.raises(ValueError, match=r"data: .* was .*, and is .* now"):
+    with pytest.raises(
+        ValueError, match=r"whose data has .*, expected .*, as in this run"
+    ):
         run_training(resumed(tmp_path, verify(OLD / "packed-jpeg")))
 
 
@@ -84,5 +86,5 @@ def test_a_run_from_before_there_were_more_fields_is_resumed(tmp_path):
 
 def test_a_run_of_a_recipe_that_has_changed_is_refused_by_name(tmp_path):
     shutil.copytree(BEFORE / "source2012", tmp_path, dirs_exist_ok=True)
-    with pytest.raises(ValueError, match=r"recipe: schedule was .*, and is .* now"):
+    with pytest.raises(ValueError, match=r"whose recipe has schedule .*, expected"):
         run_training(resumed(tmp_path, verify(OLD / "packed-raw")))
