@@ -17,6 +17,8 @@ from safetensors.torch import load_file
 from helpers import LONG, ROOT, gone, workers
 from helpers.runs import TINY64, fit_one, metrics
 
+pytestmark = pytest.mark.distributed
+
 
 def torchrun(processes, *options):
     return [

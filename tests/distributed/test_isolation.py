@@ -17,6 +17,8 @@ from alexnet_nb.engine.config import Config
 from alexnet_nb.engine.launch import train
 from helpers import ROOT, gone
 
+pytestmark = pytest.mark.distributed
+
 TINY = dict(width_mult=1 / 16, epochs=1)
 
 

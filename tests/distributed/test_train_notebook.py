@@ -12,6 +12,8 @@ from alexnet_nb.engine.launch import train
 from alexnet_nb.engine.run_dir import validate
 from helpers import ROOT, gone, texts
 
+pytestmark = pytest.mark.distributed
+
 
 def test_dry_run_goes_through_everything(papermill, tmp_path):
     done = papermill("gpus=2", "dry_run=True", "epochs=1")

@@ -15,6 +15,8 @@ from alexnet_nb.engine.launch import torchrun_command, train, worker_environment
 from alexnet_nb.engine.run_dir import validate
 from helpers import LONG, ROOT
 
+pytestmark = pytest.mark.distributed
+
 
 def parity(
     recipe, width, crop, num_classes, batch, steps, fault="", precision="float64"

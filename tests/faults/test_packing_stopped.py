@@ -17,6 +17,8 @@ from alexnet_nb.data.packing import CHUNK, pack
 from helpers.images import PATIENCE, QUIET, digest, jpegs, noise_images
 from helpers.troubles import die
 
+pytestmark = pytest.mark.slow
+
 PACK = "import sys; from alexnet_nb.data.packing import pack; pack(sys.argv[1], sys.argv[2], 64, processes=int(sys.argv[3]))"
 
 

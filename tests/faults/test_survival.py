@@ -23,6 +23,8 @@ from alexnet_nb.engine.trainer import Trainer
 from helpers import LONG, ROOT, gone, texts, workers
 from helpers.runs import SMALL, metrics
 
+pytestmark = pytest.mark.distributed
+
 
 def same(a, b):
     """Metrics and weights of two runs, bit for bit."""

@@ -10,6 +10,8 @@ import pytest
 from helpers import skip_or_fail
 from helpers.pages import BACKGROUND, LAPTOP, PAGES, PAPER, PHONE, WIDE, ground
 
+pytestmark = pytest.mark.browser
+
 if not find_spec("playwright") or not find_spec("axe_playwright_python"):
     skip_or_fail(
         "playwright and axe: got no such packages, expected them: pip install -e '.[dev]'"

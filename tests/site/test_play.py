@@ -17,6 +17,8 @@ from alexnet_nb.preprocessing import pixel_statistics, resize_center_crop
 from alexnet_nb.recipes import paper
 from helpers.play import put, text, value, values
 
+pytestmark = pytest.mark.browser
+
 
 def torch_size(size, kernel, stride, pad, way):
     """How many windows torch counts; 0 where it refuses."""

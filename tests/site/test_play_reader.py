@@ -1,15 +1,12 @@
 """The figures to play with, by mouse, finger or the keyboard alone, and without JavaScript."""
 
-import base64
-import json
-import re
-
 import pytest
 import torch
 from torch.nn import functional as F
 
-from helpers import ROOT
-from helpers.play import NOTEBOOKS, PAGES, put, text, value, values
+from helpers.play import PAGES, put, text, value, values
+
+pytestmark = pytest.mark.browser
 
 
 def torch_size(size, kernel, stride, pad, way):
@@ -214,19 +211,3 @@ def test_without_script_there_is_a_picture(figure, id):
     root = figure(id)
     assert not root.locator(".still").is_visible()
     assert root.locator("form").is_visible()
-
-
-@pytest.mark.parametrize("id", PAGES)
-def test_pages_hold_the_script_and_the_styles(id):
-    """A page embeds both files; run its notebook again after a change."""
-    nb = json.loads((ROOT / f"nbs/{NOTEBOOKS[id]}.ipynb").read_text())
-    outputs = [
-        "".join(o.get("data", {}).get("text/html", ""))
-        for c in nb["cells"]
-        for o in c.get("outputs", [])
-    ]
-    (page,) = [o for o in outputs if f'id="{id}"' in o]
-    for name in ("play.js", "play.css"):
-        assert (ROOT / "nbs" / name).read_text() in page, name
-    if id == "play-crop":
-        assert len(base64.b64decode(re.search(r"base64,([^\"]+)", page)[1])) < 40_000

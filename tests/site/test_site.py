@@ -12,6 +12,8 @@ import pytest
 
 from helpers import ROOT
 
+pytestmark = pytest.mark.slow
+
 CHECK = runpy.run_path(str(ROOT / ".ci/site.py"))
 
 

@@ -53,6 +53,7 @@ def undisturbed(tmp_path_factory, digits, plateau):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kill", [None, kill_in_validation, kill_before_checkpoint])
 def test_stopped_after_every_epoch_the_plateau_rule_forgets_nothing(
     tmp_path, monkeypatch, digits, plateau, undisturbed, kill

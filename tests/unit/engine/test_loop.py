@@ -23,6 +23,7 @@ def dies(*_, **__):
     raise Killed
 
 
+@pytest.mark.distributed
 def test_a_run_that_ends_in_overflow_does_not_succeed(tmp_path):
     """One step of all images, after which nothing else would notice; and what it wrote is JSON to any reader."""
     with pytest.raises(

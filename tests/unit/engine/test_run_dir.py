@@ -67,6 +67,7 @@ def test_checkpoints_are_in_order_for_ever(tmp_path):
     assert [p.name for p in checkpoints(tmp_path)] == ["step-9999998", "step-10000000"]
 
 
+@pytest.mark.distributed
 def test_a_file_that_is_a_link_is_replaced(tmp_path, digits):
     """A run from somebody else's archive may hold links to files of mine."""
     mine, run = victim(tmp_path / "thesis"), tmp_path / "run"
