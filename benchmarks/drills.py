@@ -1,4 +1,4 @@
-"""Runs the drills of tests/faults/test_survival.py and tests/unit/test_preprocessing.py several times and writes results/drills/drills.{tsv,md}.
+"""Runs the drills of tests/faults/test_survival.py and tests/faults/test_packing_stopped.py several times and writes results/drills/drills.{tsv,md}.
 
 python benchmarks/drills.py [passes]
 """

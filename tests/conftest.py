@@ -73,6 +73,14 @@ def browser():
         )
 
 
+@pytest.fixture(scope="session")
+def digits():
+    """The 8×8 digits of scikit-learn, enlarged and packed."""
+    from alexnet_nb.data.datasets import load_dataset
+
+    return load_dataset("digits", 72)
+
+
 @pytest.fixture
 def papermill(tmp_path):
     """Runs nbs/train.ipynb in a folder of its own; returns the finished process."""

@@ -1,6 +1,5 @@
-"""More than two processes: pairs of columns or whole nets that share the batch, the command line, restarts, several machines."""
+"""More than two processes: pairs of columns or whole nets that share the batch, restarts, several machines."""
 
-import argparse
 import json
 import os
 import random
@@ -10,25 +9,15 @@ import socket
 import subprocess
 import sys
 import time
-import typing
-from dataclasses import fields, replace
-from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from alexnet_nb.data.datasets import load_dataset
-from alexnet_nb.engine import cli, config
-from alexnet_nb.engine.cli import command_line, main
-from alexnet_nb.engine.config import Config, resolve
-from alexnet_nb.engine.distributed import plan_placement, shard_batch
-from alexnet_nb.engine.loop import run_training
-from alexnet_nb.engine.run_dir import open_run, validate
-from alexnet_nb.engine.trainer import Trainer
 from helpers import LONG, ROOT, gone, workers
+from helpers.runs import TINY64, fit_one, metrics
 
-SMALL = dict(width_mult=1 / 16, epochs=1, precision="float64")
+pytestmark = pytest.mark.distributed
 
 
 def torchrun(processes, *options):
@@ -88,19 +77,6 @@ def test_four_processes_equal_one_in_float64():
     ), errors
 
 
-def test_every_picture_is_taken_once():
-    for n in range(1, 40):
-        for many in range(1, 9):
-            shares = [shard_batch(n, r, many) for r in range(many)]
-            assert [i for s in shares if s.weight for i in range(n)[s.rows]] == list(
-                range(n)
-            )
-            assert sum(s.weight for s in shares) == pytest.approx(many)
-            assert all(
-                s.of == n and len(range(n)[s.rows]) >= 1 for s in shares
-            )  # nobody is idle, which would hold up the others
-
-
 @pytest.fixture
 def command(tmp_path, monkeypatch):
     """alexnet-train as pip writes it."""
@@ -117,21 +93,13 @@ def command(tmp_path, monkeypatch):
     return [
         path,
         "--width-mult",
-        str(SMALL["width_mult"]),
+        str(TINY64["width_mult"]),
         "--epochs",
-        str(SMALL["epochs"]),
+        str(TINY64["epochs"]),
         "--precision",
-        SMALL["precision"],
+        TINY64["precision"],
         "--out-dir",
     ]
-
-
-def metrics(folder):
-    rows = [
-        json.loads(line)
-        for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()
-    ]
-    return [{k: v for k, v in row.items() if "seconds" not in k} for row in rows]
 
 
 def test_a_killed_process_is_started_again_and_the_end_is_the_same(
@@ -239,43 +207,6 @@ def test_no_process_outlives_a_killed_torchrun(tmp_path, command):
     agent.kill()
     assert gone(tmp_path)
     agent.wait()
-
-
-def fit_one(folder):
-    """A whole run of one process, in this one."""
-    config = Config(out_dir=str(folder), **SMALL)
-    run_training(
-        Trainer(
-            open_run(config, plan_placement(1)).path,
-            resolve(config),
-            load_dataset("digits", 72),
-            None,
-        )
-    )
-
-
-def test_resume_takes_what_the_run_was_begun_with(
-    tmp_path, command, monkeypatch, capsys
-):
-    """Every option but the folder; another one is refused by name."""
-    fit_one(tmp_path / "run")
-    asked = []
-    monkeypatch.setattr(
-        cli, "train", lambda config, shell: asked.append(validate(config))
-    )
-    command = ["alexnet-train", "--resume", "--out-dir", str(tmp_path / "run")]
-    for words in ([], ["--gpus", "2"]):
-        monkeypatch.setattr(sys, "argv", [*command, *words])
-        main()
-    monkeypatch.setattr(sys, "argv", [*command, "--seed", "5"])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    assert stop.value.code == 2
-    assert "seed: got 5, expected 0, as in the run in" in capsys.readouterr().err
-    stored = resolve(Config(**SMALL)).parameters()
-    changed = dict(resume=True, out_dir=str(tmp_path / "run"))
-    expected = Config(**stored | changed)
-    assert asked == [expected, replace(expected, gpus=2)]
 
 
 def test_two_machines(tmp_path, command):
@@ -389,177 +320,6 @@ def test_a_machine_joins_and_is_lost(tmp_path, command, monkeypatch):
     assert steps == list(range(1, len(steps) + 1))
 
 
-def test_the_command_line_is_config(monkeypatch):
-    """Names, types, defaults and comments; a stranger finds everything in --help."""
-    monkeypatch.setenv("COLUMNS", "250")  # no line is broken at a hyphen
-    words, kinds = (
-        " ".join(command_line().format_help().split()),
-        typing.get_type_hints(Config),
-    )
-    actions = {
-        a.dest: a
-        for a in command_line()._actions
-        if a.dest != "help" and a.help != argparse.SUPPRESS  # old names
-    }
-    assert list(actions) == list(kinds)
-    assert Config(**vars(command_line().parse_args([]))) == Config()
-    source = (
-        Path(config.__file__)
-        .read_text()
-        .partition("class Config:")[2]
-        .partition("# %%")[0]
-    )
-    for f in fields(Config):
-        option, action, comment = (
-            "--" + f.name.replace("_", "-"),
-            actions[f.name],
-            re.search(rf"    {f.name}: .*?  # (.*)", source)[1],
-        )
-        assert action.option_strings == [option]
-        assert f"{option} " in words
-        assert comment in words
-        if kinds[f.name] is bool:
-            assert f.default is False
-            assert action.nargs == 0
-        else:
-            assert action.type in (kinds[f.name], *typing.get_args(kinds[f.name]))
-            assert (
-                f.default in (None, "") or f"{comment} (default: {f.default})" in words
-            )
-    given = command_line().parse_args(
-        [
-            "--gpus",
-            "4",
-            "--data-parallel",
-            "--data",
-            "photos",
-            "--width-mult",
-            "0.5",
-            "--out-dir",
-            "runs/x",
-            "--resume",
-        ]
-    )
-    assert Config(**vars(given)) == Config(
-        gpus=4,
-        data_parallel=True,
-        data="photos",
-        width_mult=0.5,
-        out_dir="runs/x",
-        resume=True,
-    )
-
-
-@pytest.mark.parametrize(
-    ("words", "environment", "said"),
-    [
-        (
-            "--gpus 3",
-            {},
-            "gpus: got 3, expected 1, an even number, or --data-parallel",
-        ),
-        (
-            "--recipe caffe --gpus 2",
-            {},
-            "gpus: got 2, expected 1, or --data-parallel: recipe caffe",
-        ),
-        (
-            "--gpus 6 --batch-size 2",
-            {},
-            "batch_size: got 2, expected at least 3, one image for each replica",
-        ),
-        (
-            "--gpus 3 --data-parallel --batch-size 2",
-            {},
-            "batch_size: got 2",
-        ),
-        ("--lr nan", {}, "lr: got nan, expected float or None"),
-        ("--data nowhere", {}, "data: nowhere is not a folder"),
-        (
-            "--out-dir file/run",
-            {},
-            "out_dir: got 'file/run', expected a folder",
-        ),
-        (
-            "--out-dir full",
-            {},
-            "out_dir: got full, which is not empty, expected an empty folder; --resume resumes",
-        ),
-        ("--gpu-count 2", {}, "unrecognized arguments: --gpu-count"),
-        (
-            "--out-dir x --gpus 2",
-            dict(RANK="0", LOCAL_RANK="0", WORLD_SIZE="4"),
-            "gpus: got 2, expected 4, the number of processes that torchrun has started",
-        ),
-        (
-            "--data-parallel",
-            dict(RANK="0", LOCAL_RANK="0", WORLD_SIZE="4"),
-            "out_dir: got none, expected a folder that every process sees",
-        ),
-        (
-            "--out-dir x",
-            dict(
-                RANK="0",
-                LOCAL_RANK="0",
-                WORLD_SIZE="2",
-                TORCHELASTIC_MAX_RESTARTS="2",
-                TORCHELASTIC_USE_AGENT_STORE="True",
-            ),
-            "expected TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1",
-        ),
-        (
-            "--out-dir x",
-            dict(RANK="0", LOCAL_RANK="0", WORLD_SIZE="3"),
-            "gpus: got 3, expected 1, an even number",
-        ),
-        (
-            "--out-dir x",
-            dict(RANK="0"),
-            "environment: got RANK without LOCAL_RANK, WORLD_SIZE",
-        ),
-        (
-            "--data .",
-            {},
-            "out_dir: got '', expected a folder outside of the data, .",
-        ),
-        (
-            "--data full --out-dir full/run/1",
-            {},
-            "out_dir: got 'full/run/1', expected a folder outside of the data, full",
-        ),
-        (
-            "--resume --out-dir full",
-            {},
-            "out_dir: got 'full', which has no config.json, expected the folder of a run; --resume",
-        ),
-        (
-            "--resume",
-            {},
-            "out_dir: got '', which has no config.json",
-        ),
-        ("--resume --out-dir full", dict(RANK="1", LOCAL_RANK="1", WORLD_SIZE="2"), ""),
-    ],
-    ids=lambda x: x if isinstance(x, str) else "",
-)
-def test_what_cannot_be_meant_is_refused(
-    words, environment, said, monkeypatch, capsys, tmp_path
-):
-    monkeypatch.chdir(tmp_path)
-    Path("file").touch(), Path("full/run").mkdir(parents=True)
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(sys, "argv", ["alexnet-train", *words.split()])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    err = capsys.readouterr().err
-    assert stop.value.code == 2
-    assert said in err if said else not err
-    assert sorted(p.name for p in Path().iterdir()) == [
-        "file",
-        "full",
-    ]  # and nothing has been made
-
-
 def test_an_interrupted_run_says_how_to_go_on(tmp_path, command):
     """Ctrl-C, as the shell sends it: to all processes."""
     run = subprocess.Popen(
@@ -579,90 +339,3 @@ def test_an_interrupted_run_says_how_to_go_on(tmp_path, command):
     assert "--resume" in said, said + errors
     assert "Traceback" not in errors, said + errors
     assert gone(tmp_path)
-
-
-def test_layouts_in_words():
-    for (gpus, found, together, machines), words in {
-        (2, 1, False, 1): "1 CUDA device: both columns in one process",
-        (4, 4, False, 1): "2 pairs of devices",
-        (4, 0, False, 1): "2 pairs of CPU processes",
-        (3, 8, True, 1): "the whole network on each of 3 devices",
-        (
-            16,
-            8,
-            False,
-            2,
-        ): "8 pairs of devices with a column each, which share the batch, over NCCL, on 2 machines",
-    }.items():
-        assert words in str(plan_placement(gpus, found, together, machines))
-    for gpus, found, together, machines in [
-        (4, 2, False, 1),
-        (2, 1, True, 1),
-        (16, 4, True, 2),
-    ]:
-        with pytest.raises(
-            ValueError,
-            match=f"gpus: got {gpus}, expected at most .* this machine has {found} CUDA",
-        ):
-            plan_placement(gpus, found, together, machines)
-    (
-        validate(Config(gpus=5, data_parallel=True)),
-        validate(Config(gpus=64, recipe="paper", batch_size=8192)),
-    )
-
-
-STUBS = """
-scontrol() { printf 'first\\nsecond\\n'; }
-srun() { "$@"; }
-torchrun() { printf '%s\\n' "$@"; }
-which() { echo alexnet-train; }
-export SLURM_CPUS_PER_TASK=32 SLURM_JOB_NODELIST=x SLURM_NNODES=2 SLURM_JOB_ID=7 HOME=.
-"""
-
-
-@pytest.mark.parametrize("begun", [False, True])
-def test_the_slurm_script_says_what_it_means(cells, tmp_path, begun):
-    """The script of the how-to page, with Slurm's programs replaced: torchrun and alexnet-train understand every option."""
-    from torch.distributed.run import get_args_parser
-
-    (script,) = re.findall(
-        r"```sh\n(#!/bin/bash.*?)```",
-        "\n".join("".join(c["source"]) for c in cells("howto.ipynb")),
-        re.S,
-    )
-    if begun:
-        (
-            (tmp_path / "runs/imagenet").mkdir(parents=True),
-            (tmp_path / "runs/imagenet/config.json").touch(),
-        )
-    done = subprocess.run(
-        ["bash", "-c", STUBS + script], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    asked = get_args_parser().parse_args(done.stdout.splitlines())
-    assert (
-        asked.nnodes,
-        asked.nproc_per_node,
-        asked.max_restarts,
-        asked.rdzv_endpoint,
-        asked.training_script,
-    ) == ("2", "4", 3, "first:29500", "alexnet-train")
-    given = Config(**vars(command_line().parse_args(asked.training_script_args)))
-    assert given == Config(
-        data="./ILSVRC",
-        data_parallel=True,
-        batch_size=256,
-        lr=0.02,
-        out_dir="./runs/imagenet",
-        resume=begun,
-    )
-
-
-def test_tables_are_made_from_the_measurements(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    import cluster
-
-    for name, table in (("cores", cluster.table), ("wire", cluster.wire_table)):
-        assert (ROOT / f"results/cluster/{name}.md").read_text() == table(
-            json.loads((ROOT / f"results/cluster/{name}.json").read_text())
-        ) + "\n"

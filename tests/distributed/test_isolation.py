@@ -1,7 +1,6 @@
 """A run on one machine opens no door: its listeners, its environment, the current folder, and what libraries print."""
 
 import base64
-import io
 import os
 import pickle
 import socket
@@ -15,11 +14,14 @@ import pytest
 import torch.distributed as dist
 
 from alexnet_nb.engine.config import Config
-from alexnet_nb.engine.distributed import plan_placement
-from alexnet_nb.engine.launch import show_line, train, worker_environment
+from alexnet_nb.engine.launch import train
 from helpers import ROOT, gone
 
+pytestmark = pytest.mark.distributed
+
 TINY = dict(width_mult=1 / 16, epochs=1)
+
+
 TRAIN = "from alexnet_nb.engine.config import Config; from alexnet_nb.engine.launch import train; train(Config(out_dir='run', width_mult=1/16, {}))"
 
 
@@ -167,28 +169,6 @@ def test_what_a_cluster_has_set_for_another_job_is_left_out(tmp_path):
         process.terminate()
 
 
-def test_a_setting_of_the_users_stays(monkeypatch, tmp_path):
-    for name in (
-        "PET_NNODES",
-        "GROUP_RANK",
-        "ROLE_WORLD_SIZE",
-        "TORCHELASTIC_RESTART_COUNT",
-    ):
-        monkeypatch.setenv(name, "2")
-    monkeypatch.setenv("PETROL", "3")
-    env = worker_environment(plan_placement(2, num_devices=0), str(tmp_path))
-    assert env["PETROL"] == "3"
-    assert (
-        not {
-            "PET_NNODES",
-            "GROUP_RANK",
-            "ROLE_WORLD_SIZE",
-            "TORCHELASTIC_RESTART_COUNT",
-        }
-        & env.keys()
-    )
-
-
 def test_code_in_the_current_folder_is_not_run(tmp_path):
     """alexnet-train in a folder of somebody else's images, which holds a torch.py."""
     (tmp_path / "data").mkdir()
@@ -224,13 +204,3 @@ def test_bytes_that_are_not_utf8_go_to_the_log(tmp_path, fault):
     fault(r"os.write(1, b'NCCL WARN \xff\xfe\n')", 3)
     folder = train(Config(out_dir=str(tmp_path / "run"), **TINY))
     assert "NCCL WARN" in (folder / "log/torchrun.txt").read_text()
-
-
-@pytest.mark.parametrize("live", [True, False])
-def test_a_terminal_without_block_characters_is_no_error(monkeypatch, live):
-    """The bar of a run in a terminal that knows Latin-1 only."""
-    raw = io.BytesIO()
-    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="latin-1"))
-    show_line("alexnet_nb~ ██░░ epoch 1\n", io.BytesIO(), live)
-    sys.stdout.flush()
-    assert raw.getvalue().startswith(b"???? epoch 1")

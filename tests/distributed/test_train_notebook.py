@@ -1,4 +1,4 @@
-"""The papermill job: dry run and bad input."""
+"""The training notebook: dry run and bad input."""
 
 import json
 import shutil
@@ -6,14 +6,13 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
-from alexnet_nb.data.datasets import load_dataset
-from alexnet_nb.engine.config import Config, resolve
+from alexnet_nb.engine.config import Config
 from alexnet_nb.engine.launch import train
 from alexnet_nb.engine.run_dir import validate
-from alexnet_nb.recipes import RECIPES
 from helpers import ROOT, gone, texts
+
+pytestmark = pytest.mark.distributed
 
 
 def test_dry_run_goes_through_everything(papermill, tmp_path):
@@ -104,41 +103,6 @@ def test_other_settings_go_through_a_dry_run(tmp_path, settings, capfd):
     )
     assert "resumed at step 2" in said
     assert ("and every gradient" in said) == (settings.get("gpus") == 2)
-
-
-def test_each_recipe_keeps_its_crop():
-    """Without a size, full-size pictures give the recipe's own crop."""
-    for name in ("paper", "source2012", "caffe"):
-        assert (
-            resolve(Config(data="photos", recipe=name)).crop_size == RECIPES[name].crop
-        )
-
-
-@pytest.mark.parametrize(
-    ("files", "words"),
-    [
-        (["train/", "val/"], "no images for train"),
-        (["train/a/1.png", "val/a/2.png"], "has one class"),
-        (["train/a/1.png", "train/b/", "val/a/2.png"], "no images for the classes b"),
-        (
-            ["train/a/1.png", "train/b/2.png", "val/c/3.png"],
-            "has classes that train has not: c",
-        ),
-        (["train/a/1.png", "train/b/2.png"], "none named val"),
-        (["train/a/1.png", "train/b/2.png", "val/a/broken.png"], "no picture for val"),
-    ],
-)
-def test_odd_folders_are_refused(tmp_path, monkeypatch, files, words):
-    monkeypatch.setenv("ALEXNET_NB_CACHE", str(tmp_path / "cache"))
-    for name in files:
-        path = tmp_path / "data" / name
-        (path if name.endswith("/") else path.parent).mkdir(parents=True, exist_ok=True)
-        if "broken" in name:
-            path.write_text("not a picture")
-        elif not name.endswith("/"):
-            Image.new("RGB", (20, 20)).save(path)
-    with pytest.raises((ValueError, FileNotFoundError), match=words):
-        load_dataset(str(tmp_path / "data"), 16)
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ def test_every_trap_with_a_test_has_a_patch_that_fits(mutants):
         mutants.patched((ROOT / f"alexnet_nb/{patch['module']}.py").read_text(), patch)
 
 
+@pytest.mark.slow
 def test_a_sample_of_the_patches_is_caught(mutants, tmp_path):
     """By the trap's own test; all of them behind the flag."""
     mutants.copy(tmp_path)

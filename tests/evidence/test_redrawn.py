@@ -19,6 +19,8 @@ from PIL import Image
 
 from helpers import ROOT
 
+pytestmark = pytest.mark.slow
+
 # train.ipynb is one run; .ci/store_train.py stores its outputs
 PAGES = sorted(path for path in (ROOT / "nbs").rglob("*.ipynb") if path.stem != "train")
 

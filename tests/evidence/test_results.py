@@ -122,3 +122,13 @@ def test_recorded_measurement_of_packing_and_batches_is_fast_enough():
     )
     assert ratio("batches", "a copy of as many bytes", "ours") >= 0.6
     assert ratio("batches", "memory-mapped Dataset, DataLoader", "ours") >= 1.5
+
+
+def test_tables_are_made_from_the_measurements(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import cluster
+
+    for name, table in (("cores", cluster.table), ("wire", cluster.wire_table)):
+        assert (ROOT / f"results/cluster/{name}.md").read_text() == table(
+            json.loads((ROOT / f"results/cluster/{name}.json").read_text())
+        ) + "\n"

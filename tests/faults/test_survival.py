@@ -2,13 +2,11 @@
 
 import json
 import os
-import pickle
 import re
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,23 +15,15 @@ from jupyter_client.manager import start_new_kernel
 from safetensors.torch import load_file
 
 from alexnet_nb.data.datasets import load_dataset
-from alexnet_nb.engine.checkpoint import load_checkpoint
 from alexnet_nb.engine.config import Config, resolve
-from alexnet_nb.engine.distributed import plan_placement
-from alexnet_nb.engine.launch import describe_failure, train
-from alexnet_nb.engine.loop import run_training, train_loop
-from alexnet_nb.engine.run_dir import RunDir, open_run, validate
+from alexnet_nb.engine.launch import train
+from alexnet_nb.engine.loop import train_loop
+from alexnet_nb.engine.run_dir import RunDir
 from alexnet_nb.engine.trainer import Trainer
 from helpers import LONG, ROOT, gone, texts, workers
+from helpers.runs import SMALL, metrics
 
-SMALL = dict(width_mult=1 / 8, epochs=2, recipe="source2012")
-
-
-def metrics(folder):
-    rows = [
-        json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()
-    ]
-    return [{k: v for k, v in row.items() if "seconds" not in k} for row in rows]
+pytestmark = pytest.mark.distributed
 
 
 def same(a, b):
@@ -90,179 +80,6 @@ def test_one_process_takes_up_what_two_have_begun_and_the_other_way_round(
         )
 
 
-def begun(tmp_path, **settings):
-    """A worker after an epoch of a tiny run, and its checkpoint."""
-    tmp_path.mkdir(exist_ok=True)
-    config = Config(out_dir=str(tmp_path), **SMALL | settings)
-    worker = Trainer(tmp_path, resolve(config), load_dataset("digits", 72), None)
-    train_loop(worker, worker.steps_per_epoch)
-    return worker, RunDir(tmp_path).checkpoints()[-1]
-
-
-def fresh(tmp_path, **settings):
-    return Trainer(
-        tmp_path,
-        resolve(Config(out_dir=str(tmp_path), **SMALL | settings)),
-        load_dataset("digits", 72),
-        None,
-    )
-
-
-def test_velocities_lie_in_memory_as_the_weights_do(tmp_path):
-    """Fused SGD goes through both as they lie."""
-    worker, path = begun(tmp_path)
-    other = fresh(tmp_path)
-    load_checkpoint(other, path)
-    for p, q in zip(worker.model.parameters(), other.model.parameters()):
-        a, b = (
-            worker.optimizer.state[p]["momentum_buffer"],
-            other.optimizer.state[q]["momentum_buffer"],
-        )
-        assert torch.equal(a, b)
-        assert a.stride() == b.stride() == p.stride() == p.grad.stride()
-
-
-def test_another_recipe_or_data_set_is_refused_by_name(tmp_path):
-    worker, path = begun(tmp_path)
-    state = json.loads((path / "state.json").read_text())
-    assert state["val_errors"] == worker.val_errors != []  # the plateau rule's memory
-    with pytest.raises(ValueError, match=r"recipe: .* was .*, and is"):
-        load_checkpoint(fresh(tmp_path, recipe="paper"), path)
-    changed = state | dict(data=state["data"] | {"train/labels.npy": "another"})
-    (path / "state.json").write_text(json.dumps(changed))
-    with pytest.raises(ValueError, match=r"data: train/labels.npy was 'another'"):
-        load_checkpoint(fresh(tmp_path), path)
-
-
-class Harmful:
-    """A pickle that makes a file where it is loaded."""
-
-    def __reduce__(self):
-        return os.system, ("touch harmed",)
-
-
-def test_a_damaged_file_of_a_run_is_named(tmp_path):
-    _, path = begun(tmp_path)
-    (path / "state.json").write_text('{"step": 1')
-    with pytest.raises(
-        ValueError,
-        match=f"{path}/state.json is damaged or missing; remove {path} to go on from the checkpoint before it",
-    ):
-        load_checkpoint(fresh(tmp_path), path)
-    (tmp_path / "config.json").write_text("")
-    with pytest.raises(ValueError, match=f"{tmp_path}/config.json is damaged"):
-        train(Config(out_dir=str(tmp_path), resume=True, **SMALL))
-
-
-def test_others_may_read_what_a_user_lets_them_read(tmp_path):
-    before = os.umask(0o027)
-    try:
-        run_training(begun(tmp_path)[0])
-    finally:
-        os.umask(before)
-    files = [p for p in tmp_path.rglob("*") if p.is_file()]
-    assert {
-        "weights.safetensors",
-        "velocity.safetensors",
-        "state.json",
-        "model.safetensors",
-    } <= {p.name for p in files}
-    assert {oct(p.stat().st_mode & 0o777) for p in files} == {"0o640"}
-
-
-def test_a_run_is_trained_by_one_at_a_time(tmp_path):
-    """A second one is refused before anything is written, by the name of the first; the run is free when that has ended."""
-    config = Config(out_dir=str(tmp_path / "run"), **SMALL)
-    run_dir = open_run(config, plan_placement(1))
-    folder = run_dir.path
-    before = (folder / "env.json").stat().st_mtime_ns
-    with pytest.raises(
-        RuntimeError,
-        match=f"out_dir: got {folder}, which process {os.getpid()} on .* is training, "
-        f"expected a run that nobody trains; if nobody does, remove {folder}/.lock",
-    ):
-        train(replace(config, resume=True, gpus=2))
-    assert (folder / "env.json").stat().st_mtime_ns == before
-    assert not (folder / "log").exists()
-    run_dir.close()
-    with pytest.raises(ValueError, match="is not empty"):
-        open_run(
-            config, plan_placement(1)
-        )  # begun by another one while this one was packing
-    run_dir.lock()
-    run_dir.close()
-
-
-def test_a_start_that_failed_is_begun_again(tmp_path):
-    """Not by hand: what it has left is no run."""
-    for name in (".lock", "env.json", ".config.json.123"):
-        (tmp_path / name).write_text("")
-    config = validate(Config(out_dir=str(tmp_path), **SMALL))
-    open_run(config, plan_placement(1)).close()
-    with pytest.raises(ValueError, match="is not empty"):
-        validate(Config(out_dir=str(tmp_path), **SMALL))
-
-
-def test_a_name_is_no_folder_to_stay_out_of(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    validate(Config(out_dir="digits/001"))
-    with pytest.raises(
-        ValueError,
-        match="out_dir: got 'photos/001', expected a folder outside of the data, photos",
-    ):
-        validate(Config(data="photos", out_dir="photos/001"))
-
-
-def test_a_signal_is_reported_before_the_errors_that_follow_from_it(tmp_path):
-    error = dict(rank=0, time=1.0, trace="OSError: No space left on device")
-    killed = "  rank      : 1 (local_rank: 1)\n  exitcode  : -9 (pid: 7)\n"
-    message = describe_failure(tmp_path, 1, [error], killed)
-    assert "process 1 was killed by signal 9" in message
-    assert "No space left" in describe_failure(tmp_path, 1, [error], "")
-
-
-def test_checkpoints_are_in_order_for_ever(tmp_path):
-    for step in (9_999_998, 10_000_000):
-        (tmp_path / f"checkpoints/step-{step:07}").mkdir(parents=True)
-    assert [p.name for p in RunDir(tmp_path).checkpoints()] == [
-        "step-9999998",
-        "step-10000000",
-    ]
-
-
-@pytest.mark.parametrize(
-    "damage", ["cut", "flipped", "missing", "pickle", "pickle with its checksum"]
-)
-def test_a_damaged_checkpoint_is_refused_and_runs_no_code(
-    tmp_path, monkeypatch, damage
-):
-    monkeypatch.chdir(tmp_path)
-    _, path = begun(tmp_path / "run")
-    file = path / "weights.safetensors"
-    raw = file.read_bytes()
-    if damage == "missing":
-        file.unlink()
-    else:
-        file.write_bytes(
-            {"cut": raw[:-100], "flipped": raw[:-1] + bytes([raw[-1] ^ 1])}.get(damage)
-            or pickle.dumps(Harmful())
-        )
-    if "checksum" in damage:
-        from alexnet_nb.base.files import sha256
-
-        state = json.loads((path / "state.json").read_text())
-        state["sha256"][file.name] = sha256(file)
-        (path / "state.json").write_text(json.dumps(state))
-    with pytest.raises(
-        Exception,
-        match="weights.safetensors: got a damaged or missing file"
-        if "checksum" not in damage
-        else "header|Header",
-    ):
-        load_checkpoint(fresh(tmp_path / "run"), path)
-    assert not (tmp_path / "harmed").exists()
-
-
 def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path, fault, monkeypatch):
     """Where no checkpoint is due before the next step, at which the weights would be seen."""
     fault(
@@ -301,6 +118,8 @@ RAISE = (
     "raise ArithmeticError('broken on purpose')",
     "ArithmeticError: broken on purpose",
 )
+
+
 KILL = "os.kill(os.getpid(), 9)", "was killed by signal 9"
 
 

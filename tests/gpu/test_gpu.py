@@ -15,7 +15,10 @@ from alexnet_nb.lrn import lrn
 from alexnet_nb.model import AlexNet, initial_weights
 from alexnet_nb.recipes import RECIPES
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+]
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
 

@@ -15,6 +15,8 @@ import yaml
 
 from helpers import ROOT
 
+pytestmark = pytest.mark.slow
+
 CHECK = runpy.run_path(str(ROOT / ".ci/site.py"))
 HOST = "https://alexnet-nb.github.io/alexnet_nb"
 PACKAGE = "small_nb"  # of another name, or Python would take the installed one
@@ -337,6 +339,7 @@ def test_an_old_address_leads_to_the_new_one(small):
         assert '<meta name="robots" content="noindex">' in page
 
 
+@pytest.mark.browser
 @pytest.mark.parametrize("script", [True, False], ids=["script", "no script"])
 def test_a_browser_goes_there(browser, small, script):
     """With the part behind the #, where scripts run."""

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from alexnet_nb.engine.config import Config
-from helpers import ROOT
+from helpers import ROOT, play
 
 NOTEBOOKS = sorted((ROOT / "nbs").glob("*.ipynb"))
 EVERY = sorted((ROOT / "nbs").rglob("*.ipynb"))
@@ -183,3 +183,19 @@ def test_package_is_exported(tmp_path):
         assert (
             tmp_path / "alexnet_nb" / module.name
         ).read_text() == module.read_text(), f"{module.name}: run nbdev_export"
+
+
+@pytest.mark.parametrize("id", play.PAGES)
+def test_pages_hold_the_script_and_the_styles(id):
+    """A page embeds both files; run its notebook again after a change."""
+    nb = json.loads((ROOT / f"nbs/{play.NOTEBOOKS[id]}.ipynb").read_text())
+    outputs = [
+        "".join(o.get("data", {}).get("text/html", ""))
+        for c in nb["cells"]
+        for o in c.get("outputs", [])
+    ]
+    (page,) = [o for o in outputs if f'id="{id}"' in o]
+    for name in ("play.js", "play.css"):
+        assert (ROOT / "nbs" / name).read_text() in page, name
+    if id == "play-crop":
+        assert len(base64.b64decode(re.search(r"base64,([^\"]+)", page)[1])) < 40_000

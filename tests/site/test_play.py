@@ -1,4 +1,4 @@
-"""The figures to play with show the package's numbers, with a mouse, a finger or the keyboard alone, and a picture without JavaScript."""
+"""The figures to play with show the package's numbers."""
 
 import base64
 import json
@@ -15,81 +15,9 @@ from alexnet_nb.lrn import lrn
 from alexnet_nb.pooling import output_size
 from alexnet_nb.preprocessing import pixel_statistics, resize_center_crop
 from alexnet_nb.recipes import paper
-from helpers import ROOT
+from helpers.play import put, text, value, values
 
-PAGES = {"play-size": "model", "play-lrn": "lrn", "play-crop": "augmentation"}
-NOTEBOOKS = {
-    "play-size": "06_model",
-    "play-lrn": "04_lrn",
-    "play-crop": "07_augmentation",
-}
-
-
-@pytest.fixture
-def figure(site, browser):
-    """Opens the page of a figure; returns its root. Nothing may fail on the page, or be fetched from elsewhere."""
-    contexts, faults = [], []
-
-    def start(id, wide=1200, script=True, seed=1, **options):
-        contexts.append(
-            browser.new_context(
-                viewport={"width": wide, "height": 900},
-                java_script_enabled=script,
-                **options,
-            )
-        )
-        page = contexts[-1].new_page()
-        page.on("pageerror", lambda e: faults.append(str(e)))
-        page.on(
-            "request",
-            lambda r: (
-                faults.append(r.url)
-                if r.url.split(":")[0] not in ("file", "data")
-                else None
-            ),
-        )
-        page.add_init_script(
-            f"let seed = {seed}; Math.random = () => (seed = (seed * 48271) % 2147483647) / 2147483647"
-        )
-        page.goto((site / f"{PAGES[id]}.html").as_uri())
-        root = page.locator(f"#{id}")
-        root.locator("form" if script else ".still").wait_for(timeout=10_000)
-        return root
-
-    yield start
-    for context in contexts:
-        context.close()
-    assert faults == []
-
-
-def put(root, **values):
-    """Sets controls by name, as a reader would."""
-    for name, value in values.items():
-        control = root.locator(f"[name={name}]")
-        if control.count() > 1:
-            root.locator(f"[name={name}][value={value}]").check()
-        elif control.get_attribute("type") == "checkbox":
-            control.set_checked(value)
-        else:
-            control.fill(str(value))
-
-
-def value(root, name):
-    return float(root.locator(f'[data-out="{name}"]').get_attribute("data-value"))
-
-
-def values(root, words="dataset.value"):
-    """Every number of a figure by name, or every text."""
-    return root.evaluate(
-        f"r => Object.fromEntries([...r.querySelectorAll('[data-out]')].map(e => [e.dataset.out, e.{words}]))"
-    )
-
-
-def text(root, name):
-    return root.locator(f'[data-out="{name}"]').text_content()
-
-
-# --- output size
+pytestmark = pytest.mark.browser
 
 
 def torch_size(size, kernel, stride, pad, way):
@@ -177,9 +105,6 @@ def test_presets_of_the_output_size(figure):
     assert root.locator('[aria-pressed="true"]').count() == 0
 
 
-# --- response normalization
-
-
 def test_normalized_values_are_lrns(figure):
     root, draw = figure("play-lrn"), random.Random(1)
     for _ in range(24):
@@ -260,8 +185,6 @@ def test_presets_of_the_normalization(figure):
             layer(x).flatten().tolist(), rel=1e-6
         ), words
 
-
-# --- crop, mirror, color
 
 PIXELS = """async (e, source) => {
   let canvas = e;
@@ -410,211 +333,3 @@ def test_draw_one_draws_as_training_does(figure, temple):
     root.get_by_role("button", name="Reset").click()
     assert values(root)["place"] == "16,16,0"
     assert [value(root, c) for c in ("red", "green", "blue")] == [0, 0, 0]
-
-
-# --- hands
-
-
-def test_keyboard_alone(figure):
-    for id in PAGES:
-        root = figure(id)
-        wanted = root.evaluate("""r => [...r.querySelectorAll('form :is(input, button, [tabindex])')]
-            .filter(e => e.tabIndex >= 0 && !(e.type === 'radio' && !e.checked)).length""")
-        root.evaluate(
-            "r => { const a = document.createElement('a'); a.href = '#'; r.before(a); a.focus() }"
-        )
-        for i in range(wanted):
-            root.page.keyboard.press("Tab")
-            assert root.evaluate("r => r.contains(document.activeElement)"), (
-                f"{id}: {i} of {wanted} controls"
-            )
-            assert (
-                root.evaluate(
-                    "r => { const e = document.activeElement; return getComputedStyle(e.closest('.slot') || e).outlineStyle }"
-                )
-                != "none"
-            )
-        root.page.keyboard.press("Tab")
-        assert not root.evaluate("r => r.contains(document.activeElement)")
-
-        def keys(name, *presses):
-            return [root.locator(f"{name}").first.focus()] + [
-                root.page.keyboard.press(key) for key in presses
-            ]
-
-        if id == "play-size":
-            keys("[name=input]", "ArrowUp", "ArrowUp", "ArrowUp", "Tab", "ArrowDown")
-            assert [
-                root.locator(f"[name={n}]").input_value() for n in ("input", "kernel")
-            ] == ["227", "10"]
-            assert value(root, "count") == torch_size(227, 10, 4, 0, "ceil")
-            keys("[name=round][value=ceil]", "ArrowLeft")
-            assert value(root, "count") == torch_size(227, 10, 4, 0, "floor")
-            keys("button:has-text('Caffe')", "Enter")
-            assert value(root, "count") == 55
-        if id == "play-lrn":
-            keys("[name=a0]", "ArrowUp", "ArrowUp", "ArrowDown")
-            assert value(root, "in0") == 51
-            assert text(root, "channel") == "1"
-            keys("[name=alpha]", *["ArrowRight"] * 7)
-            assert value(root, "alpha") == 5e-4
-        if id == "play-crop":
-            keys(
-                ".frame",
-                "ArrowRight",
-                "ArrowDown",
-                "Shift+ArrowDown",
-                "ArrowLeft",
-                "ArrowLeft",
-            )
-            keys("[name=flip]", "Space")
-            keys("[name=c1]", "ArrowRight")
-            assert values(root)["place"] == "25,15,1"
-            assert value(root, "c1") == pytest.approx(0.01)
-            keys(".frame", *["Shift+ArrowUp"] * 5)
-            assert values(root)["place"] == "0,15,1"
-
-
-def test_mouse(figure):
-    root = figure("play-lrn")
-    bar, mouse = root.locator(".track").nth(6), root.page.mouse
-    bar.scroll_into_view_if_needed()
-    box = bar.bounding_box()
-    mouse.move(box["x"] + 9, box["y"] + box["height"] * 0.75)
-    mouse.down()
-    assert value(root, "in6") == pytest.approx(50, abs=1)
-    assert text(root, "channel") == "7"
-    mouse.move(box["x"] + 90, box["y"] + box["height"] * 0.25)
-    mouse.up()
-    assert value(root, "in6") == pytest.approx(150, abs=1)
-    mouse.move(box["x"], box["y"] + box["height"] * 0.5)
-    assert value(root, "in6") == pytest.approx(150, abs=1)
-    root = figure("play-crop", wide=390)  # the picture is drawn smaller than it is
-    mouse, stage = root.page.mouse, root.locator(".stage")
-    stage.scroll_into_view_if_needed()
-    box = stage.bounding_box()
-    unit = box["width"] / 256
-    mouse.move(box["x"] + 100 * unit, box["y"] + 100 * unit)
-    mouse.down()
-    mouse.move(box["x"] + 110 * unit, box["y"] + 93 * unit)
-    mouse.up()
-    assert values(root)["place"] == "9,26,0"
-
-
-def test_on_a_phone(figure):
-    """No sideways scrolling, targets of 40 pixels, and a finger moves things."""
-    for id in PAGES:
-        root = figure(id, wide=390, has_touch=True, is_mobile=True)
-        assert root.evaluate("() => document.documentElement.scrollWidth") <= 390
-        assert root.locator("svg, canvas, table, .slot").evaluate_all(
-            "all => all.every(e => e.getBoundingClientRect().right <= 390)"
-        )
-        small = root.evaluate("""r => [...r.querySelectorAll('form :is(input, button)')]
-            .map(e => [e, (e.matches('[type=radio], [type=checkbox]') ? e.labels[0] : e).getBoundingClientRect()])
-            .filter(([e, b]) => b.width < 39.99 || b.height < 39.99).map(([e, b]) => `${e.name || e.textContent} ${b.width} ${b.height}`)""")
-        assert small == []
-        if id == "play-lrn":
-            root.locator(".track").nth(2).tap(position={"x": 20, "y": 40})
-            assert value(root, "in2") == pytest.approx(150, abs=3)
-            put(root, alpha=-2, **{f"a{i}": 200 for i in range(8)})
-            assert root.locator(".slot span").evaluate_all(
-                "all => all.every(e => e.getBoundingClientRect().width <= e.parentNode.clientWidth)"
-            )
-        if id == "play-size":
-            root.get_by_role("button", name="input: one less").tap()
-            assert root.locator("[name=input]").input_value() == "223"
-
-
-def test_every_control_has_a_name_and_the_numbers_are_announced(figure):
-    for id in PAGES:
-        root = figure(id)
-        nameless = root.evaluate("""r => [...r.querySelectorAll('form :is(input, button, canvas:not(.stage *), [tabindex])')]
-            .filter(e => !(e.labels?.length || e.ariaLabel || e.textContent.trim())).map(e => e.outerHTML)""")
-        assert nameless == []
-        assert root.locator("[aria-live=polite] [data-out]").count() >= 2
-        assert (
-            root.evaluate(
-                "r => { const ids = [...document.querySelectorAll('[id]')].map(e => e.id); return ids.length - new Set(ids).size }"
-            )
-            == 0
-        )
-
-
-# --- eyes
-
-CONTRAST = """r => {
-  const paint = document.createElement('canvas').getContext('2d', { willReadFrequently: true });
-  const mix = layers => {
-    for (const c of layers) { paint.fillStyle = c; paint.fillRect(0, 0, 1, 1); }
-    return [...paint.getImageData(0, 0, 1, 1).data.slice(0, 3)];
-  };
-  const linear = v => v <= 10 ? v / 3294.6 : ((v / 255 + .055) / 1.055) ** 2.4;
-  const light = ([r, g, b]) => .2126 * linear(r) + .7152 * linear(g) + .0722 * linear(b);
-  const paper = getComputedStyle(document.body).backgroundColor;
-  const ratio = (ink, under) => {
-    const [a, b] = [light(mix([...under, ink])), light(mix(under))].sort((x, y) => y - x);
-    return (a + .05) / (b + .05);
-  };
-  const shown = [...r.querySelectorAll('form *')].filter(e => e.getClientRects().length);
-  const words = shown.filter(e => [...e.childNodes].some(n => n.nodeType === 3 && n.data.trim())).map(e => {
-    const under = [paper];
-    for (let p = e; p !== r; p = p.parentElement) if (p instanceof HTMLElement) under.splice(1, 0, getComputedStyle(p).backgroundColor);
-    return [e.textContent.trim().slice(0, 20), ratio(e instanceof SVGElement ? getComputedStyle(e).fill : getComputedStyle(e).color, under), 4.5];
-  });
-  const mark = part => e => [part, ratio(getComputedStyle(e)[part], [paper]), 3];
-  const marks = [...r.querySelectorAll('.track i, .key')].map(mark('backgroundColor'))
-    .concat([...r.querySelectorAll('form :is(.window, .last, .over, .edge)')].map(mark('stroke')));
-  return words.concat(marks).filter(([, found, wanted]) => found < wanted);
-}"""
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_legible_in_light_and_dark(figure, scheme):
-    for id in PAGES:
-        assert figure(id, color_scheme=scheme).evaluate(CONTRAST) == []
-
-
-def test_reduced_motion(figure):
-    def seconds(**options):
-        return (
-            figure("play-lrn", **options)
-            .locator(".track i")
-            .first.evaluate("e => getComputedStyle(e).transitionDuration")
-        )
-
-    assert seconds(reduced_motion="reduce") == "0s"
-    assert seconds(reduced_motion="no-preference") != "0s"
-
-
-@pytest.mark.parametrize("id", PAGES)
-def test_without_script_there_is_a_picture(figure, id):
-    root = figure(id, script=False)
-    assert root.locator(".still").is_visible()
-    assert not root.locator("form").is_visible()
-    pictures = root.locator(".still > svg, .still .panel svg")
-    assert pictures.count() == (4 if id == "play-size" else 1)
-    for picture in pictures.all():
-        box = picture.bounding_box()
-        assert picture.get_attribute("role") == "img"
-        assert len(picture.get_attribute("aria-label")) > 30
-        assert box["width"] > 200
-        assert box["height"] > 80
-    root = figure(id)
-    assert not root.locator(".still").is_visible()
-    assert root.locator("form").is_visible()
-
-
-@pytest.mark.parametrize("id", PAGES)
-def test_pages_hold_the_script_and_the_styles(id):
-    """A page embeds both files; run its notebook again after a change."""
-    nb = json.loads((ROOT / f"nbs/{NOTEBOOKS[id]}.ipynb").read_text())
-    outputs = [
-        "".join(o.get("data", {}).get("text/html", ""))
-        for c in nb["cells"]
-        for o in c.get("outputs", [])
-    ]
-    (page,) = [o for o in outputs if f'id="{id}"' in o]
-    for name in ("play.js", "play.css"):
-        assert (ROOT / "nbs" / name).read_text() in page, name
-    if id == "play-crop":
-        assert len(base64.b64decode(re.search(r"base64,([^\"]+)", page)[1])) < 40_000

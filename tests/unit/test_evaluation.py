@@ -10,7 +10,6 @@ import torch
 from PIL import Image
 
 from alexnet_nb.augmentation import InputTransform
-from alexnet_nb.data.datasets import load_dataset
 from alexnet_nb.data.packing import pack
 from alexnet_nb.engine.config import Config, resolve
 from alexnet_nb.engine.distributed import plan_placement
@@ -20,11 +19,6 @@ from alexnet_nb.engine.trainer import Trainer
 from alexnet_nb.evaluation import evaluate, load_input, load_model, probabilities
 from alexnet_nb.learning import error_rates
 from alexnet_nb.recipes import paper
-
-
-@pytest.fixture(scope="module")
-def digits():
-    return load_dataset("digits", 72)
 
 
 @pytest.fixture(scope="module")

@@ -114,7 +114,9 @@ def by_feature_extractor(module, example):
     return lambda x: features(x)["logits"]
 
 
-ON_BOTH = [by_trace, by_fx, by_export, by_onnx_from_trace, by_onnx_from_export]
+# about twenty times the others' time
+onnx_from_export = pytest.param(by_onnx_from_export, marks=pytest.mark.slow)
+ON_BOTH = [by_trace, by_fx, by_export, by_onnx_from_trace, onnx_from_export]
 ON_LAYERS = [*ON_BOTH, by_script]
 ON_NETWORKS = [*ON_BOTH, by_script_of_fx, by_feature_extractor]
 if LONG:
@@ -300,6 +302,7 @@ def test_network_of_every_recipe(tool, recipe):
         compare(net, recorded, images(small, batch))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES.values() if LONG else [source2012], ids=str)
 def test_network_of_full_size(recipe):
     """The net of the paper's numbers; the other recipes behind the flag."""

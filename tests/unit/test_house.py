@@ -5,14 +5,21 @@ import graphlib
 
 import pytest
 
-from alexnet_nb.engine.config import Config, parse_parameters, rename_parameters
 from helpers import ROOT
 
 PACKAGE = ROOT / "alexnet_nb"
+
+
 LONGEST_MODULE = 500  # lines
+
+
 LONGEST_FUNCTION = 40
+
+
 # The lab notes are still a part of the recipes; they are to become a module of their own.
 TOO_LONG = {"recipes"}
+
+
 # From the ground up. A module imports its own floor, without a circle, and those below.
 FLOORS = [
     {"base.files", "base.processes"},
@@ -96,38 +103,6 @@ def test_no_function_is_too_long():
                 if lines > LONGEST_FUNCTION:
                     long.append(f"{name}.{node.name}: {lines} lines")
     assert long == []
-
-
-# ---------------------------------------------------------------- names of version 0.1
-
-OLD_NAMES = {
-    "together": ("data_parallel", True),
-    "size": ("image_size", 96),
-    "crop": ("crop_size", 64),
-    "width": ("width_mult", 0.5),
-}
-
-
-@pytest.mark.parametrize("old", OLD_NAMES)
-def test_an_old_name_of_a_parameter_is_read_with_a_warning(old):
-    new, value = OLD_NAMES[old]
-    with pytest.warns(FutureWarning, match=f"{old}: .* now called {new}"):
-        config = parse_parameters({old: value})
-    assert config == Config(**{new: value})
-
-
-@pytest.mark.parametrize("old", OLD_NAMES)
-def test_a_parameter_by_both_of_its_names_is_refused(old):
-    new, value = OLD_NAMES[old]
-    with pytest.raises(
-        ValueError, match=rf"^{old}: got .* beside {new}=.*remove {old}"
-    ):
-        rename_parameters({old: value, new: value})
-
-
-def test_an_old_run_is_read_without_a_warning(recwarn):
-    assert rename_parameters({"width": 0.5}, warn=False) == {"width_mult": 0.5}
-    assert len(recwarn) == 0
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Error rates against a plain count, rates that follow one another, and what recipes say of training."""
+"""Error rates against a plain count, and learning rates that follow one another."""
 
 from dataclasses import replace
 
@@ -16,8 +16,6 @@ from alexnet_nb.learning import (
 from alexnet_nb.model import AlexNet
 from alexnet_nb.recipes import (
     RECIPES,
-    caffe,
-    diff,
     paper,
     source2010,
     source2012,
@@ -147,23 +145,3 @@ def test_torchvision_can_be_trained_on_one_process_or_together():
     assert validate(Config(recipe="torchvision", gpus=2, data_parallel=True))
     with pytest.raises(ValueError, match="cannot be split over two processes"):
         validate(Config(recipe="torchvision", gpus=2))
-
-
-def test_a_recipe_without_a_training_value_is_refused(monkeypatch):
-    monkeypatch.setitem(
-        RECIPES,
-        "unsourced",
-        replace(paper, name="unsourced", momentum=None, decay=None),
-    )
-    with pytest.raises(ValueError, match="unsourced has no source for momentum, decay"):
-        validate(Config(recipe="unsourced"))
-
-
-def test_differences_say_what_the_paper_prints():
-    """The paper states eigenvalues, and all kernels of a layer: `not stated` would be false there."""
-    rows = dict(
-        line.strip("| ").split(" | ", 1) for line in diff(paper, caffe).splitlines()
-    )
-    assert rows["color_lengths"] == "eigenvalues printed, deviations used | deviations"
-    assert rows["lrn_across"] == "True printed, False used | True"
-    assert rows["reshuffle"] == "not stated | False"

@@ -112,6 +112,7 @@ def test_half_precision_keeps_the_sum(dtype, layout):
     torch.testing.assert_close(y.float(), lrn(x.float()), **tolerance)
 
 
+@pytest.mark.slow
 def test_compiles_without_graph_breaks():
     compiled = torch.compile(LRN(columns=2), fullgraph=True)
     for layout in LAYOUTS:
@@ -164,6 +165,7 @@ print(statistics.median(a / b for a, b in rounds[1:]))
 
 
 @pytest.mark.speed
+@pytest.mark.slow  # `-m "not slow"` takes the place of `-m "not speed"`
 @pytest.mark.parametrize("layout", ["contiguous_format", "channels_last"])
 def test_is_faster_than_torch_on_a_busy_machine(layout):
     """With another process on one of the cores."""

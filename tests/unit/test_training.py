@@ -7,18 +7,12 @@ import pytest
 import torch
 
 from alexnet_nb.augmentation import InputTransform
-from alexnet_nb.data.datasets import load_dataset
 from alexnet_nb.engine.config import Config, resolve
 from alexnet_nb.engine.loop import train_loop
 from alexnet_nb.engine.trainer import Trainer
 from alexnet_nb.model import AlexNet, initial_weights
 from alexnet_nb.recipes import RECIPES, paper, source2012
 from alexnet_nb.training import train_on_images, train_step
-
-
-@pytest.fixture(scope="module")
-def digits():
-    return load_dataset("digits", 72)
 
 
 def plain_losses(config, data, epochs):

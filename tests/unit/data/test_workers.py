@@ -1,0 +1,100 @@
+"""Processes that share the work of reading."""
+
+import multiprocessing
+import os
+import subprocess
+import sys
+from contextlib import closing
+
+import pytest
+
+from alexnet_nb import preprocessing
+from alexnet_nb.data.packing import pack
+from alexnet_nb.data.workers import map_in_workers, pickled_by_path
+from helpers import ROOT
+from helpers.images import PATIENCE, QUIET, noise_images
+from helpers.troubles import (
+    Items,
+    allocate_too_much,
+    die,
+    leave,
+    leave_no_room_to_send,
+    tangle,
+)
+
+
+@pytest.mark.parametrize(
+    ("trouble", "reason"),
+    [
+        (die, "signal 9"),
+        (leave, "exit code 7"),
+        (allocate_too_much, "MemoryError"),
+        (leave_no_room_to_send, "MemoryError"),
+        (tangle, "pickle"),
+    ],
+)
+def test_a_process_in_trouble_ends_the_work_with_a_sentence(trouble, reason):
+    """In a process of its own: the fault that this looks for is to wait for ever."""
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from helpers import troubles\n"
+        "from alexnet_nb.data.workers import map_in_workers\n"
+        "for item in map_in_workers(troubles.Items(getattr(troubles, sys.argv[2])), 2):\n"
+        "    print(item)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, ROOT / "tests", trouble.__name__],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert done.stdout.split() == list("01234")
+    lines = done.stderr.splitlines()
+    (error,) = [line for line in lines if line.startswith("RuntimeError:")]
+    assert "processes: got" in error
+    assert reason in error
+    assert "that worked on item 5, expected an item; free memory" in error
+
+
+def test_what_is_left_of_the_work_ends_its_processes():
+    items = map_in_workers(Items(int), 2)
+    with closing(items):
+        assert next(items) == 0
+        children = multiprocessing.active_children()
+        assert len(children) == 2
+    assert not any(child.is_alive() for child in children)
+
+
+FORKSERVER = """
+import multiprocessing, sys
+if __name__ == "__main__":
+    multiprocessing.set_start_method("forkserver")
+    multiprocessing.set_forkserver_preload(["alexnet_nb.data.packing"])
+    from alexnet_nb.data.packing import pack
+    for quality in (None, 90):
+        out = f"{sys.argv[2]}-{quality}"
+        packed = pack(sys.argv[1], out, 16, quality=quality, processes=2)
+        print(packed.meta["sha256"]["stats.npz"])
+"""
+
+
+def test_where_processes_are_not_forked_a_mapped_file_is_handed_over_by_its_path(
+    tmp_path,
+):
+    """Python 3.14 on Linux starts a fork server, macOS and Windows spawn."""
+    noise_images(tmp_path / "in", 300)
+    expected = []
+    for quality in (None, 90):
+        out = tmp_path / f"forked-{quality}"
+        packed = pack(tmp_path / "in", out, 16, quality=quality, **QUIET)
+        expected.append(packed.meta["sha256"]["stats.npz"])
+        sums = preprocessing.PixelSums(packed.train.images)
+        assert len(pickled_by_path(sums)) < 2000 < os.stat(out / "stats.npz").st_size
+    done = subprocess.run(
+        [sys.executable, "-c", FORKSERVER, tmp_path / "in", tmp_path / "served"],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    found = [word for word in done.stdout.split() if word in expected]
+    assert found == expected, done.stderr

@@ -1,0 +1,48 @@
+"""Names and values of a configuration, also those of version 0.1."""
+
+import pytest
+
+from alexnet_nb.engine.config import (
+    Config,
+    parse_parameters,
+    rename_parameters,
+    resolve,
+)
+from alexnet_nb.recipes import RECIPES
+
+OLD_NAMES = {
+    "together": ("data_parallel", True),
+    "size": ("image_size", 96),
+    "crop": ("crop_size", 64),
+    "width": ("width_mult", 0.5),
+}
+
+
+@pytest.mark.parametrize("old", OLD_NAMES)
+def test_an_old_name_of_a_parameter_is_read_with_a_warning(old):
+    new, value = OLD_NAMES[old]
+    with pytest.warns(FutureWarning, match=f"{old}: .* now called {new}"):
+        config = parse_parameters({old: value})
+    assert config == Config(**{new: value})
+
+
+@pytest.mark.parametrize("old", OLD_NAMES)
+def test_a_parameter_by_both_of_its_names_is_refused(old):
+    new, value = OLD_NAMES[old]
+    with pytest.raises(
+        ValueError, match=rf"^{old}: got .* beside {new}=.*remove {old}"
+    ):
+        rename_parameters({old: value, new: value})
+
+
+def test_an_old_run_is_read_without_a_warning(recwarn):
+    assert rename_parameters({"width": 0.5}, warn=False) == {"width_mult": 0.5}
+    assert len(recwarn) == 0
+
+
+def test_each_recipe_keeps_its_crop():
+    """Without a size, full-size pictures give the recipe's own crop."""
+    for name in ("paper", "source2012", "caffe"):
+        assert (
+            resolve(Config(data="photos", recipe=name)).crop_size == RECIPES[name].crop
+        )
