@@ -53,7 +53,8 @@ def command_line() -> argparse.ArgumentParser:
     comments = _field_comments()
     for name, field in config_fields.items():
         help = comments[name]
-        if field.default not in (None, False, ""):
+        is_unset = field.default is None or field.default is False
+        if not is_unset and field.default != "":
             help += f" (default: {field.default})"
         option = _option(field.type)
         parser.add_argument(f"--{_dashed(name)}", help=help, **option)
