@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['atomic_write', 'fsync_path', 'synced_file', 'flush_to_disk', 'sync_folder', 'unlink_planted', 'open_append',
-           'read_json', 'file_lock', 'locked_file', 'names_file', 'sha256', 'printable', 'escaped']
+           'read_json', 'file_lock', 'LockHeldError', 'sha256', 'printable', 'escaped']
 
 # %% ../../nbs/engine/files.ipynb #imports
 import contextlib
@@ -15,8 +15,13 @@ import os
 import re
 import secrets
 import shutil
+import socket
+import stat
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 # %% ../../nbs/engine/files.ipynb #written
 @contextlib.contextmanager
@@ -114,48 +119,92 @@ def read_json(path: Path) -> dict:
 
 # %% ../../nbs/engine/files.ipynb #alone
 @contextmanager
-def file_lock(dest):
-    """Let one process at a time make `dest`.
+def file_lock(
+    path: Path | str,  # of the lock file
+    wait: bool = True,  # until nobody else holds it; False: raise an error instead
+    progress: Callable[[str], object] = print,  # called with a line before it waits
+) -> Iterator[None]:
+    """Hold a lock file, so that one process at a time does what follows.
 
-    The lock is given back when the process ends, however it ends. Nothing is written to
-    the lock file, and it is not opened through a link. A disk that knows no locks is
-    taken as it is: two packers at once must then be kept apart by hand.
+    The lock is free again when the process ends, however it ends. While it is held the
+    file names its owner; at the end it is removed. A link in its place is removed and
+    not followed. On a disk that knows no locks nothing is held, and two processes must
+    be kept apart by hand. Raises `LockHeldError` where another process has the lock and
+    `wait` is false, and `PermissionError` where no lock file can be made.
     """
-    dest.parent.mkdir(parents=True, exist_ok=True)
-    path = dest.with_name(f".{dest.name}.lock")
-    lock = locked_file(path)
-    while not names_file(path, lock):  # its last owner has removed it since
-        os.close(lock)
-        lock = locked_file(path)
+    path = Path(path)
+    lock = FileLock(path, thread_local=False, fallback_to_soft=False)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_planted_lock(path)
+        _acquire(lock, path, wait, progress)
+        _write_owner(path)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise PermissionError(
+                f"{path}: got {error.strerror!r}, expected a folder in which a lock file"
+                " can be made; choose a folder that you can write to"
+            ) from error
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP):
+            raise
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)  # before another process can have the lock
-        os.close(lock)
+        with contextlib.suppress(OSError):  # Windows removes no open file
+            path.unlink()  # before another process can have the lock
+        lock.release()
 
 # %% ../../nbs/engine/files.ipynb #locked_file
-def locked_file(path):
-    """Open a lock file, create it where there is none, and wait for the lock."""
-    import fcntl
+class LockHeldError(RuntimeError):
+    """Another process holds a lock; `owner` says which."""
 
-    if path.is_symlink():
-        path.unlink()
-    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-    except OSError as error:
-        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP):
-            os.close(lock)
-            raise
-    return lock
+    def __init__(self, path: Path, owner: str):
+        """Name the lock file and the process that holds it."""
+        super().__init__(
+            f"{path}: got a lock that {owner} holds, expected a free one; wait for its"
+            " end, or remove the file if it has ended"
+        )
+        self.owner = owner
 
 # %% ../../nbs/engine/files.ipynb #names_file
-def names_file(path, descriptor):
-    """Is this path still that of the open file?"""
+def _remove_planted_lock(path: Path) -> None:
+    """Remove what is no file of its own under the name of a lock, such as a link."""
     try:
-        return os.path.samestat(os.lstat(path), os.fstat(descriptor))
+        info = path.lstat()
     except FileNotFoundError:
-        return False
+        return
+    if not stat.S_ISREG(info.st_mode) or info.st_nlink > 1:
+        path.unlink()
+
+
+def _acquire(
+    lock: FileLock, path: Path, wait: bool, progress: Callable[[str], object]
+) -> None:
+    """Take a lock at once; else wait for it, or raise `LockHeldError`."""
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        owner = _lock_owner(path)
+        if not wait:
+            raise LockHeldError(path, owner) from None
+        progress(f"waiting for {owner}, which holds {printable(path)}")
+        lock.acquire()
+
+
+def _write_owner(path: Path) -> None:
+    """Write into a lock file who holds it, where the system lets us."""
+    text = f"process {os.getpid()} on {socket.gethostname()}"
+    flags = os.O_WRONLY | getattr(os, "O_NOFOLLOW", 0)
+    with contextlib.suppress(OSError), open(os.open(path, flags), "w") as file:
+        file.write(text)
+
+
+def _lock_owner(path: Path) -> str:
+    """Return who holds a lock, as its file says."""
+    with contextlib.suppress(OSError):  # Windows lets nobody read a locked file
+        owner = path.read_bytes()[:100].decode(errors="replace")
+        return printable(owner) or "another process"
+    return "another process"
 
 # %% ../../nbs/engine/files.ipynb #sha256
 def sha256(path):

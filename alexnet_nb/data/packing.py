@@ -235,7 +235,7 @@ def pack(
     )
     if dest.exists():  # without the lock: a shared cache may be one that we only read
         return open_finished(dest, plan)
-    with file_lock(dest):
+    with file_lock(dest.with_name(f".{dest.name}.lock"), progress=progress):
         if dest.exists():  # another process has packed it since
             return open_finished(dest, plan)
         folder = dest.with_name(f".{dest.name}.partial")

@@ -12,21 +12,21 @@ import os
 import platform
 import re
 import shutil
-import socket
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import torch
 
 from alexnet_nb.base.files import (
+    LockHeldError,
     atomic_write,
+    file_lock,
     open_append,
     read_json,
-    unlink_planted,
 )
 from ..data.datasets import KNOWN_DATASETS
 from alexnet_nb.engine.config import (
@@ -47,7 +47,7 @@ class RunDir:
         """Name the folder; nothing is made or read."""
         self.path = Path(path).expanduser()
         self.metrics_path = self.path / "metrics.jsonl"
-        self._lock: TextIO | None = None
+        self._lock = contextlib.ExitStack()
 
     def parameters(self) -> dict[str, Any]:
         """Return the parameters that the run was started with, by today's names."""
@@ -96,33 +96,17 @@ class RunDir:
         Raises `RuntimeError` where another process has it.
         """
         path = self.path / ".lock"
-        unlink_planted(path)
-        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
-        lock = open(os.open(path, flags, 0o666), "a+")
         try:
-            import fcntl
-
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            owner = lock.read() or "another process"
-            lock.close()
+            self._lock.enter_context(file_lock(path, wait=False))
+        except LockHeldError as error:
             raise RuntimeError(
-                f"out_dir: got {self.path}, which {owner} is training, expected a run"
-                f" that nobody trains; if nobody does, remove {path}"
+                f"out_dir: got {self.path}, which {error.owner} is training, expected a"
+                f" run that nobody trains; if nobody does, remove {path}"
             ) from None
-        except OSError:
-            pass  # a disk that knows no locks
-        lock.truncate(0)
-        lock.write(f"process {os.getpid()} on {socket.gethostname()}")
-        lock.flush()
-        self._lock = lock
 
     def close(self) -> None:
         """Let other processes take the run."""
-        if self._lock:
-            self._lock.close()
-            self._lock = None
+        self._lock.close()
 
     def checkpoints(self) -> list[Path]:
         """List the checkpoints, oldest first; not copies or links beside them."""
