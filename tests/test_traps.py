@@ -27,6 +27,7 @@ from alexnet_nb.model import AlexNet
 from alexnet_nb.preprocessing import load_image, resize_center_crop
 from alexnet_nb.recipes import LAYERS, RECIPES, no_lrn, paper, source2012, torchvision
 from alexnet_nb.relu import activation
+from alexnet_nb.training import train_step
 
 TRAPS = list(csv.DictReader((ROOT / "nbs/traps.tsv").open(), delimiter="\t"))
 SMALL = dict(crop=72, kernels=(8, 16, 24, 24, 16), hidden=(32, 32))
@@ -287,9 +288,7 @@ def test_trap_11_conv1_is_frozen():
         set_learning_rates(optimizer, rates)
         watched = net.conv1.weight, net.conv1.bias, net.conv3.weight, net.conv3.bias
         before = [p.detach().clone() for p in watched]
-        optimizer.zero_grad()
-        net(torch.randn(2, 3, 72, 72) * 60).square().sum().backward()
-        optimizer.step()
+        train_step(net, optimizer, torch.randn(2, 3, 72, 72) * 60, torch.tensor([0, 1]))
         moved[epoch] = (
             [not torch.equal(*pair) for pair in zip(before, watched)],
             rates["conv1"],
