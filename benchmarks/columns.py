@@ -14,11 +14,11 @@ import tempfile
 import time
 from collections import defaultdict
 from datetime import timedelta
+from functools import partial
 
 import torch
 import torch.distributed as dist
 from timing import save, spread, start
-from torch.nn import functional as F
 
 from alexnet_nb import multigpu
 from alexnet_nb.dropout import dropout_masks
@@ -27,99 +27,100 @@ from alexnet_nb.engine.launch import torchrun_command, worker_environment
 from alexnet_nb.learning import make_optimizer
 from alexnet_nb.model import AlexNet
 from alexnet_nb.recipes import MarkdownTable, paper
+from alexnet_nb.training import classification_loss, train_step
 
 BATCH, STEPS, ROUNDS = 32, 6, 3
 
 
-def timed(spent, name, function):
+def timed(seconds, name, function):
+    """Make a function that adds the time of every call to `seconds[name]`."""
+
     def run(*args, **kw):
         begin = time.perf_counter()
         try:
             return function(*args, **kw)
         finally:
-            spent[name] += time.perf_counter() - begin
+            seconds[name] += time.perf_counter() - begin
 
     return run
 
 
 def peak():
-    """Peak memory of this process so far, bytes."""
+    """Return the peak memory of this process so far, in bytes."""
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
+def column_loss(model, images, labels, masks):
+    """Return the loss and the logits; column 1 has none, and its sum is its loss."""
+    if model.column == 1:
+        logits = model(images, masks)
+        return logits.sum(), logits
+    return classification_loss(model, images, labels, masks)
+
+
+def count_kept_bytes(model, function):
+    """Call a function; return the bytes it keeps for the backward pass."""
+    own = {p.data_ptr() for p in model.parameters()}
+    kept = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        function()
+    return sum(kept.values())
+
+
 def train():
-    """What a process does: a step that does not count, then STEPS that do; prints what it saw as JSON."""
+    """Take a step that does not count, then STEPS that do; print them as JSON.
+
+    The backward pass is what forward pass and update leave of a step.
+    """
     column = int(os.environ["RANK"]) if os.environ["WORLD_SIZE"] == "2" else None
     if column is not None:
         init_process_group(2, "gloo", timedelta(minutes=5))
     torch.manual_seed(0)
     torch.optim.SGD([torch.zeros(1)])  # imports what torch's optimizers need
     baseline = peak()
-    net, spent, kept = AlexNet(paper, column=column), defaultdict(float), {}
-    own = {p.data_ptr() for p in net.parameters()}
+    net = AlexNet(paper, column=column)
     optimizer = make_optimizer(net, paper)
-    x, y = torch.randn(BATCH, 3, 224, 224) * 60, torch.randint(1000, (BATCH,))
+    x = torch.randn(BATCH, 3, 224, 224) * 60
+    y = torch.randint(1000, (BATCH,))
+    seconds = defaultdict(float)
     if column is not None:
-        multigpu.exchange_with_peer, dist.broadcast = (
-            timed(spent, "exchange", f)
-            for f in (multigpu.exchange_with_peer, dist.broadcast)
-        )
+        exchange = multigpu.exchange_with_peer
+        multigpu.exchange_with_peer = timed(seconds, "exchange", exchange)
+        dist.broadcast = timed(seconds, "exchange", dist.broadcast)
+    optimizer.step = timed(seconds, "update", optimizer.step)
+    forward = timed(seconds, "forward", column_loss)
 
-    def forward(step):
-        logits = net(x, dropout_masks(paper, BATCH, 0, step, column))
-        return logits.sum() if column == 1 else F.cross_entropy(logits, y)
+    def step(number):
+        masks = dropout_masks(paper, BATCH, 0, number, column)
+        train_step(net, optimizer, x, y, partial(forward, masks=masks))
 
-    def backward(loss):
-        optimizer.zero_grad()
-        loss.backward()
-
-    parts = {
-        name: timed(spent, name, f)
-        for name, f in (
-            ("forward", forward),
-            ("backward", backward),
-            ("update", optimizer.step),
-        )
-    }
-
-    def keep(t):
-        return (
-            kept.update(
-                {}
-                if t.untyped_storage().data_ptr() in own
-                else {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes()}
-            )
-            or t
-        )
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
-        loss = forward(0)
-    backward(loss)
-    optimizer.step()
-    del loss
-    rows, before = [], multigpu.bytes_sent.total()
-    for step in range(STEPS):
-        spent.clear()
+    kept_bytes = count_kept_bytes(net, partial(step, 0))
+    rows = []
+    sent_before = multigpu.bytes_sent.total()
+    for number in range(STEPS):
+        seconds.clear()
         begin = time.perf_counter()
-        parts["backward"](parts["forward"](step))
-        parts["update"]()
-        rows.append(dict(spent) | {"step": time.perf_counter() - begin})
-    print(
-        json.dumps(
-            dict(
-                column=column,
-                steps=rows,
-                parameters=sum(p.numel() for p in net.parameters()),
-                kept_bytes=sum(kept.values()),
-                sent_bytes=(multigpu.bytes_sent.total() - before) // STEPS,
-                start_bytes=baseline,
-                peak_bytes=peak(),
-            )
-        )
-        + "\n",
-        end="",
-        flush=True,
+        step(number)
+        seconds["step"] = time.perf_counter() - begin
+        rest = seconds["step"] - seconds["forward"] - seconds["update"]
+        rows.append(dict(seconds) | {"backward": rest})
+    result = dict(
+        column=column,
+        steps=rows,
+        parameters=sum(p.numel() for p in net.parameters()),
+        kept_bytes=kept_bytes,
+        sent_bytes=(multigpu.bytes_sent.total() - sent_before) // STEPS,
+        start_bytes=baseline,
+        peak_bytes=peak(),
     )
+    print(json.dumps(result) + "\n", end="", flush=True)
     os._exit(0)
 
 

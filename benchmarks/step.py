@@ -17,6 +17,7 @@ from alexnet_nb.lrn import LRN
 from alexnet_nb.model import AlexNet, layer_specs
 from alexnet_nb.recipes import MarkdownTable, no_lrn, paper, source2012
 from alexnet_nb.recipes import torchvision as theirs
+from alexnet_nb.training import train_step
 
 
 def naive():
@@ -140,12 +141,13 @@ def stepper(name, device, batch, autocast):
     if "best" in name:
         x = x.to(**best)
 
-    def step():
+    def compute_loss(model, images, labels):
         with torch.autocast(device, torch.bfloat16, enabled=autocast):
-            logits = run(x)
-        optimizer.zero_grad()
-        F.cross_entropy(logits.float(), y).backward()
-        optimizer.step()
+            logits = model(images)
+        return F.cross_entropy(logits.float(), labels), logits
+
+    def step():
+        train_step(run, optimizer, x, y, compute_loss)
 
     return step, optimizer
 

@@ -14,7 +14,7 @@ import platform
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from functools import cache
+from functools import cache, partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from alexnet_nb.augmentation import make_generator
 from alexnet_nb.data.datasets import load_dataset
 from alexnet_nb.engine.launch import has_native_bfloat16
 from alexnet_nb.relu import CifarNet
+from alexnet_nb.training import train_step
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 AT_ONCE = dict(cuda=8, cpu=2)
@@ -67,6 +68,13 @@ def pixels(folder, split="train"):
 
 def autocast(precision):
     return torch.autocast(DEVICE, torch.bfloat16, enabled=precision == "bfloat16")
+
+
+def autocast_loss(precision, model, images, labels, masks=None):
+    """Run the network in a precision; return the loss, in float32, and the logits."""
+    with autocast(precision):
+        logits = model(images) if masks is None else model(images, masks)
+    return F.cross_entropy(logits.float(), labels), logits
 
 
 @torch.no_grad()
@@ -111,6 +119,7 @@ def steps(
         for name, p in net.named_parameters()
     ]
     optimizer = torch.optim.SGD(groups, momentum=0.9, fused=True)
+    compute_loss = partial(autocast_loss, precision)
     updates = math.ceil(len(x) / batch)
     marks = {round(updates * q / 4) for q in range(1, 5)}
     for epoch in range(epochs):
@@ -119,12 +128,8 @@ def steps(
                 group["lr"] /= 10
         order = torch.randperm(len(x), generator=make_generator(seed, epoch)).to(DEVICE)
         for i, places in enumerate(order.split(batch), 1):
-            with autocast(precision):
-                logits = net(transform(x[places], epoch, places))
-            loss = F.cross_entropy(logits.float(), y[places])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+            images = transform(x[places], epoch, places)
+            loss, _ = train_step(net, optimizer, images, y[places], compute_loss)
             if i in marks:
                 yield round(epoch + i / updates, 4), loss.item()
 

@@ -11,16 +11,15 @@ import os
 import sys
 from collections import Counter
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from itertools import product
 from pathlib import Path
 
 import intervals
 import numpy as np
 import torch
-from cifar import DEVICE, FAST, autocast, lines, record, run
+from cifar import DEVICE, FAST, autocast_loss, lines, record, run
 from scipy import optimize, stats
-from torch.nn import functional as F
 
 from alexnet_nb.augmentation import InputTransform, sample_augment_params
 from alexnet_nb.data.datasets import load_dataset
@@ -34,6 +33,7 @@ from alexnet_nb.learning import (
 )
 from alexnet_nb.model import AlexNet, initial_weights
 from alexnet_nb.recipes import RECIPES, paper
+from alexnet_nb.training import train_step
 
 WINDOW, BATCH = 20, 128
 packed = cache(load_dataset)
@@ -69,12 +69,9 @@ def updates(data, r, seed, most, under, precision):
             see.train(load_images(data.train, rows), draws[rows]),
             torch.tensor(data.train.labels[rows], device=DEVICE),
         )
-        with autocast(precision):
-            logits = model(x, dropout_masks(r, len(x), seed, step, device=DEVICE))
-        loss = F.cross_entropy(logits.float(), y)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        masks = dropout_masks(r, len(x), seed, step, device=DEVICE)
+        compute_loss = partial(autocast_loss, precision, masks=masks)
+        loss, _ = train_step(model, optimizer, x, y, compute_loss)
         losses.append(round(loss.item(), 4))
         if not math.isfinite(losses[-1]):
             break

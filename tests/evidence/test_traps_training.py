@@ -21,6 +21,7 @@ from alexnet_nb.learning import learning_rates, make_optimizer, set_learning_rat
 from alexnet_nb.model import AlexNet
 from alexnet_nb.preprocessing import load_image, resize_center_crop
 from alexnet_nb.recipes import RECIPES, paper, source2012
+from alexnet_nb.training import train_step
 from helpers import ROOT
 from helpers.nets import small
 
@@ -67,9 +68,8 @@ def test_trap_11_conv1_is_frozen():
         set_learning_rates(optimizer, rates)
         watched = net.conv1.weight, net.conv1.bias, net.conv3.weight, net.conv3.bias
         before = [p.detach().clone() for p in watched]
-        optimizer.zero_grad()
-        net(torch.randn(2, 3, 72, 72) * 60).square().sum().backward()
-        optimizer.step()
+        images = torch.randn(2, 3, 72, 72) * 60
+        train_step(net, optimizer, images, torch.tensor([0, 1]))
         moved[epoch] = (
             [not torch.equal(*pair) for pair in zip(before, watched)],
             rates["conv1"],

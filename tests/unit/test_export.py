@@ -228,9 +228,9 @@ def test_function_imported_by_name():
 
 def test_settings_are_checked_in_script():
     scripted, x = torch.jit.script(lrn), activities(1)
-    with pytest.raises(torch.jit.Error, match="n: found 4"):
+    with pytest.raises(torch.jit.Error, match="n: got 4"):
         scripted(x, n=4)
-    with pytest.raises(torch.jit.Error, match="alpha_over: found 'max'"):
+    with pytest.raises(torch.jit.Error, match="alpha_over: got 'max'"):
         scripted(x, alpha_over="max")
 
 
