@@ -8,11 +8,9 @@ __all__ = ['window_sum', 'formula', 'gradient', 'lrn', 'LRN', 'SpatialNorm']
 # %% ../nbs/04_lrn.ipynb #imports
 import torch
 from torch import nn
-from torch._C._functorch import (
-    is_batchedtensor,
-    is_legacy_batchedtensor,
-)  # torch has no public way to ask
 from torch.nn import functional as F
+
+from .kernels import can_block, lrn_blocked
 
 # %% ../nbs/04_lrn.ipynb #window_sum
 def window_sum(
@@ -143,115 +141,14 @@ class LRN(nn.Module):
         names = ("n", "k", "alpha", "beta", "alpha_over", "columns")
         return ", ".join(f"{name}={getattr(self, name)}" for name in names)
 
-# %% ../nbs/04_lrn.ipynb #by_rows
-def _by_rows(x: torch.Tensor, columns: int) -> torch.Tensor:
-    """View `x` as it lies in memory: rows × columns × channels each × rest."""
-    flat = x
-    if not x.is_contiguous():  # channels last: a row is a pixel
-        flat = x.permute(0, 2, 3, 1).reshape(-1, x.shape[1], 1)
-    return flat.view(len(flat), columns, x.shape[1] // columns, -1)
-
-# %% ../nbs/04_lrn.ipynb #add_window
-def _add_window(
-    padded: torch.Tensor,  # as `_by_rows` views it, with padded channels
-    n: int,  # channels in the window
-    pairs: torch.Tensor,  # scratch, of the same shape
-    out: torch.Tensor,  # of the same shape
-) -> None:
-    """Write the sum of `padded[:, :, i:i + n]` into `out[:, :, i]`.
-
-    Behind a column's last channel, what is written means nothing.
-    """
-    step = padded[0, 0, 0].numel()
-    flat, pairs, out = padded.view(-1), pairs.view(-1), out.view(-1)
-    if n == 1:
-        out.copy_(flat)
-        return
-    torch.add(flat[:-step], flat[step:], out=pairs[:-step])
-
-    def shifted(t: torch.Tensor, i: int) -> torch.Tensor:
-        return t[i * step : len(flat) - (n - 1 - i) * step]
-
-    parts = [shifted(pairs, i) for i in range(0, n - 1, 2)]
-    parts.append(shifted(flat, n - 1))
-    total = out[: len(parts[0])]
-    torch.add(parts[0], parts[1], out=total)
-    for part in parts[2:]:
-        total += part
-
-# %% ../nbs/04_lrn.ipynb #blocked
-_BLOCK = 600_000  # numbers in a block: two images at conv1
-
-
-@torch.autocast("cpu", enabled=False)
-def _lrn_blocked(
-    x: torch.Tensor,
-    grad: torch.Tensor | None,  # of the loss, with respect to the output
-    n: int,
-    k: float,
-    scale: float,
-    beta: float,
-    columns: int,
-) -> torch.Tensor:
-    """Compute `gradient`, or `formula` where `grad` is None, block by block."""
-    result = torch.empty_like(x)
-    inputs, outputs = _by_rows(x, columns), _by_rows(result, columns)
-    grads = None if grad is None else _by_rows(grad, columns)
-    count, _, size, rest = inputs.shape
-    rows = max(1, _BLOCK // inputs[0].numel())
-    inner = slice(n // 2, n // 2 + size)  # of the padded channels
-    shape = (5, min(rows, count), columns, size + n - 1, rest)
-    scratch = torch.zeros(shape, dtype=_to_float32(x[:0]).dtype)
-    share = torch.full_like(scratch[0, 0, 0, 0, 0], k / n)
-    scratch[0] = share
-    for first in range(0, count, rows):
-        block = slice(first, first + rows)
-        x = _to_float32(inputs[block])
-        squares, products, bracket, root, power = scratch[:, : len(x)]
-        torch.addcmul(share, x, x, value=scale, out=squares[:, :, inner])
-        _add_window(squares, n, power, bracket)
-        if beta == 0.75:
-            torch.sqrt(torch.rsqrt(bracket, out=root), out=power).mul_(root)
-        else:
-            torch.pow(bracket, -beta, out=power)
-        p, d = power[:, :, :size], bracket[:, :, :size]
-        if grads is None:
-            torch.mul(p, x, out=outputs[block])
-            continue
-        p.mul_(_to_float32(grads[block]))
-        torch.mul(p, x, out=products[:, :, inner]).div_(d)
-        _add_window(products, n, root, bracket)  # `d` now has the sums of products
-        torch.addcmul(p, x, d, value=-2 * beta * scale, out=outputs[block])
-    return result
-
-# %% ../nbs/04_lrn.ipynb #in_blocks
-def _can_block(x: torch.Tensor, grad: torch.Tensor | None = None) -> bool:
-    """Check whether `_lrn_blocked` can take these tensors."""
-    if torch.compiler.is_compiling() or x.device.type != "cpu":
-        return False
-    if torch._C._len_torch_dispatch_stack():
-        return False  # a recorder, such as make_fx
-    if _is_batched(x) or (grad is not None and _is_batched(grad)):
-        return False
-    if x.numel() == 0:
-        return False
-    if x.is_contiguous():
-        return True
-    return x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
-
-
-def _is_batched(t: torch.Tensor) -> bool:
-    """Check whether `torch.func.vmap`, or autograd's own, holds a tensor."""
-    return is_batchedtensor(t) or is_legacy_batchedtensor(t)
-
 # %% ../nbs/04_lrn.ipynb #Normalize
 class _LRNFunction(torch.autograd.Function):
     """The formula with its own gradient, which keeps nothing but the input."""
 
     @staticmethod
     def forward(x, n, k, scale, beta, columns):
-        if _can_block(x):
-            return _lrn_blocked(x, None, n, k, scale, beta, columns)
+        if can_block(x):
+            return lrn_blocked(x, None, n, k, scale, beta, columns)
         return formula(x, n, k, scale, beta, columns)
 
     @staticmethod
@@ -262,11 +159,11 @@ class _LRNFunction(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         (x,) = ctx.saved_tensors
-        if torch.is_grad_enabled() or not _can_block(x, grad):
+        if torch.is_grad_enabled() or not can_block(x, grad):
             return gradient(grad, x, *ctx.settings), *[None] * 5
         layout = torch.contiguous_format if x.is_contiguous() else torch.channels_last
         grad = grad.contiguous(memory_format=layout)
-        return _lrn_blocked(x, grad, *ctx.settings), *[None] * 5
+        return lrn_blocked(x, grad, *ctx.settings), *[None] * 5
 
 # %% ../nbs/04_lrn.ipynb #Transformable
 class _LRNFunctionFunctorch(_LRNFunction):

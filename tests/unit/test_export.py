@@ -304,11 +304,11 @@ def test_network_of_every_recipe(tool, recipe):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES.values() if LONG else [source2012], ids=str)
-def test_network_of_full_size(recipe):
+@pytest.mark.parametrize("tool", ON_NETWORKS, **names)
+def test_network_of_full_size(tool, recipe):
     """The net of the paper's numbers; the other recipes behind the flag."""
-    net, example, x = sensitive(recipe, 1000), images(recipe, 2), images(recipe, 3)
-    for tool in ON_NETWORKS:
-        compare(net, tool(net, example), x)
+    net = sensitive(recipe, 1000)
+    compare(net, tool(net, images(recipe, 2)), images(recipe, 3))
 
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
