@@ -25,6 +25,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, TiffImagePlugin, TiffTags
 from sklearn.datasets import load_sample_image
+from tqdm import tqdm
 
 from alexnet_nb import preprocessing
 from alexnet_nb.base.files import file_lock
@@ -352,18 +353,24 @@ def test_what_was_finished_of_another_plan_does_not_get_the_name(
     assert pack(source, tmp_path / "out", 24, **QUIET).size == 24
 
 
+class Interrupted(tqdm):
+    """A bar on which Ctrl-C is pressed after two chunks."""
+
+    def update(self, n=1):
+        super().update(n)
+        if self.n >= 2 * CHUNK:
+            raise KeyboardInterrupt
+
+
 def test_an_interrupt_loses_nothing(tmp_path, three_chunks):
     """The lines of an interrupted run are written, whatever the time since the last."""
     source, _ = three_chunks
-
-    def tell(done):
-        if done >= 2 * CHUNK:
-            raise KeyboardInterrupt
-
-    items = list_images(source).splits["train"]
-    chunks = packing.Chunks(items, 16, None)
+    samples = list_images(source).splits["train"]
+    chunks = packing.Chunks(samples, 16, None)
     with pytest.raises(KeyboardInterrupt):
-        packing.write_split(tmp_path / "train", chunks, 0, tell)
+        packing.write_split(
+            tmp_path / "train", chunks, 0, Interrupted(file=io.StringIO())
+        )
     journal = (tmp_path / "train/journal.jsonl").read_bytes()
     assert journal.count(b"\n") == 2
 
