@@ -35,7 +35,7 @@ from alexnet_nb.base.files import (
 )
 from ..base.processes import available_cores
 from .packed import PackedDataset, open_packed, open_split
-from .sources import ImageSource, Sample, list_images
+from .sources import ImageSource, Sample
 from .workers import map_in_workers
 from ..preprocessing import load_image, pixel_statistics
 
@@ -246,24 +246,33 @@ def _save_array(path: Path, numbers: list[int]) -> None:
 
 # %% ../../nbs/engine/packing.ipynb #pack-1
 def pack(
-    source,  # an image folder, or a Source
-    dest,  # the packed data set
-    size: int = 256,  # side of the stored pictures, pixels
-    seed: int = 0,  # of the order
+    source: ImageSource,  # what `find_source` or `list_images` returns
+    dest: Path | str,  # folder of the packed data set
+    size: int = 256,  # side of the stored images, pixels
     quality: int | None = None,  # store JPEGs of this quality; None: raw pixels
-    processes: int | None = None,  # None: one a core
-    unreadable: float = 0.01,  # share of the files that may be unreadable; ten always may
-    progress=print,  # called with a line now and then
+    processes: int | None = None,  # beside this one; None: one a core
+    unreadable: float = 0.01,  # share of unreadable files to accept; ten always are
+    progress: Callable[[str], object] = print,  # called with a line now and then
 ) -> PackedDataset:
-    """Bring every picture of a source to size × size and store them. Goes on where an interrupted run with the same arguments stopped.
-    Raises `FileExistsError` where `dest` is another data set, `OSError` where the disk is too small, `ValueError` on too many unreadable files.
+    """Bring every image of a source to size × size and store it.
+
+    An interrupted call resumes where it was, if it is made again with the same
+    arguments. Raises `TypeError` for a path in place of a source, `FileExistsError`
+    where `dest` is another data set, `OSError` where the disk is too small, and
+    `ValueError` where too many files, or all files of a class, cannot be read.
     """
-    source, dest = (
-        source if isinstance(source, ImageSource) else list_images(source, seed),
-        Path(dest),
-    )
+    if not isinstance(source, ImageSource):
+        raise TypeError(
+            f"source: got {str(source)!r}, expected an ImageSource; call"
+            f" pack(find_source({str(source)!r}), ...)"
+        )
+    dest = Path(dest)
     plan = dict(
-        origin=source.origin, size=size, seed=seed, quality=quality, files=source.key()
+        origin=source.origin,
+        size=size,
+        seed=source.seed,
+        quality=quality,
+        files=source.key(),
     )
     if dest.exists():  # without the lock: a shared cache may be one that we only read
         return open_finished(dest, plan)
@@ -273,27 +282,35 @@ def pack(
         folder = dest.with_name(f".{dest.name}.partial")
         if read_plan(folder / "meta.json") != plan:
             write_packed(folder, source, plan, processes, unreadable, progress)
-        for path in (folder / "plan.json", *folder.glob("*/journal.jsonl")):
-            path.unlink(missing_ok=True)
-        for path in (*folder.glob("*/"), folder):
-            sync_folder(path)
-        folder.rename(dest)
-        sync_folder(dest.parent)
+        _name_packed(folder, dest)
     return open_packed(dest)
 
+
+def _name_packed(folder: Path, dest: Path) -> None:
+    """Remove what only a resumed call would need, and give the folder its name."""
+    for path in (folder / "plan.json", *folder.glob("*/journal.jsonl")):
+        path.unlink(missing_ok=True)
+    for path in (*folder.glob("*/"), folder):
+        sync_folder(path)
+    folder.rename(dest)
+    sync_folder(dest.parent)
+
 # %% ../../nbs/engine/packing.ipynb #open_finished
-def open_finished(dest, plan):
-    """Open what was packed with this plan. Raises `FileExistsError` where it is another data set."""
+def open_finished(dest: Path, plan: dict[str, Any]) -> PackedDataset:
+    """Open what was packed with this plan.
+
+    Raises `FileExistsError` where the folder holds something else.
+    """
     if read_plan(dest / "meta.json") != plan:
         raise FileExistsError(
-            f"{dest} exists and is another data set; pack to another folder, or remove it"
-            " first"
+            f"dest: got {dest}, which is another data set, expected a new folder; pack"
+            " to another one, or remove it first"
         )
     return open_packed(dest)
 
 # %% ../../nbs/engine/packing.ipynb #read_plan
-def read_plan(path):
-    """The plan in a `plan.json` or `meta.json`; `None` where it is missing or damaged."""
+def read_plan(path: Path) -> dict[str, Any] | None:
+    """Read the plan in a `plan.json` or `meta.json`; `None` if missing or damaged."""
     try:
         content = json.loads(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError, ValueError):

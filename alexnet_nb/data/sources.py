@@ -32,6 +32,7 @@ class ImageSource:
     names: tuple  # of the classes
     origin: str  # where they are from
     left_out: tuple = ()  # (path, why it is not among the pictures)
+    seed: int = 0  # of the order
 
     def __post_init__(self):
         for name in self.names:
@@ -162,7 +163,8 @@ def list_images(
                 " and val/CLASS/FILE, or CLASS/FILE, with files"
                 f" {' '.join(sorted(IMAGE_SUFFIXES))}{suggest_folder(left_out)}"
             )
-    return ImageSource(found, tuple(names), str(folder.resolve()), tuple(left_out))
+    origin = str(folder.resolve())
+    return ImageSource(found, tuple(names), origin, tuple(left_out), seed)
 
 # %% ../../nbs/engine/sources.ipynb #def-split-roots
 def split_roots(folder: Path) -> dict[str, Path]:
@@ -261,6 +263,7 @@ def list_imagenet(
         shuffled(items, seed),
         tuple(words[0] for words in sets["train"].classes),
         str(Path(folder).resolve()),
+        seed=seed,
     )
 
 # %% ../../nbs/engine/sources.ipynb #list_cifar10
@@ -280,6 +283,7 @@ def list_cifar10(
         shuffled({s: list(zip(h.data, h.targets)) for s, h in halves.items()}, seed),
         tuple(halves["train"].classes),
         "torchvision.datasets.CIFAR10",
+        seed=seed,
     )
 
 # %% ../../nbs/engine/sources.ipynb #list_imagenette

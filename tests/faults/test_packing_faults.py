@@ -36,6 +36,7 @@ from alexnet_nb.data.packing import CHUNK, HEADER, pack
 from alexnet_nb.data.sources import list_images
 from alexnet_nb.data.workers import map_in_workers, pickled_by_path
 from alexnet_nb.preprocessing import decode_jpeg, load_image, resize_center_crop
+from helpers.packing import pack_folder
 
 QUIET = {"progress": lambda line: None}
 PATIENCE = 300  # seconds after which a process that should have ended is called hung
@@ -187,7 +188,7 @@ def test_a_worker_killed_mid_way_is_named_and_packing_goes_on(tmp_path, monkeypa
     if sys.platform != "linux":
         pytest.skip("the workers inherit the fault by fork")
     noise_images(tmp_path / "in", 100)
-    whole = pack(tmp_path / "in", tmp_path / "whole", 16, **QUIET)
+    whole = pack_folder(tmp_path / "in", tmp_path / "whole", 16, **QUIET)
     read = preprocessing.load_image
 
     def deadly(source, size):
@@ -199,9 +200,9 @@ def test_a_worker_killed_mid_way_is_named_and_packing_goes_on(tmp_path, monkeypa
     monkeypatch.setattr(multiprocessing, "get_context", lambda: context)
     monkeypatch.setattr(packing, "load_image", deadly)
     with pytest.raises(RuntimeError, match=r"got signal 9.*one of the files.*77\.png"):
-        pack(tmp_path / "in", tmp_path / "out", 16, processes=2, **QUIET)
+        pack_folder(tmp_path / "in", tmp_path / "out", 16, processes=2, **QUIET)
     monkeypatch.setattr(packing, "load_image", read)
-    packed = pack(tmp_path / "in", tmp_path / "out", 16, processes=2, **QUIET)
+    packed = pack_folder(tmp_path / "in", tmp_path / "out", 16, processes=2, **QUIET)
     assert packed.meta["sha256"] == whole.meta["sha256"]
 
 
@@ -220,9 +221,11 @@ if __name__ == "__main__":
     multiprocessing.set_start_method("forkserver")
     multiprocessing.set_forkserver_preload(["alexnet_nb.data.packing"])
     from alexnet_nb.data.packing import pack
+    from alexnet_nb.data.sources import list_images
+    source = list_images(sys.argv[1])
     for quality in (None, 90):
         out = f"{sys.argv[2]}-{quality}"
-        packed = pack(sys.argv[1], out, 16, quality=quality, processes=2)
+        packed = pack(source, out, 16, quality=quality, processes=2)
         print(packed.meta["sha256"]["stats.npz"])
 """
 
@@ -235,7 +238,7 @@ def test_where_processes_are_not_forked_a_mapped_file_is_handed_over_by_its_path
     expected = []
     for quality in (None, 90):
         out = tmp_path / f"forked-{quality}"
-        packed = pack(tmp_path / "in", out, 16, quality=quality, **QUIET)
+        packed = pack_folder(tmp_path / "in", out, 16, quality=quality, **QUIET)
         expected.append(packed.meta["sha256"]["stats.npz"])
         sums = preprocessing.PixelSums(packed.train.images)
         assert len(pickled_by_path(sums)) < 2000 < os.stat(out / "stats.npz").st_size
@@ -265,7 +268,7 @@ def pack_until(monkeypatch, source, out, function, **options):
     with monkeypatch.context() as patch:
         patch.setattr(packing, function, cut)
         with pytest.raises(PowerCut):
-            pack(source, out, 16, **options, **QUIET)
+            pack_folder(source, out, 16, **options, **QUIET)
     return out.with_name(f".{out.name}.partial")
 
 
@@ -281,7 +284,7 @@ def same_files(a, b):
 def three_chunks(tmp_path):
     """A folder with more than three chunks for training, and what is made of it."""
     source = noise_images(tmp_path / "in", 3 * CHUNK // 2 + 10)
-    return source, pack(source, tmp_path / "whole", 16, **QUIET).path
+    return source, pack_folder(source, tmp_path / "whole", 16, **QUIET).path
 
 
 @pytest.mark.parametrize("quality", [None, 90])
@@ -292,14 +295,16 @@ def test_a_journal_ahead_of_its_data_is_cut_back(
     """What reached the disk is the journal, and some of the images or none."""
     source, whole = three_chunks
     if quality:
-        whole = pack(source, tmp_path / "jpegs", 16, quality=quality, **QUIET).path
+        whole = pack_folder(
+            source, tmp_path / "jpegs", 16, quality=quality, **QUIET
+        ).path
     out = tmp_path / "out"
     cut = pack_until(monkeypatch, source, out, "pixel_statistics", quality=quality)
     data = cut / "train" / ("jpegs.npy" if quality else "images.npy")
     size = HEADER + int(images * 3 * 16 * 16)
     assert size < data.stat().st_size
     os.truncate(data, size if images else 0)
-    packed = verify(pack(source, out, 16, quality=quality, **QUIET).path)
+    packed = verify(pack_folder(source, out, 16, quality=quality, **QUIET).path)
     assert same_files(packed.path, whole)
     assert all(packed.train.images[i].any() for i in range(len(packed.train)))
 
@@ -325,7 +330,7 @@ def test_a_damaged_journal_is_cut_there(tmp_path, monkeypatch, three_chunks, dam
     lines = journal.read_bytes().splitlines(keepends=True)
     assert len(lines) >= 3
     journal.write_bytes(b"".join(DAMAGES[damage](lines)))
-    packed = pack(source, tmp_path / "out", 16, **QUIET)
+    packed = pack_folder(source, tmp_path / "out", 16, **QUIET)
     assert same_files(verify(packed.path).path, whole)
 
 
@@ -337,7 +342,7 @@ def test_a_damaged_plan_does_not_block_later_tries(
     source, whole = three_chunks
     cut = pack_until(monkeypatch, source, tmp_path / "out", "pixel_statistics")
     (cut / name).write_bytes(content)
-    packed = pack(source, tmp_path / "out", 16, **QUIET)
+    packed = pack_folder(source, tmp_path / "out", 16, **QUIET)
     assert same_files(verify(packed.path).path, whole)
 
 
@@ -350,7 +355,7 @@ def test_what_was_finished_of_another_plan_does_not_get_the_name(
     for path in whole.rglob("*"):
         if path.is_file():
             (cut / path.relative_to(whole)).write_bytes(path.read_bytes())
-    assert pack(source, tmp_path / "out", 24, **QUIET).size == 24
+    assert pack_folder(source, tmp_path / "out", 24, **QUIET).size == 24
 
 
 class Interrupted(tqdm):
@@ -411,7 +416,7 @@ def test_files_have_reached_the_disk_before_they_get_their_names(
 ):
     synced, renamed = disk
     source = noise_images(tmp_path / "in")
-    pack(source, tmp_path / "out", 16, quality=quality, **QUIET)
+    pack_folder(source, tmp_path / "out", 16, quality=quality, **QUIET)
     names = {path.name for path in renamed}
     assert {"out", "meta.json", "plan.json", "stats.npz", "labels.npy"} <= names
     assert {path.parent.stat().st_ino for path in renamed if path.exists()} <= set(
@@ -447,7 +452,7 @@ def test_data_have_reached_the_disk_before_their_journal_line(
         look()
 
     monkeypatch.setattr(os, "fsync", note)
-    pack(three_chunks[0], tmp_path / "out", 16, **QUIET)
+    pack_folder(three_chunks[0], tmp_path / "out", 16, **QUIET)
     assert len({end for split, end in seen if split == "train"}) >= 3
     assert any(split == "val" for split, _ in seen)
 
@@ -470,7 +475,7 @@ def test_a_class_name_of_several_lines_is_refused_by_name(tmp_path, character):
 )
 def test_other_class_names_come_back_as_they_are(tmp_path, name):
     noise_images(tmp_path / "in", num_classes=(name, "z"))
-    packed = verify(pack(tmp_path / "in", tmp_path / "out", 16, **QUIET).path)
+    packed = verify(pack_folder(tmp_path / "in", tmp_path / "out", 16, **QUIET).path)
     assert set(packed.names) == {name, "z"}
 
 
@@ -483,7 +488,7 @@ def test_a_class_folder_that_is_not_utf8_is_refused_by_name(tmp_path):
 @pytest.mark.parametrize("meta", ["[1]", "{}"])
 def test_a_damaged_meta_json_is_named(tmp_path, meta):
     noise_images(tmp_path / "in")
-    packed = pack(tmp_path / "in", tmp_path / "out", 16, **QUIET)
+    packed = pack_folder(tmp_path / "in", tmp_path / "out", 16, **QUIET)
     (packed.path / "meta.json").write_text(meta)
     with pytest.raises(
         ValueError, match="expected None, the number of classes in meta"
@@ -494,7 +499,7 @@ def test_a_damaged_meta_json_is_named(tmp_path, meta):
 @pytest.mark.parametrize("text", ["a\n", "a\nb\nc\n", "a\n\nb\n", ""])
 def test_as_many_names_as_classes(tmp_path, text):
     noise_images(tmp_path / "in")
-    packed = pack(tmp_path / "in", tmp_path / "out", 16, **QUIET)
+    packed = pack_folder(tmp_path / "in", tmp_path / "out", 16, **QUIET)
     (packed.path / "names.txt").write_text(text)
     for opened in (open_packed, verify):
         with pytest.raises(ValueError, match=r"names.txt: got \d names, expected 2"):
@@ -503,7 +508,7 @@ def test_as_many_names_as_classes(tmp_path, text):
 
 def test_names_are_utf8_whatever_the_locale(tmp_path):
     noise_images(tmp_path / "in", num_classes=("日本", "é"))
-    packed = pack(tmp_path / "in", tmp_path / "out", 16, **QUIET)
+    packed = pack_folder(tmp_path / "in", tmp_path / "out", 16, **QUIET)
     assert (packed.path / "names.txt").read_bytes() == "é\n日本\n".encode()
     code = (
         "import sys; from alexnet_nb.data.packed import open_packed\n"
@@ -542,10 +547,14 @@ def test_what_is_no_image_is_left_out_by_name(tmp_path, processes):
     noise_images(tmp_path / "in")
     odd = odd_files(tmp_path / "in/a")
     code = (
-        "import json, resource, sys; from alexnet_nb.data.packed import verify; from alexnet_nb.data.packing import pack\n"
+        "import json, resource, sys\n"
+        "from alexnet_nb.data.packed import verify\n"
+        "from alexnet_nb.data.packing import pack\n"
+        "from alexnet_nb.data.sources import list_images\n"
         "resource.setrlimit(resource.RLIMIT_AS, (6 << 30, 6 << 30))\n"
         "out, processes = sys.argv[2], int(sys.argv[3])\n"
-        "packed = pack(sys.argv[1], out, 16, processes=processes, progress=len)\n"
+        "source = list_images(sys.argv[1])\n"
+        "packed = pack(source, out, 16, processes=processes, progress=len)\n"
         "verify(packed.path)\n"
         "print(json.dumps([len(packed.train), len(packed.val), packed.meta['unread']]))"
     )
@@ -592,7 +601,7 @@ def test_file_names_of_any_bytes_are_packed_and_printed_as_one_line(tmp_path):
         with open(folder + name, "w") as file:
             file.write("no image")
     said = []
-    packed = pack(tmp_path / "in", tmp_path / "out", 16, progress=said.append)
+    packed = pack_folder(tmp_path / "in", tmp_path / "out", 16, progress=said.append)
     assert len(packed.train) + len(packed.val) == 24
     names = {r"a/\xff.png", r"a/\x1b]0;owned\x07.png", r"a/x\nforged: line.png"}
     assert {name for name, _ in packed.meta["unread"]} == names
@@ -601,7 +610,9 @@ def test_file_names_of_any_bytes_are_packed_and_printed_as_one_line(tmp_path):
     assert "\x1b" not in text
     assert "\nforged" not in text
     assert text.encode()  # no half characters, which a terminal would refuse
-    assert pack(tmp_path / "in", tmp_path / "out", 16, **QUIET).path == packed.path
+    assert (
+        pack_folder(tmp_path / "in", tmp_path / "out", 16, **QUIET).path == packed.path
+    )
 
 
 def test_hidden_and_system_folders_are_passed_over_by_name(tmp_path):
@@ -613,7 +624,7 @@ def test_hidden_and_system_folders_are_passed_over_by_name(tmp_path):
     (folder / "b/notes.txt").write_text("no image")
     (folder / "b/0.ppm").write_text("no image")
     said = []
-    packed = pack(folder, tmp_path / "out", 16, progress=said.append)
+    packed = pack_folder(folder, tmp_path / "out", 16, progress=said.append)
     assert packed.names == ("a", "b")
     assert len(packed.train) + len(packed.val) == 80
     unread = dict(packed.meta["unread"])
@@ -631,7 +642,7 @@ def test_a_class_that_loses_all_its_images_is_refused_by_name(tmp_path):
     for path in (tmp_path / "in/lost").iterdir():
         path.write_bytes(b"no image")
     with pytest.raises(ValueError, match=r"data: got no training .* the classes lost"):
-        pack(tmp_path / "in", tmp_path / "out", 16, **QUIET)
+        pack_folder(tmp_path / "in", tmp_path / "out", 16, **QUIET)
 
 
 def test_where_there_is_no_image_what_was_found_is_named(tmp_path):
@@ -828,7 +839,7 @@ def test_an_unknown_range_is_left_out_by_name_and_never_black(tmp_path, name):
     image, options = UNKNOWN_RANGES[name]
     noise_images(tmp_path / "in")
     image.save(tmp_path / "in/a/odd.tif", **options)
-    packed = pack(tmp_path / "in", tmp_path / "out", 16, **QUIET)
+    packed = pack_folder(tmp_path / "in", tmp_path / "out", 16, **QUIET)
     ((path, reason),) = packed.meta["unread"]
     assert path == "a/odd.tif"
     assert reason.startswith("ValueError: got ")
@@ -867,10 +878,10 @@ def test_a_planted_lock_does_no_harm(tmp_path):
     for i, target in enumerate((victim, tmp_path / "new")):
         victim.write_text("my thesis")
         (tmp_path / f".out{i}.lock").symlink_to(target)
-        pack(tmp_path / "in", tmp_path / f"out{i}", 16, **QUIET)
+        pack_folder(tmp_path / "in", tmp_path / f"out{i}", 16, **QUIET)
         assert victim.read_text() == "my thesis"
     (tmp_path / ".out2.lock").hardlink_to(victim)
-    pack(tmp_path / "in", tmp_path / "out2", 16, **QUIET)
+    pack_folder(tmp_path / "in", tmp_path / "out2", 16, **QUIET)
     assert victim.read_text() == "my thesis"
     assert sorted(p.name for p in tmp_path.glob(".*")) == []
     assert not (tmp_path / "new").exists()
@@ -923,9 +934,9 @@ def test_a_disk_without_locks_is_tolerated(tmp_path, monkeypatch, code):
     noise_images(tmp_path / "in")
     if code == errno.EIO:
         with pytest.raises(OSError, match="Input/output"):
-            pack(tmp_path / "in", tmp_path / "out", 16, **QUIET)
+            pack_folder(tmp_path / "in", tmp_path / "out", 16, **QUIET)
     else:
-        verify(pack(tmp_path / "in", tmp_path / "out", 16, **QUIET).path)
+        verify(pack_folder(tmp_path / "in", tmp_path / "out", 16, **QUIET).path)
         assert not list(tmp_path.glob(".*"))
 
 

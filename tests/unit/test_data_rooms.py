@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -280,3 +281,14 @@ def test_a_resumed_bar_counts_only_what_it_packs_itself(tmp_path, monkeypatch):
     pack(two_classes(), tmp_path / "out", 8, progress=lambda line: None)
     assert (bars[0].n, bars[0].initial) == (40, 40)
     assert not list((tmp_path / "out").glob(".*"))  # what the first had begun
+
+
+@pytest.mark.parametrize("source", ["photos", Path("photos")])
+def test_a_path_in_place_of_a_source_is_refused_with_the_call_to_make(source, tmp_path):
+    with pytest.raises(TypeError) as e:
+        pack(source, tmp_path / "out")
+    assert str(e.value) == (
+        "source: got 'photos', expected an ImageSource; call"
+        " pack(find_source('photos'), ...)"
+    )
+    assert list(tmp_path.iterdir()) == []

@@ -11,7 +11,6 @@ from PIL import Image
 
 from alexnet_nb.augmentation import InputTransform
 from alexnet_nb.data.datasets import load_dataset
-from alexnet_nb.data.packing import pack
 from alexnet_nb.engine.config import Config, resolve
 from alexnet_nb.engine.distributed import plan_placement
 from alexnet_nb.engine.loop import run_training
@@ -20,6 +19,7 @@ from alexnet_nb.engine.trainer import Trainer
 from alexnet_nb.evaluation import evaluate, load_input, load_model, probabilities
 from alexnet_nb.learning import error_rates
 from alexnet_nb.recipes import paper
+from helpers.packing import pack_folder
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,8 @@ def packed(folder, names, size=72, n=12):
         for i in range(n):
             pixels = rng.integers(100, 256, (size, size, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(folder / "images" / name / f"{i}.png")
-    return pack(folder / "images", folder / "packed", size, progress=lambda line: None)
+    dest = folder / "packed"
+    return pack_folder(folder / "images", dest, size, progress=lambda line: None)
 
 
 def result_of(run, name):

@@ -17,7 +17,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 from torchvision import datasets, transforms
 
-from alexnet_nb.data.packed import open_packed, verify
+from alexnet_nb.data.packed import verify
 from alexnet_nb.data.packing import CHUNK, pack
 from alexnet_nb.data.sources import (
     ImageSource,
@@ -27,6 +27,7 @@ from alexnet_nb.data.sources import (
     list_images,
 )
 from alexnet_nb.preprocessing import load_image, pixel_statistics, resize_center_crop
+from helpers.packing import pack_folder
 
 PHOTO = Image.fromarray(load_sample_image("china.jpg"))
 quiet = dict(progress=lambda line: None)
@@ -147,7 +148,7 @@ def test_unreadable_files_are_listed_and_too_many_refused(tmp_path):
     Image.new("1", (20_000, 20_000)).save(bomb, "PNG")
     (tmp_path / "in/class1/bomb.png").write_bytes(bomb.getvalue())
     said = []
-    packed = pack(tmp_path / "in", tmp_path / "out", 32, progress=said.append)
+    packed = pack_folder(tmp_path / "in", tmp_path / "out", 32, progress=said.append)
     unread = dict(packed.meta["unread"])
     assert set(unread) == {f"class1/{name}" for name in (*bad, "bomb.png")}
     assert len(packed.train) + len(packed.val) == 40
@@ -165,7 +166,7 @@ def test_unreadable_files_are_listed_and_too_many_refused(tmp_path):
     for i in range(20):
         (tmp_path / f"in/class0/bad{i}.jpg").write_bytes(b"no")
     with pytest.raises(ValueError, match="unreadable: got 25 of 65 files"):
-        pack(tmp_path / "in", tmp_path / "more", 32, **quiet)
+        pack_folder(tmp_path / "in", tmp_path / "more", 32, **quiet)
 
 
 def digest(folder):
@@ -182,7 +183,7 @@ def digest(folder):
 def test_the_number_of_processes_changes_nothing(tmp_path, quality):
     jpegs(tmp_path / "in", 3 * CHUNK + 7)
     a, b = (
-        pack(
+        pack_folder(
             tmp_path / "in",
             tmp_path / f"out{n}",
             32,
@@ -202,20 +203,25 @@ def test_the_number_of_processes_changes_nothing(tmp_path, quality):
 def test_jpegs_look_like_the_pixels(tmp_path):
     jpegs(tmp_path / "in", 20)
     raw, small = (
-        pack(tmp_path / "in", tmp_path / str(q), 64, quality=q, **quiet)
+        pack_folder(tmp_path / "in", tmp_path / str(q), 64, quality=q, **quiet)
         for q in (None, 95)
     )
     assert np.abs(raw.train.images[:].astype(int) - small.train.images[:]).mean() < 4
     assert (raw.train.labels == small.train.labels).all()
 
 
-PACK = "import sys; from alexnet_nb.data.packing import pack; pack(sys.argv[1], sys.argv[2], 64, processes=int(sys.argv[3]))"
+PACK = """
+import sys
+from alexnet_nb.data.packing import pack
+from alexnet_nb.data.sources import list_images
+pack(list_images(sys.argv[1]), sys.argv[2], 64, processes=int(sys.argv[3]))
+"""
 
 
 def test_killed_at_any_moment_it_goes_on(tmp_path):
     """What is there after a kill is nothing or a whole set, and a second run makes the bytes of an undisturbed one."""
     jpegs(tmp_path / "in", 10 * CHUNK)
-    whole = digest(pack(tmp_path / "in", tmp_path / "whole", 64, **quiet).path)
+    whole = digest(pack_folder(tmp_path / "in", tmp_path / "whole", 64, **quiet).path)
     rng, resumed = np.random.default_rng(), 0
     for trial in range(3):
         out = tmp_path / f"out{trial}"
@@ -232,7 +238,7 @@ def test_killed_at_any_moment_it_goes_on(tmp_path):
         process.wait()
         assert not out.exists() or digest(out) == whole
         resumed += any(partial.glob("*/journal.jsonl"))
-        assert digest(pack(tmp_path / "in", out, 64, **quiet).path) == whole
+        assert digest(pack_folder(tmp_path / "in", out, 64, **quiet).path) == whole
         assert sorted(
             p.name
             for p in tmp_path.iterdir()
@@ -276,7 +282,7 @@ def in_group(pid, group):
 
 def test_a_torn_journal_is_cut(tmp_path):
     jpegs(tmp_path / "in", 3 * CHUNK)
-    whole = digest(pack(tmp_path / "in", tmp_path / "whole", 32, **quiet).path)
+    whole = digest(pack_folder(tmp_path / "in", tmp_path / "whole", 32, **quiet).path)
 
     class Stop(Exception):
         pass
@@ -285,24 +291,29 @@ def test_a_torn_journal_is_cut(tmp_path):
         raise Stop
 
     with pytest.raises(Stop):
-        pack(
+        pack_folder(
             tmp_path / "in", tmp_path / "out", 32, progress=stop
         )  # before the first file
     partial = tmp_path / ".out.partial"
     (partial / "train").mkdir()
     (partial / "train/journal.jsonl").write_text('{"end": 12')
     (partial / "train/images.npy").write_bytes(b"rubbish")
-    assert digest(pack(tmp_path / "in", tmp_path / "out", 32, **quiet).path) == whole
+    assert (
+        digest(pack_folder(tmp_path / "in", tmp_path / "out", 32, **quiet).path)
+        == whole
+    )
 
 
 def test_never_overwrites_another_set(tmp_path):
     for name in ("a", "b"):
         jpegs(tmp_path / name)
-    first = digest(pack(tmp_path / "a", tmp_path / "out", 32, **quiet).path)
+    first = digest(pack_folder(tmp_path / "a", tmp_path / "out", 32, **quiet).path)
     for source, size in (("b", 32), ("a", 64)):
         with pytest.raises(FileExistsError, match="another data set"):
-            pack(tmp_path / source, tmp_path / "out", size, **quiet)
-    assert digest(pack(tmp_path / "a", tmp_path / "out", 32, **quiet).path) == first
+            pack_folder(tmp_path / source, tmp_path / "out", size, **quiet)
+    assert (
+        digest(pack_folder(tmp_path / "a", tmp_path / "out", 32, **quiet).path) == first
+    )
 
 
 def test_two_at_once(tmp_path):
@@ -324,7 +335,7 @@ def test_a_disk_that_is_too_small_is_refused(tmp_path, monkeypatch):
         lambda path: type("", (), dict(free=1000)),
     )
     with pytest.raises(OSError, match=r"dest: got .* GB free, expected"):
-        pack(tmp_path / "in", tmp_path / "out", 32, **quiet)
+        pack_folder(tmp_path / "in", tmp_path / "out", 32, **quiet)
 
 
 SMALL_DISK = """
@@ -332,7 +343,8 @@ import subprocess, sys
 from pathlib import Path
 from alexnet_nb.data.packed import verify
 from alexnet_nb.data.packing import pack
-source, disk = sys.argv[1:]
+from alexnet_nb.data.sources import list_images
+source, disk = list_images(sys.argv[1]), sys.argv[2]
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", disk], check=True)
 filler = Path(disk, "filler")
 def fill(line): filler.write_bytes(bytes(3_600_000))  # after pack has looked how much is free
@@ -565,7 +577,7 @@ def test_missing_archives_are_named(tmp_path):
 
 def test_check_names_what_is_wrong(tmp_path):
     jpegs(tmp_path / "in")
-    packed = pack(tmp_path / "in", tmp_path / "out", 32, **quiet)
+    packed = pack_folder(tmp_path / "in", tmp_path / "out", 32, **quiet)
     verify(packed.path)
     np.save(packed.path / "val/labels.npy", np.array([7] * 9))
     with pytest.raises(
@@ -583,14 +595,5 @@ def test_order_depends_on_the_seed_alone(tmp_path):
 
     assert order(0) == order(0) != order(1)
     assert isinstance(list_images(tmp_path / "in"), ImageSource)
-    assert (
-        json.loads(
-            (
-                open_packed(
-                    pack(tmp_path / "in", tmp_path / "out", 32, seed=1, **quiet).path
-                ).path
-                / "meta.json"
-            ).read_text()
-        )["seed"]
-        == 1
-    )
+    packed = pack(list_images(tmp_path / "in", seed=1), tmp_path / "out", 32, **quiet)
+    assert json.loads((packed.path / "meta.json").read_text())["seed"] == 1
