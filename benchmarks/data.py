@@ -21,6 +21,7 @@ from torchvision import datasets, io, transforms
 
 from alexnet_nb.augmentation import InputTransform, sample_augment_params
 from alexnet_nb.data.packing import pack
+from alexnet_nb.data.sources import list_images
 from alexnet_nb.engine.trainer import load_images
 from alexnet_nb.preprocessing import load_image
 from alexnet_nb.recipes import MarkdownTable, paper
@@ -167,7 +168,7 @@ def main():
         packing = dict(pictures=len(files), seconds=in_turns(readers, rounds=5))
         stored = {
             q: pack(
-                folder / "files",
+                list_images(folder / "files"),
                 folder / f"packed{q}",
                 quality=q,
                 progress=lambda line: None,
@@ -187,7 +188,9 @@ def main():
                 link.hardlink_to(path)
         (many / "val").symlink_to(folder / "files/val")
         begin = time.perf_counter()
-        whole = pack(many, folder / "whole", processes=2, progress=lambda line: None)
+        whole = pack(
+            list_images(many), folder / "whole", processes=2, progress=lambda line: None
+        )
         packed = dict(
             pictures=len(whole.train), processes=2, seconds=time.perf_counter() - begin
         )

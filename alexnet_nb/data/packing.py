@@ -5,100 +5,110 @@
 # %% auto #0
 __all__ = ['CHUNK', 'HEADER', 'Chunks', 'npy_header', 'Journal', 'journal_line', 'read_journal', 'write_split', 'pack',
            'open_finished', 'read_plan', 'write_packed', 'begin_packing', 'require_space', 'write_splits', 'write_meta',
-           'left_out_rows', 'tell_left_out', 'expect_every_class', 'ProgressReporter']
+           'left_out_rows', 'tell_left_out', 'require_every_class', 'progress_bar']
 
 # %% ../../nbs/engine/packing.ipynb #imports
 import io
 import json
 import os
 import shutil
+import sys
 import time
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
+from itertools import accumulate, chain
 from pathlib import Path
+from typing import Any, BinaryIO, Self
 
 import numpy as np
+from numpy.lib.format import write_array_header_1_0
+from tqdm import tqdm
 
 from alexnet_nb.base.files import (
+    atomic_write,
     file_lock,
-    flush_to_disk,
+    fsync_path,
     printable,
     sha256,
     sync_folder,
-    synced_file,
 )
 from ..base.processes import available_cores
 from .packed import PackedDataset, open_packed, open_split
-from .sources import ImageSource, list_images
+from .sources import ImageSource, Sample
 from .workers import map_in_workers
 from ..preprocessing import load_image, pixel_statistics
 
 # %% ../../nbs/engine/packing.ipynb #Chunks
-CHUNK = 32  # files in a chunk
+CHUNK = 32  # samples in a chunk
 
 
 @dataclass
 class Chunks:
-    """Reads CHUNK files at a time: what is stored of each, its label, and which could not be read."""
+    """Read and encode `CHUNK` samples at a time.
 
-    items: list  # (file or array, label)
-    size: int
+    An item is (stored, labels, unread): the bytes of each image, its label, and a row
+    [file, reason] for each image that could not be read.
+    """
+
+    samples: Sequence[Sample]
+    size: int  # side of the stored images, pixels
     quality: int | None  # of JPEG; None: raw pixels
 
-    def __len__(self):
-        return -(-len(self.items) // CHUNK)
+    def __len__(self) -> int:
+        """Return the number of chunks; the last one may be shorter."""
+        return -(-len(self.samples) // CHUNK)
 
-    def part(self, i):
-        return self.items[i * CHUNK : (i + 1) * CHUNK]
+    def part(self, i: int) -> Sequence[Sample]:
+        """Return the samples of a chunk."""
+        return self.samples[i * CHUNK : (i + 1) * CHUNK]
 
-    def __getitem__(self, i):
+    def __getitem__(self, i: int) -> tuple[list[bytes], list[int], list[list[str]]]:
+        """Read and encode the samples of a chunk."""
         stored, labels, unread = [], [], []
         for source, label in self.part(i):
             try:
                 stored.append(self.encode(load_image(source, self.size)))
-            except Exception as e:
-                unread.append(
-                    [
-                        str(source),
-                        f"{type(e).__name__}: {e}".replace(
-                            " <_io.BytesIO object", ""
-                        ).partition(" at 0x")[0],
-                    ]
-                )
+            except Exception as error:
+                unread.append([str(source), _reason(error)])
             else:
                 labels.append(label)
         return stored, labels, unread
 
-    def describe(self, i):
+    def describe(self, i: int) -> str:
+        """Name the files of a chunk, or count its arrays, for an error message."""
         sources = [source for source, _ in self.part(i)]
         if isinstance(sources[0], np.ndarray):
             return f"images {i * CHUNK:,} to {i * CHUNK + len(sources) - 1:,}"
         return f"one of the files {', '.join(map(printable, sources))}"
 
-    def encode(self, pixels):
+    def encode(self, pixels: np.ndarray) -> bytes:
+        """Return an image, uint8 3 × size × size, as it is stored."""
         from PIL import Image
 
         if self.quality is None:
             return pixels.tobytes()
-        Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0))).save(
-            file := io.BytesIO(), "JPEG", quality=self.quality
-        )
+        image = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
+        file = io.BytesIO()
+        image.save(file, "JPEG", quality=self.quality)
         return file.getvalue()
 
+
+def _reason(error: Exception) -> str:
+    """Return an error as text, without the address of an object in memory."""
+    text = f"{type(error).__name__}: {error}".replace(" <_io.BytesIO object", "")
+    return text.partition(" at 0x")[0]
+
 # %% ../../nbs/engine/packing.ipynb #npy_header
-HEADER = 128  # bytes, whatever the shape, so that it can be written last
+HEADER = 128  # bytes, whatever the shape, so that the header can be written last
 
 
-def npy_header(shape):
-    """The header of a .npy file of bytes."""
-    text = (
-        str(dict(descr="|u1", fortran_order=False, shape=shape))
-        .encode()
-        .ljust(HEADER - 11)
-        + b"\n"
-    )
-    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
+def npy_header(shape: tuple[int, ...]) -> bytes:
+    """Return the header of a `.npy` file of uint8 numbers of this shape."""
+    header = io.BytesIO()
+    fields = dict(descr="|u1", fortran_order=False, shape=shape)
+    write_array_header_1_0(header, fields)
+    return header.getvalue()
 
 # %% ../../nbs/engine/packing.ipynb #Journal
 _SYNC_SECONDS = 5  # between two waits for the disk, at most
@@ -106,32 +116,38 @@ _SYNC_BYTES = 256 * 1024**2
 
 
 class Journal:
-    """What has been appended to a file, a line for each chunk.
+    """List what has been appended to a file, a line for each chunk.
 
     A line is written only when its data have reached the disk. After a power cut the
-    journal may know less than the file holds, and never more.
+    journal may list less than the file holds, and never more.
     """
 
-    def __init__(self, path, rows, data):
-        with synced_file(path) as file:
-            file.writelines(journal_line(row) for row in rows)
-        self.path, self.data = path, data
-        self.rows, self.pending = list(rows), []
+    def __init__(self, path: Path, rows: Sequence[dict[str, Any]], data: BinaryIO):
+        """Keep the rows that are valid; more will be added as the file grows."""
+        with atomic_write(path) as temp:
+            temp.write_bytes(b"".join(map(journal_line, rows)))
+        self.path = path
+        self.data = data
+        self.rows = list(rows)
+        self.pending: list[dict[str, Any]] = []
         self.end = rows[-1]["end"] if rows else HEADER  # of the data, in bytes
-        self.synced_end, self.synced_at = self.end, time.monotonic()
+        self.synced_end = self.end
+        self.synced_at = time.monotonic()
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
+        """Open the journal to append to it."""
         self.file = open(self.path, "ab")
         return self
 
-    def __exit__(self, kind, error, trace):
+    def __exit__(self, *error: object) -> None:
+        """Write the pending lines, so that an interrupt loses nothing."""
         try:
-            self.sync()  # an interrupt loses nothing
+            self.sync()
         finally:
             self.file.close()
 
-    def add(self, labels, lengths, unread):
-        """Note a chunk that has been written to the file."""
+    def add(self, labels: list[int], lengths: list[int], unread: list) -> None:
+        """Note a chunk that has been written to the file; lengths are in bytes."""
         self.end += sum(lengths)
         row = dict(end=self.end, labels=labels, bytes=lengths, unread=unread)
         self.rows.append(row)
@@ -140,36 +156,41 @@ class Journal:
         if late or self.end - self.synced_end >= _SYNC_BYTES:
             self.sync()
 
-    def sync(self):
+    def sync(self) -> None:
         """Wait until the data are on the disk, then write the lines about them."""
-        flush_to_disk(self.data)
-        self.file.writelines(journal_line(row) for row in self.pending)
-        flush_to_disk(self.file)
+        self.data.flush()
+        fsync_path(Path(self.data.name))
+        self.file.writelines(map(journal_line, self.pending))
+        self.file.flush()
+        fsync_path(self.path)
         self.pending.clear()
-        self.synced_end, self.synced_at = self.end, time.monotonic()
+        self.synced_end = self.end
+        self.synced_at = time.monotonic()
 
 # %% ../../nbs/engine/packing.ipynb #journal_line
-def journal_line(row):
+def journal_line(row: dict[str, Any]) -> bytes:
+    """Return a row of a journal as a line of JSON."""
     return json.dumps(row).encode() + b"\n"
 
 # %% ../../nbs/engine/packing.ipynb #read_journal
-def read_journal(path, data, chunks):
-    """The rows of a journal up to the first that is damaged, or whose data are not there."""
+def read_journal(path: Path, data: Path, chunks: Chunks) -> list[dict[str, Any]]:
+    """Read the rows of a journal up to the first that is damaged or lacks its data."""
     if not path.exists():
         return []
-    there = data.stat().st_size if data.exists() else 0
-    rows, end = [], HEADER
+    size = data.stat().st_size if data.exists() else 0
+    rows: list[dict[str, Any]] = []
+    end = HEADER
     for line in path.read_bytes().splitlines(keepends=True):
         try:
             row = json.loads(line)
             end += sum(row["bytes"])
             files = len(row["labels"]) + len(row["unread"])
-            whole = line.endswith(b"\n") and row["end"] == end <= there
-            whole &= len(row["labels"]) == len(row["bytes"])
-            whole &= files == len(chunks.part(len(rows)))
+            valid = line.endswith(b"\n") and row["end"] == end <= size
+            valid &= len(row["labels"]) == len(row["bytes"])
+            valid &= files == len(chunks.part(len(rows)))
         except (ValueError, TypeError, KeyError):
             break
-        if not whole:
+        if not valid:
             break
         rows.append(row)
     return rows
@@ -179,59 +200,79 @@ def write_split(
     folder: Path,
     chunks: Chunks,
     processes: int,  # beside this one
-    tell,  # called with the number of files done
-) -> list:  # what could not be read: [file, reason] …
+    bar: tqdm,  # advanced by the number of files done
+) -> list[list[str]]:  # what could not be read: [file, reason] …
     """Append the chunks that are not in the folder yet, then labels and header."""
     folder.mkdir(exist_ok=True)
     path = folder / ("images.npy" if chunks.quality is None else "jpegs.npy")
     rows = read_journal(folder / "journal.jsonl", path, chunks)
+    resumed = min(len(rows) * CHUNK, len(chunks.samples))
+    bar.n += resumed
+    bar.initial += resumed  # they do not count for the speed
     with (
         open(path, "r+b" if path.exists() else "w+b") as data,
         Journal(folder / "journal.jsonl", rows, data) as journal,
-        closing(map_in_workers(chunks, processes, len(rows))) as loader,
+        closing(map_in_workers(chunks, processes, len(rows))) as results,
     ):
         data.truncate(journal.end)
         data.seek(journal.end)
-        for i, (stored, labels, unread) in enumerate(loader, len(rows) + 1):
+        for stored, labels, unread in results:
             data.writelines(stored)
-            journal.add(labels, [len(b) for b in stored], unread)
-            tell(min(i * CHUNK, len(chunks.items)))
-        journal.sync()
-        labels = [label for row in journal.rows for label in row["labels"]]
-        lengths = [length for row in journal.rows for length in row["bytes"]]
-        shape: tuple[int, ...] = (sum(lengths),)
-        if chunks.quality is None:
-            shape = (len(labels), 3, chunks.size, chunks.size)
-        data.seek(0)
+            journal.add(labels, [len(image) for image in stored], unread)
+            bar.update(len(labels) + len(unread))
+    _finish_split(path, chunks, journal.rows)
+    return list(chain.from_iterable(row["unread"] for row in journal.rows))
+
+
+def _finish_split(path: Path, chunks: Chunks, rows: list[dict[str, Any]]) -> None:
+    """Write the header of the images, the labels, and where the JPEGs begin."""
+    labels = list(chain.from_iterable(row["labels"] for row in rows))
+    lengths = list(chain.from_iterable(row["bytes"] for row in rows))
+    shape: tuple[int, ...] = (sum(lengths),)
+    if chunks.quality is None:
+        shape = (len(labels), 3, chunks.size, chunks.size)
+    with open(path, "r+b") as data:
         data.write(npy_header(shape))
-        flush_to_disk(data)
-    with synced_file(folder / "labels.npy") as file:
-        np.save(file, np.array(labels, np.int64))
+    fsync_path(path)
+    _save_array(path.with_name("labels.npy"), labels)
     if chunks.quality is not None:
-        with synced_file(folder / "offsets.npy") as file:
-            np.save(file, np.cumsum([0, *lengths]))
-    return [u for row in journal.rows for u in row["unread"]]
+        _save_array(path.with_name("offsets.npy"), list(accumulate(lengths, initial=0)))
+
+
+def _save_array(path: Path, numbers: list[int]) -> None:
+    """Write a `.npy` file of int64 numbers."""
+    with atomic_write(path) as temp, open(temp, "wb") as file:
+        np.save(file, np.array(numbers, np.int64))
 
 # %% ../../nbs/engine/packing.ipynb #pack-1
 def pack(
-    source,  # an image folder, or a Source
-    dest,  # the packed data set
-    size: int = 256,  # side of the stored pictures, pixels
-    seed: int = 0,  # of the order
+    source: ImageSource,  # what `find_source` or `list_images` returns
+    dest: Path | str,  # folder of the packed data set
+    size: int = 256,  # side of the stored images, pixels
     quality: int | None = None,  # store JPEGs of this quality; None: raw pixels
-    processes: int | None = None,  # None: one a core
-    unreadable: float = 0.01,  # share of the files that may be unreadable; ten always may
-    progress=print,  # called with a line now and then
+    processes: int | None = None,  # beside this one; None: one a core
+    unreadable: float = 0.01,  # share of unreadable files to accept; ten always are
+    progress: Callable[[str], object] = print,  # called with a line now and then
 ) -> PackedDataset:
-    """Bring every picture of a source to size × size and store them. Goes on where an interrupted run with the same arguments stopped.
-    Raises `FileExistsError` where `dest` is another data set, `OSError` where the disk is too small, `ValueError` on too many unreadable files.
+    """Bring every image of a source to size × size and store it.
+
+    An interrupted call resumes where it was, if it is made again with the same
+    arguments. Raises `TypeError` for a path in place of a source, `FileExistsError`
+    where `dest` is another data set, `OSError` where the disk is too small, and
+    `ValueError` where too many files, or all files of a class, cannot be read.
     """
-    source, dest = (
-        source if isinstance(source, ImageSource) else list_images(source, seed),
-        Path(dest),
-    )
+    if not isinstance(source, ImageSource):
+        raise TypeError(
+            f"source: got {str(source)!r}, expected an ImageSource; call"
+            f" pack(find_source({str(source)!r}), ...)"
+        )
+    dest = Path(dest)
     plan = dict(
-        origin=source.origin, size=size, seed=seed, quality=quality, files=source.key()
+        origin=source.origin,
+        size=size,
+        seed=source.seed,
+        quality=quality,
+        files=source.key(),
     )
     if dest.exists():  # without the lock: a shared cache may be one that we only read
         return open_finished(dest, plan)
@@ -241,27 +282,35 @@ def pack(
         folder = dest.with_name(f".{dest.name}.partial")
         if read_plan(folder / "meta.json") != plan:
             write_packed(folder, source, plan, processes, unreadable, progress)
-        for path in (folder / "plan.json", *folder.glob("*/journal.jsonl")):
-            path.unlink(missing_ok=True)
-        for path in (*folder.glob("*/"), folder):
-            sync_folder(path)
-        folder.rename(dest)
-        sync_folder(dest.parent)
+        _name_packed(folder, dest)
     return open_packed(dest)
 
+
+def _name_packed(folder: Path, dest: Path) -> None:
+    """Remove what only a resumed call would need, and give the folder its name."""
+    for path in (folder / "plan.json", *folder.glob("*/journal.jsonl")):
+        path.unlink(missing_ok=True)
+    for path in (*folder.glob("*/"), folder):
+        sync_folder(path)
+    folder.rename(dest)
+    sync_folder(dest.parent)
+
 # %% ../../nbs/engine/packing.ipynb #open_finished
-def open_finished(dest, plan):
-    """Open what was packed with this plan. Raises `FileExistsError` where it is another data set."""
+def open_finished(dest: Path, plan: dict[str, Any]) -> PackedDataset:
+    """Open what was packed with this plan.
+
+    Raises `FileExistsError` where the folder holds something else.
+    """
     if read_plan(dest / "meta.json") != plan:
         raise FileExistsError(
-            f"{dest} exists and is another data set; pack to another folder, or remove it"
-            " first"
+            f"dest: got {dest}, which is another data set, expected a new folder; pack"
+            " to another one, or remove it first"
         )
     return open_packed(dest)
 
 # %% ../../nbs/engine/packing.ipynb #read_plan
-def read_plan(path):
-    """The plan in a `plan.json` or `meta.json`; `None` where it is missing or damaged."""
+def read_plan(path: Path) -> dict[str, Any] | None:
+    """Read the plan in a `plan.json` or `meta.json`; `None` if missing or damaged."""
     try:
         content = json.loads(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError, ValueError):
@@ -271,7 +320,14 @@ def read_plan(path):
     return content.get("plan") if path.name == "meta.json" else content
 
 # %% ../../nbs/engine/packing.ipynb #fill
-def write_packed(folder, source, plan, processes, unreadable, progress):
+def write_packed(
+    folder: Path,
+    source: ImageSource,
+    plan: dict[str, Any],
+    processes: int | None,
+    unreadable: float,
+    progress: Callable[[str], object],
+) -> None:
     """Write everything that a packed data set holds; `meta.json` comes last."""
     total = sum(len(samples) for samples in source.splits.values())
     begin_packing(folder, plan)
@@ -279,78 +335,92 @@ def write_packed(folder, source, plan, processes, unreadable, progress):
     if processes is None:
         processes = available_cores() if total >= 500 else 0
     unread = write_splits(folder, source, plan, processes, progress)
-    if len(unread) > max(10, unreadable * total):
+    allowed = int(max(10, unreadable * total))
+    if len(unread) > allowed:
         path, reason = unread[0]
         raise ValueError(
-            f"{len(unread):,} of {total:,} files could not be read, the first:"
-            f" {path}: {reason}; allow more with unreadable="
+            f"unreadable: got {len(unread):,} of {total:,} files that could not be"
+            f" read, expected at most {allowed:,}; repair or remove them, or allow a"
+            f" larger share (the first is {path}: {reason})"
         )
     if unread:
         tell_left_out(f"{len(unread)} files that could not be read", unread, progress)
-    expect_every_class(source, np.load(folder / "train/labels.npy"))
+    require_every_class(source, np.load(folder / "train/labels.npy"))
     passed_over = left_out_rows(source.left_out, source.origin)
     if passed_over:
         tell_left_out("what is not an image", passed_over, progress)
     mean, cov = pixel_statistics(open_split(folder / "train").images, processes)
-    with synced_file(folder / "stats.npz") as file:
+    with atomic_write(folder / "stats.npz") as temp, open(temp, "wb") as file:
         np.savez(file, mean=mean, cov=cov)
-    with synced_file(folder / "names.txt") as file:
-        file.writelines(f"{name}\n".encode() for name in source.names)
+    with atomic_write(folder / "names.txt") as temp:
+        temp.write_bytes("".join(f"{name}\n" for name in source.names).encode())
     write_meta(folder, source, plan, unread + passed_over)
 
 # %% ../../nbs/engine/packing.ipynb #def-begin-packing
-def begin_packing(folder, plan):
+def begin_packing(folder: Path, plan: dict[str, Any]) -> None:
     """Make the folder to pack into; one of another plan is emptied first."""
     if read_plan(folder / "plan.json") == plan:
+        for torn in list(folder.rglob(".*")):  # files that a killed run had begun
+            torn.unlink()
         return
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    with synced_file(folder / "plan.json") as file:
-        file.write(json.dumps(plan).encode())
+    with atomic_write(folder / "plan.json") as temp:
+        temp.write_text(json.dumps(plan))
 
 # %% ../../nbs/engine/packing.ipynb #def-require-space
-def require_space(folder, source, plan, progress):
-    """Say how large the packed data will be; raise `OSError` where the disk is too small."""
+def require_space(
+    folder: Path,
+    source: ImageSource,
+    plan: dict[str, Any],
+    progress: Callable[[str], object],
+) -> None:
+    """Say how large the packed data will be; raise `OSError` where the disk is small."""
     size = plan["size"]
     counts = [len(samples) for samples in source.splits.values()]
-    need = sum(counts) * 3 * size * size
+    required = sum(counts) * 3 * size * size  # bytes
     at_most = ""
     if plan["quality"] is not None:  # a JPEG of half a byte a pixel is a large one
-        need = sum(counts) * size * size // 2
+        required = sum(counts) * size * size // 2
         at_most = " at most"
-    there = sum(path.stat().st_size for path in folder.glob("*/*.npy"))
+    written = sum(path.stat().st_size for path in folder.glob("*/*.npy"))
     free = shutil.disk_usage(folder).free
     progress(
         f"packing {' + '.join(f'{n:,}' for n in counts)} images at {size}×{size}:"
-        f" {need / 1e9:.2f} GB{at_most}, {free / 1e9:,.0f} GB free"
+        f" {required / 1e9:.2f} GB{at_most}, {free / 1e9:,.0f} GB free"
     )
-    if need - there > free:
+    if required - written > free:
         raise OSError(
-            f"{folder.parent}: packing needs {(need - there) / 1e9:.2f} GB, and"
-            f" {free / 1e9:.2f} GB are free; choose another folder, a smaller size, or"
-            " quality="
+            f"dest: got {folder.parent} with {free / 1e9:.2f} GB free, expected"
+            f" {(required - written) / 1e9:.2f} GB; choose another folder, a smaller"
+            " size, or quality="
         )
 
 # %% ../../nbs/engine/packing.ipynb #def-write-splits
-def write_splits(folder, source, plan, processes, progress):
+def write_splits(
+    folder: Path,
+    source: ImageSource,
+    plan: dict[str, Any],
+    processes: int,
+    progress: Callable[[str], object],
+) -> list[list[str]]:
     """Write images and labels of all splits; return what could not be read."""
     total = sum(len(samples) for samples in source.splits.values())
-    report = ProgressReporter(total, progress)
     unread = []
-    before = 0
-    for split, samples in source.splits.items():
-        chunks = Chunks(samples, plan["size"], plan["quality"])
-        report_split = partial(report.add, before)
-        unread += write_split(folder / split, chunks, processes, report_split)
-        before += len(samples)
+    with progress_bar(total, progress) as bar:
+        for split, samples in source.splits.items():
+            chunks = Chunks(samples, plan["size"], plan["quality"])
+            unread += write_split(folder / split, chunks, processes, bar)
     return left_out_rows(unread, source.origin)
 
 # %% ../../nbs/engine/packing.ipynb #def-write-meta
-def write_meta(folder, source, plan, left_out):
+def write_meta(
+    folder: Path, source: ImageSource, plan: dict[str, Any], left_out: list[list[str]]
+) -> None:
     """Write `meta.json`: what was packed, from where, and the checksums."""
     checksums = {}
     for path in sorted(folder.rglob("*.np[yz]")):
-        checksums[str(path.relative_to(folder))] = sha256(path)
+        checksums[path.relative_to(folder).as_posix()] = sha256(path)
     meta = dict(
         size=plan["size"],
         classes=len(source.names),
@@ -360,12 +430,12 @@ def write_meta(folder, source, plan, left_out):
         sha256=checksums,
         plan=plan,
     )
-    with synced_file(folder / "meta.json") as file:
-        file.write(json.dumps(meta, indent=1).encode())
+    with atomic_write(folder / "meta.json") as temp:
+        temp.write_text(json.dumps(meta, indent=1))
 
 # %% ../../nbs/engine/packing.ipynb #left_out_rows
-def left_out_rows(left_out, origin):
-    """What is left out, for `meta.json`: paths from the source's folder on, and reasons."""
+def left_out_rows(left_out: Sequence[Sequence[str]], origin: str) -> list[list[str]]:
+    """Return rows [path, reason] for `meta.json`, paths from the source's folder on."""
     rows = []
     for path, reason in left_out:
         if os.path.isabs(path):
@@ -374,44 +444,61 @@ def left_out_rows(left_out, origin):
     return rows
 
 # %% ../../nbs/engine/packing.ipynb #tell_left_out
-def tell_left_out(what, rows, progress):
+def tell_left_out(
+    kind: str, rows: list[list[str]], progress: Callable[[str], object]
+) -> None:
+    """Report what was left out: the first ten by name."""
     shown = [f"{path}: {reason}" for path, reason in rows[:10]]
-    progress("\n  ".join([f"left out {what}, all listed in meta.json:", *shown]))
+    progress("\n  ".join([f"left out {kind}, all listed in meta.json:", *shown]))
 
 # %% ../../nbs/engine/packing.ipynb #expect_every_class
-def expect_every_class(source, labels):
-    """Refuse to go on where none of the training files of a class could be read."""
-    lost = {label for _, label in source.splits["train"]} - set(labels.tolist())
-    if lost:
-        names = printable(", ".join(source.names[label] for label in sorted(lost)))
+def require_every_class(source: ImageSource, labels: np.ndarray) -> None:
+    """Raise `ValueError` where no training file of a class could be read."""
+    unreadable = {label for _, label in source.splits["train"]} - set(labels.tolist())
+    if unreadable:
+        names = ", ".join(source.names[label] for label in sorted(unreadable))
         raise ValueError(
-            f"data: got no training picture that can be read of the classes {names},"
-            " expected one or more; mend the files, or remove the folders of the classes"
+            f"data: got no readable training image of the classes {printable(names)},"
+            " expected one or more each; repair the files, or remove the folders"
         )
 
 # %% ../../nbs/engine/packing.ipynb #Pace
-class ProgressReporter:
-    """Tells how far packing is and how fast, every ten seconds."""
+class _Bar(tqdm):
+    """A tqdm bar without the thread that redraws a bar that has stopped."""
 
-    def __init__(self, total, progress):
-        self.total = total
+    monitor_interval = 0
+
+
+class _ProgressLines:
+    """A file that passes on each state of a bar as a line of its own."""
+
+    def __init__(self, progress: Callable[[str], object]):
         self.progress = progress
-        self.start = time.monotonic()
-        self.last_report = time.monotonic()
-        self.first = None  # images that an earlier run has packed; they do not count
 
-    def add(self, before, n):
-        """Take note that `n` images of a split are packed, after `before` of others."""
-        n += before
-        now = time.monotonic()
-        if self.first is None:
-            self.first = n
-        if now - self.last_report < 10 and n < self.total:
-            return
-        rate = (n - self.first) / (now - self.start)
-        if now - self.start > 10 and rate:
-            self.progress(
-                f"packed {n:,} of {self.total:,} images, {rate:,.0f} a second,"
-                f" {(self.total - n) / rate / 60:.1f} min left"
-            )
-        self.last_report = now
+    def write(self, text: str) -> None:
+        """Pass on what is to be seen, without what moves the cursor."""
+        if line := text.strip():
+            self.progress(line)
+
+    def flush(self) -> None:
+        """Do nothing: every line is passed on at once."""
+
+
+def progress_bar(
+    total: int,  # files
+    progress: Callable[[str], object],
+    interval: float = 10,  # seconds between two lines
+) -> tqdm:
+    """Make a bar in a terminal; elsewhere a line every ten seconds, fit for a log."""
+    if progress is print and sys.stderr.isatty():
+        return _Bar(total=total, desc="packing", unit=" images", delay=1)
+    return _Bar(
+        total=total,
+        file=_ProgressLines(progress),
+        mininterval=interval,
+        delay=interval,  # nothing is said where it is done sooner
+        miniters=1,
+        smoothing=0,  # the speed since the beginning
+        unit=" images",
+        bar_format="packed {n_fmt} of {total_fmt} images, {rate_fmt}, {remaining} left",
+    )

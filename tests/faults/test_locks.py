@@ -11,8 +11,8 @@ import pytest
 
 from alexnet_nb.base.files import file_lock
 from alexnet_nb.data.packed import verify
-from alexnet_nb.data.packing import pack
 from helpers.images import PATIENCE, QUIET, noise_images
+from helpers.packing import pack_folder
 
 
 def test_a_planted_lock_does_no_harm(tmp_path):
@@ -22,10 +22,10 @@ def test_a_planted_lock_does_no_harm(tmp_path):
     for i, target in enumerate((victim, tmp_path / "new")):
         victim.write_text("my thesis")
         (tmp_path / f".out{i}.lock").symlink_to(target)
-        pack(tmp_path / "in", tmp_path / f"out{i}", 16, **QUIET)
+        pack_folder(tmp_path / "in", tmp_path / f"out{i}", 16, **QUIET)
         assert victim.read_text() == "my thesis"
     (tmp_path / ".out2.lock").hardlink_to(victim)
-    pack(tmp_path / "in", tmp_path / "out2", 16, **QUIET)
+    pack_folder(tmp_path / "in", tmp_path / "out2", 16, **QUIET)
     assert victim.read_text() == "my thesis"
     assert sorted(p.name for p in tmp_path.glob(".*")) == []
     assert not (tmp_path / "new").exists()
@@ -78,9 +78,9 @@ def test_a_disk_without_locks_is_tolerated(tmp_path, monkeypatch, code):
     noise_images(tmp_path / "in")
     if code == errno.EIO:
         with pytest.raises(OSError, match="Input/output"):
-            pack(tmp_path / "in", tmp_path / "out", 16, **QUIET)
+            pack_folder(tmp_path / "in", tmp_path / "out", 16, **QUIET)
     else:
-        verify(pack(tmp_path / "in", tmp_path / "out", 16, **QUIET).path)
+        verify(pack_folder(tmp_path / "in", tmp_path / "out", 16, **QUIET).path)
         assert not list(tmp_path.glob(".*"))
 
 

@@ -1,14 +1,20 @@
 """The rooms base/ and data/: locks, files, worker processes, and what they say."""
 
+import io
 import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 
-from alexnet_nb.base.files import LockHeldError, file_lock
+from alexnet_nb.base import files
+from alexnet_nb.base.files import LockHeldError, atomic_write, file_lock, sync_folder
+from alexnet_nb.data.packing import HEADER, npy_header, pack, progress_bar
+from alexnet_nb.data.sources import ImageSource
 
 PATIENCE = 300  # seconds after which a process that should have ended is called hung
 
@@ -170,3 +176,119 @@ def test_no_module_needs_fcntl_to_be_imported(tmp_path):
     """Windows has none."""
     done = run_python(WITHOUT_FCNTL, tmp_path / "x.lock")
     assert done.stdout.split() == ["locked", "imported"], done.stderr
+
+
+# ---------------------------------------------------------------- files
+
+
+def write_half(path):
+    with atomic_write(path) as temp:
+        temp.write_text("half of the new")
+        raise KeyError
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text("old")
+    with pytest.raises(KeyError):
+        write_half(path)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_system_that_opens_no_folder_syncs_none(tmp_path, monkeypatch):
+    """Windows: there is no O_DIRECTORY, and `os.open` refuses a folder."""
+
+    def refuse(*args):
+        raise PermissionError("a folder")
+
+    monkeypatch.delattr(os, "O_DIRECTORY")
+    monkeypatch.setattr(files.os, "open", refuse)
+    sync_folder(tmp_path)
+
+
+# ---------------------------------------------------------------- packing
+
+
+@pytest.mark.parametrize(
+    "shape", [(0,), (2**50,), (5, 3, 8, 8), (14_197_122, 3, 1024, 1024)]
+)
+def test_a_header_has_its_size_whatever_the_shape(shape):
+    header = npy_header(shape)
+    assert len(header) == HEADER
+    file = io.BytesIO(header)
+    assert np.lib.format.read_magic(file) == (1, 0)
+    assert np.lib.format.read_array_header_1_0(file) == (shape, False, np.uint8)
+
+
+def two_classes(count=40, size=8):
+    """Random images as arrays, in two classes."""
+    images = np.random.default_rng(0).integers(0, 256, (count, size, size, 3), np.uint8)
+    samples = [(image, i % 2) for i, image in enumerate(images)]
+    return ImageSource({"train": samples[4:], "val": samples[:4]}, ("a", "b"), "test")
+
+
+def test_progress_in_a_log_is_a_line_each(capsys):
+    """No carriage return, no escape sequence, no bar."""
+    said = []
+    with progress_bar(640, said.append, interval=0) as bar:
+        bar.update(320)
+        bar.update(320)
+    assert len(said) >= 2
+    assert all(line.startswith("packed ") for line in said)
+    assert said[-1].startswith("packed 640 of 640 images, ")
+    assert said[-1].endswith(" left")
+    assert all(line.isprintable() for line in said)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_what_is_packed_at_once_reports_no_progress(tmp_path, capsys):
+    pack(two_classes(), tmp_path / "out", 8)
+    out, err = capsys.readouterr()
+    assert out.startswith("packing 36 + 4 images at 8×8: ")
+    assert out.count("\n") == 1
+    assert err == ""
+
+
+def test_a_bar_is_drawn_in_a_terminal(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with progress_bar(640, print) as bar:
+        bar.delay = 0
+        bar.update(640)
+    assert "packing: 100%|" in capsys.readouterr().err
+
+
+def test_a_resumed_bar_counts_only_what_it_packs_itself(tmp_path, monkeypatch):
+    """What an earlier run has packed is done, and was not done now."""
+    from alexnet_nb.data import packing
+
+    def stop(*args):
+        raise InterruptedError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(packing, "pixel_statistics", stop)
+        with pytest.raises(InterruptedError):
+            pack(two_classes(), tmp_path / "out", 8, progress=lambda line: None)
+    bars = []
+
+    def note(*args):
+        bars.append(progress_bar(*args))
+        return bars[0]
+
+    monkeypatch.setattr(packing, "progress_bar", note)
+    partial = tmp_path / ".out.partial"
+    (partial / ".stats.npz.0123").write_bytes(b"torn")
+    pack(two_classes(), tmp_path / "out", 8, progress=lambda line: None)
+    assert (bars[0].n, bars[0].initial) == (40, 40)
+    assert not list((tmp_path / "out").glob(".*"))  # what the first had begun
+
+
+@pytest.mark.parametrize("source", ["photos", Path("photos")])
+def test_a_path_in_place_of_a_source_is_refused_with_the_call_to_make(source, tmp_path):
+    with pytest.raises(TypeError) as e:
+        pack(source, tmp_path / "out")
+    assert str(e.value) == (
+        "source: got 'photos', expected an ImageSource; call"
+        " pack(find_source('photos'), ...)"
+    )
+    assert list(tmp_path.iterdir()) == []

@@ -10,7 +10,6 @@ import torch
 from PIL import Image
 
 from alexnet_nb.augmentation import InputTransform
-from alexnet_nb.data.packing import pack
 from alexnet_nb.engine.config import Config, resolve
 from alexnet_nb.engine.distributed import plan_placement
 from alexnet_nb.engine.loop import run_training
@@ -19,6 +18,7 @@ from alexnet_nb.engine.trainer import Trainer
 from alexnet_nb.evaluation import evaluate, load_input, load_model, probabilities
 from alexnet_nb.learning import error_rates
 from alexnet_nb.recipes import paper
+from helpers.packing import pack_folder
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,8 @@ def packed(folder, names, size=72, n=12):
         for i in range(n):
             pixels = rng.integers(100, 256, (size, size, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(folder / "images" / name / f"{i}.png")
-    return pack(folder / "images", folder / "packed", size, progress=lambda line: None)
+    dest = folder / "packed"
+    return pack_folder(folder / "images", dest, size, progress=lambda line: None)
 
 
 def result_of(run, name):

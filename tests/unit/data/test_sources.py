@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from torchvision import datasets
 
-from alexnet_nb.data.packed import open_packed, verify
+from alexnet_nb.data.packed import verify
 from alexnet_nb.data.packing import pack
 from alexnet_nb.data.sources import (
     ImageSource,
@@ -20,6 +20,7 @@ from alexnet_nb.data.sources import (
     list_images,
 )
 from helpers.images import PHOTO, QUIET, jpegs, noise_images
+from helpers.packing import pack_folder
 
 
 def tar(path, folder, mode="w:gz"):
@@ -215,17 +216,8 @@ def test_order_depends_on_the_seed_alone(tmp_path):
 
     assert order(0) == order(0) != order(1)
     assert isinstance(list_images(tmp_path / "in"), ImageSource)
-    assert (
-        json.loads(
-            (
-                open_packed(
-                    pack(tmp_path / "in", tmp_path / "out", 32, seed=1, **QUIET).path
-                ).path
-                / "meta.json"
-            ).read_text()
-        )["seed"]
-        == 1
-    )
+    packed = pack(list_images(tmp_path / "in", seed=1), tmp_path / "out", 32, **QUIET)
+    assert json.loads((packed.path / "meta.json").read_text())["seed"] == 1
 
 
 @pytest.mark.parametrize(
@@ -243,7 +235,7 @@ def test_a_class_name_of_several_lines_is_refused_by_name(tmp_path, character):
 )
 def test_other_class_names_come_back_as_they_are(tmp_path, name):
     noise_images(tmp_path / "in", num_classes=(name, "z"))
-    packed = verify(pack(tmp_path / "in", tmp_path / "out", 16, **QUIET).path)
+    packed = verify(pack_folder(tmp_path / "in", tmp_path / "out", 16, **QUIET).path)
     assert set(packed.names) == {name, "z"}
 
 

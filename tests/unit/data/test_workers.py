@@ -9,10 +9,10 @@ from contextlib import closing
 import pytest
 
 from alexnet_nb import preprocessing
-from alexnet_nb.data.packing import pack
 from alexnet_nb.data.workers import map_in_workers, pickled_by_path
 from helpers import ROOT
 from helpers.images import PATIENCE, QUIET, noise_images
+from helpers.packing import pack_folder
 from helpers.troubles import (
     Items,
     allocate_too_much,
@@ -71,9 +71,11 @@ if __name__ == "__main__":
     multiprocessing.set_start_method("forkserver")
     multiprocessing.set_forkserver_preload(["alexnet_nb.data.packing"])
     from alexnet_nb.data.packing import pack
+    from alexnet_nb.data.sources import list_images
+    source = list_images(sys.argv[1])
     for quality in (None, 90):
         out = f"{sys.argv[2]}-{quality}"
-        packed = pack(sys.argv[1], out, 16, quality=quality, processes=2)
+        packed = pack(source, out, 16, quality=quality, processes=2)
         print(packed.meta["sha256"]["stats.npz"])
 """
 
@@ -86,7 +88,7 @@ def test_where_processes_are_not_forked_a_mapped_file_is_handed_over_by_its_path
     expected = []
     for quality in (None, 90):
         out = tmp_path / f"forked-{quality}"
-        packed = pack(tmp_path / "in", out, 16, quality=quality, **QUIET)
+        packed = pack_folder(tmp_path / "in", out, 16, quality=quality, **QUIET)
         expected.append(packed.meta["sha256"]["stats.npz"])
         sums = preprocessing.PixelSums(packed.train.images)
         assert len(pickled_by_path(sums)) < 2000 < os.stat(out / "stats.npz").st_size
