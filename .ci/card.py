@@ -29,8 +29,14 @@ def favicon():
         f'<rect x="{x}" y="{y}" width="12" height="12" rx="2" fill="{color}"/>'
         for x, y, color in corners
     )
-    lines = '<path d="M7 12V20M25 12V20M8 12L24 20M24 12L8 20" stroke="#808890" stroke-width="2"/>'
-    return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32">{lines}{boxes}</svg>\n'
+    lines = (
+        '<path d="M7 12V20M25 12V20M8 12L24 20M24 12L8 20" stroke="#808890"'
+        ' stroke-width="2"/>'
+    )
+    return (
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32'
+        f' 32">{lines}{boxes}</svg>\n'
+    )
 
 
 def card():

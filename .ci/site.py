@@ -54,7 +54,10 @@ def text(cell):
 
 
 def readme(folder=ROOT):
-    """README.md in a folder: the index notebook's prose, its code, and text outputs; the drawing as a file."""
+    """README.md in a folder: the index notebook's prose, its code, and text outputs.
+
+    The drawing as a file.
+    """
     parts = []
     for cell in json.loads((ROOT / "nbs/index.ipynb").read_text())["cells"]:
         source = text(cell)
@@ -160,7 +163,10 @@ def figure(drawing, alt):
 
 
 def code_in_tables(words):
-    """Code with a pipe in a table's row: pandoc prints the backslash before the pipe."""
+    """Code with a pipe in a table's row.
+
+    Pandoc prints the backslash before the pipe.
+    """
 
     def spelled(found):
         code = found[1].replace("\\|", "|")
@@ -279,7 +285,8 @@ def render(tool):
     subprocess.run([program, "render", STAGED], check=True, cwd=ROOT)
     shutil.rmtree(SITE, ignore_errors=True)
     (STAGED / "_site").rename(SITE)
-    # a server shows this page at the address that was not found, in whatever folder: its links start at the top
+    # a server shows this page at the address that was not found, in whatever folder:
+    # its links start at the top
     lost, base = SITE / "404.html", address()[1]
     lost.write_text(
         re.sub(

@@ -54,7 +54,10 @@ def crossed():
 
 
 def work(processes, data_parallel):
-    """What a process does: a step that does not count, then STEPS that do; prints what it saw as JSON."""
+    """What a process does: a step that does not count, then STEPS that do.
+
+    Prints what it saw as JSON.
+    """
     torch.set_num_threads(max(1, 2 // processes))
     images = torch.randint(
         0,
@@ -183,7 +186,9 @@ def speed(runs):
 def note(runs):
     loads = [p["load"] for run in runs for p in run]
     return (
-        f"The whole net, 224 pixels, float32, a batch of {BATCH} pictures in all; medians of {len(runs[0][0]['seconds']) * ROUNDS} steps, in brackets the least and the most. "
+        f"The whole net, 224 pixels, float32, a batch of {BATCH} pictures in all;"
+        f" medians of {len(runs[0][0]['seconds']) * ROUNDS} steps, in brackets the"
+        " least and the most. "
         f"Load average {min(loads):.0f} to {max(loads):.0f}, this included."
     )
 
@@ -217,7 +222,10 @@ def table(results):
         ],
         rows,
         note([r for runs in layouts.values() for r in runs])
-        + " MB: what a process sends in a step; exchanges are counted, gradients computed for a ring from the bytes of its weights.",
+        + (
+            " MB: what a process sends in a step; exchanges are counted, gradients"
+            " computed for a ring from the bytes of its weights."
+        ),
     )
 
 
@@ -257,7 +265,11 @@ def wire_table(results):
                 for r in runs
             ]
         )
-        + " The machines are network namespaces on the same two cores, the wire a pair of virtual Ethernet devices, MB what the kernel counts on it in a step.",
+        + (
+            " The machines are network namespaces on the same two cores, the wire a"
+            " pair of virtual Ethernet devices, MB what the kernel counts on it in a"
+            " step."
+        ),
     )
 
 

@@ -183,15 +183,18 @@ def table(results):
         row(
             "exchange and waiting, ms (of the step)",
             lambda r: (
-                f"{1e3 * median(r, 'exchange'):.0f} ({median(r, 'exchange') / median(r, 'step'):.1%})"
+                f"{1e3 * median(r, 'exchange'):.0f}"
+                f" ({median(r, 'exchange') / median(r, 'step'):.1%})"
             ),
         ),
     ]
     return MarkdownTable(
         ["", "one process", "column 0", "column 1"],
         rows,
-        f"Batch {BATCH}, 224 pixels, the whole net, float32; medians of {ROUNDS * STEPS} steps, "
-        "in brackets the least and the most. Forward and backward include the exchange.",
+        f"Batch {BATCH}, 224 pixels, the whole net, float32; medians of"
+        f" {ROUNDS * STEPS} steps, "
+        "in brackets the least and the most. Forward and backward include the"
+        " exchange.",
     )
 
 

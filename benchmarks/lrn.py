@@ -23,7 +23,10 @@ def torchs(x):
 
 
 def measure(shape, layout, busy=False, compiled=True):
-    """Seconds of a forward and backward pass of each, in turn; the floor is what has to be read and written, at the rate of a copy."""
+    """Seconds of a forward and backward pass of each, in turn.
+
+    The floor is what has to be read and written, at the rate of a copy.
+    """
     x, g = (
         torch.randn(shape).contiguous(memory_format=LAYOUTS[layout]) * s
         for s in (30, 1)
@@ -85,8 +88,10 @@ def table(results):
             )
         )
     note = (
-        "Forward and backward, float32. The floor: the input is read twice, the gradient once, output and gradient are written once, at the rate "
-        f"of a copy of 256 MB ({results[0]['copy_bytes_per_second'] / 1e9:.0f} GB/s, read and written)."
+        "Forward and backward, float32. The floor: the input is read twice, the"
+        " gradient once, output and gradient are written once, at the rate "
+        f"of a copy of 256 MB ({results[0]['copy_bytes_per_second'] / 1e9:.0f} GB/s,"
+        " read and written)."
     )
     return MarkdownTable(
         [

@@ -21,7 +21,10 @@ from alexnet_nb.training import train_step
 
 
 def naive():
-    """AlexNet as it is usually written: grouped convolutions, torch's normalization over all kernel maps, dropout layers."""
+    """AlexNet as it is usually written.
+
+    Grouped convolutions, torch's normalization over all kernel maps, dropout layers.
+    """
 
     def norm():
         return nn.LocalResponseNorm(5, alpha=5e-4, beta=0.75, k=2.0)
@@ -153,7 +156,10 @@ def stepper(name, device, batch, autocast):
 
 
 def operations(name):
-    """Of one picture, forward and backward, in the layers alone: two a multiply-add, and conv1 needs no gradient of its input."""
+    """Of one picture, forward and backward, in the layers alone.
+
+    Two a multiply-add, and conv1 needs no gradient of its input.
+    """
     layers = layer_specs(theirs if name.startswith("torchvision") else paper)
     return 2 * (
         3 * sum(layer.multiply_adds for layer in layers) - layers[0].multiply_adds
@@ -214,7 +220,8 @@ def table(results):
     rows, notes = (
         [],
         [
-            f"The layers of each net take {operations('paper') / 1e9:.2f} GFLOP a picture, torchvision's {operations('torchvision') / 1e9:.2f}."
+            f"The layers of each net take {operations('paper') / 1e9:.2f} GFLOP a"
+            f" picture, torchvision's {operations('torchvision') / 1e9:.2f}."
         ],
     )
     for r in results:
@@ -239,8 +246,11 @@ def table(results):
         lrn = median["ours, paper"] - median["ours, paper without LRN"]
         share = (lrn + median["dropout"] + median["update"]) / median["ours, paper"]
         notes.append(
-            f"{r['precision']}, batch {r['batch']}: a matrix product of {rate['matrix product']:,.0f} GFLOP/s; LRN, dropout and update take "
-            f"{share:.1%} of the paper's step ({1e3 * lrn:.0f}, {1e3 * median['dropout']:.0f} and {1e3 * median['update']:.0f} of {1e3 * median['ours, paper']:.0f} ms)."
+            f"{r['precision']}, batch {r['batch']}: a matrix product of"
+            f" {rate['matrix product']:,.0f} GFLOP/s; LRN, dropout and update take "
+            f"{share:.1%} of the paper's step ({1e3 * lrn:.0f},"
+            f" {1e3 * median['dropout']:.0f} and {1e3 * median['update']:.0f} of"
+            f" {1e3 * median['ours, paper']:.0f} ms)."
         )
     return MarkdownTable(
         [

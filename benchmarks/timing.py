@@ -1,4 +1,7 @@
-"""What both benchmarks share: the allocator of the package's launcher, timing in turns, and the files under results/."""
+"""What both benchmarks share.
+
+The allocator of the package's launcher, timing in turns, and the files under results/.
+"""
 
 import json
 import os
@@ -29,7 +32,10 @@ def in_turns(
     repeats: int = 1,
     done=lambda: None,  # waits for the device
 ) -> dict:  # name → seconds of every round
-    """Time functions side by side: each once a round, so that what disturbs the machine disturbs all."""
+    """Time functions side by side.
+
+    Each once a round, so that what disturbs the machine disturbs all.
+    """
     seconds = {name: [] for name in functions}
     for turn in range(rounds + 1):
         for name, function in functions.items():
@@ -76,4 +82,7 @@ def save(name: str, results: dict, table: str):
 
 def spread(values: list, digits: int = 0) -> str:
     """Median, and in brackets the least and the most."""
-    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+    return (
+        f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to"
+        f" {max(values):.{digits}f})"
+    )

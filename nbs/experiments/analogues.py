@@ -1,8 +1,11 @@
-"""Small-scale analogues on CIFAR-10: response normalization, two columns, ten views, dropout.
+"""Small-scale analogues on CIFAR-10.
+
+Response normalization, two columns, ten views, dropout.
 
     python analogues.py FOLDER RESULTS [minutes]
 
-FOLDER: an image folder of CIFAR-10 (train/CLASS/…, val/CLASS/…), or cifar10. RESULTS: the folder with protocol.md.
+FOLDER: an image folder of CIFAR-10 (train/CLASS/…, val/CLASS/…), or cifar10. RESULTS:
+the folder with protocol.md.
 """
 
 import base64
@@ -129,7 +132,10 @@ def cropped(seed, size):
 
 
 def views(x, size):
-    """Five crops, corners and center, and their reflections: ten batches, the center first (§4.1)."""
+    """Five crops, corners and center, and their reflections.
+
+    Ten batches, the center first (§4.1).
+    """
     end = 32 - size
     parts = [
         x[:, :, i : i + size, j : j + size]
@@ -139,8 +145,11 @@ def views(x, size):
 
 
 def train(folder, arm, lr, seed, epochs, drop=None, tune=False, precision="bfloat16"):
-    """Error at the end: on the last 5,000 training pictures, not trained on, where the rate is chosen, else on the test pictures.
-    The arms with a hidden layer give (epoch, training loss) instead, until the loss is under 0.5 twice.
+    """Error at the end.
+
+    On the last 5,000 training pictures, not trained on, where the rate is chosen, else
+    on the test pictures. The arms with a hidden layer give (epoch, training loss)
+    instead, until the loss is under 0.5 twice.
     """
     x, y = cifar.pixels(folder)
     settings = ARMS[arm]
@@ -260,7 +269,10 @@ def null(shares, seed, draws=10_000):
 
 
 def split(shares, seed):
-    """Difference of the halves, its p, and what chance makes of it: the mean, and what it exceeds in one case of twenty."""
+    """Difference of the halves, its p, and what chance makes of it.
+
+    The mean, and what it exceeds in one case of twenty.
+    """
     found, chance = gap(shares), null(shares, seed)
     return dict(
         gap=float(found),
@@ -271,7 +283,10 @@ def split(shares, seed):
 
 
 def final(results, arm):
-    """The runs of an arm from which conclusions are drawn, by seed: the first three in bfloat16, the others in float32 (see the protocol)."""
+    """The runs of an arm from which conclusions are drawn, by seed.
+
+    The first three in bfloat16, the others in float32 (see the protocol).
+    """
     runs = [
         r
         for r in cifar.lines(results)
@@ -281,7 +296,10 @@ def final(results, arm):
 
 
 def splits(results, arm):
-    """What `split` says of the two columns, by seed; of halves drawn at random for the dense net."""
+    """What `split` says of the two columns, by seed.
+
+    Of halves drawn at random for the dense net.
+    """
     kernels = [color(r["kernels"]) for r in final(results, arm)]
     if arm == "dense":
         kernels = [
@@ -296,7 +314,10 @@ def ends(results, arm, of="error"):
 
 
 def until(results, arm):
-    """Epochs until the training loss is under 0.5; a run that did not get there counts as 30."""
+    """Epochs until the training loss is under 0.5.
+
+    A run that did not get there counts as 30.
+    """
     return [
         cifar.crossing(r["rows"], 0.5, math.log(10)) or 30.0
         for r in final(results, arm)
@@ -325,7 +346,10 @@ FAMILIES = [
 
 
 def summarize(results):
-    """Of what is whole: every arm, the families of comparisons, ten views, the split of the colors, dropout."""
+    """Of what is whole.
+
+    Every arm, the families of comparisons, ten views, the split of the colors, dropout.
+    """
     whole = {arm for arm in ARMS if len(final(results, arm)) == len(SEEDS)}
 
     def n(*arms):
@@ -417,7 +441,10 @@ def ten_views(results):
 
 
 def analogues(folder, results, minutes):
-    """All of them: parity of the precisions, the sweep, then eight seeds an arm at its best rate."""
+    """All of them.
+
+    Parity of the precisions, the sweep, then eight seeds an arm at its best rate.
+    """
     cifar.record(
         results, "python nbs/experiments/analogues.py cifar10 results/analogues"
     )

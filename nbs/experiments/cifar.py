@@ -41,7 +41,10 @@ GAINS = {"relu": 2**0.5, "tanh": 5 / 3}
 
 
 def three_convolutions(activation, start, seed, pixels):
-    """The net of layers-19pct.cfg: 89,578 parameters. `start`: '2012', or 'gain', calibrated for inputs with deviation `pixels`."""
+    """The net of layers-19pct.cfg: 89,578 parameters.
+
+    `start`: '2012', or 'gain', calibrated for inputs with deviation `pixels`.
+    """
     net = CifarNet(activation, seed=seed)
     for p in net.parameters():
         if start == "gain" and p.dim() > 1:
@@ -206,7 +209,11 @@ def run(jobs, folder, results, minutes=math.inf, work=None):
 
 
 def record(results, command):
-    """Write env.json: the command; the hash of the protocol, and those it had until it was amended; the machine, and those of earlier runs."""
+    """Write env.json: the command.
+
+    The hash of the protocol, and those it had until it was amended; the machine, and
+    those of earlier runs.
+    """
     before = (
         json.loads((results / "env.json").read_text())
         if (results / "env.json").exists()
@@ -318,7 +325,10 @@ def best(results):
 
 
 def epochs(results, activation, start, cap=60.0):
-    """Epochs to 25 % of an arm's runs; a run that did not get there counts as the cap."""
+    """Epochs to 25 % of an arm's runs.
+
+    A run that did not get there counts as the cap.
+    """
     return [
         crossing(rows) or cap
         for job, rows in read(results)
@@ -327,7 +337,10 @@ def epochs(results, activation, start, cap=60.0):
 
 
 def summarize(results):
-    """Geometric means of the arms, and the ratios between them: with Welch's interval, and with the bootstrap that the protocol names."""
+    """Geometric means of the arms, and the ratios between them.
+
+    With Welch's interval, and with the bootstrap that the protocol names.
+    """
     arms = {
         (a, s): epochs(results, a, s)
         for a in ("relu", "tanh")
@@ -360,7 +373,10 @@ def summarize(results):
 
 
 def figure1(folder, results, minutes):
-    """All of Figure 1: parity of the precisions, the sweep, then six seeds an arm at its best rate."""
+    """All of Figure 1.
+
+    Parity of the precisions, the sweep, then six seeds an arm at its best rate.
+    """
     record(results, "python nbs/experiments/cifar.py cifar10 results/figure1")
     begin = time.monotonic()
 

@@ -9,7 +9,10 @@ from scipy import stats
 
 
 def permuted(a, b):
-    """Exact two-sided p of a difference of means: the share of all ways to deal the numbers into two arms that differ as much."""
+    """Exact two-sided p of a difference of means.
+
+    The share of all ways to deal the numbers into two arms that differ as much.
+    """
     return float(
         stats.permutation_test(
             (a, b),
@@ -33,10 +36,13 @@ def mean(a):
 
 
 def log_rank_scores(times, ended):
-    """Return the log-rank score of every run: whether it ended, less its cumulative hazard.
+    """Return the log-rank score of every run.
 
-    The hazard is that of all runs together, where runs of equal length are tied. Summed over an arm, the
-    scores are the ends observed in it less those expected, the numerator of the log-rank test.
+    Whether it ended, less its cumulative hazard.
+
+    The hazard is that of all runs together, where runs of equal length are tied. Summed
+    over an arm, the scores are the ends observed in it less those expected, the
+    numerator of the log-rank test.
     """
     times = np.asarray(times, float)
     ended = np.asarray(ended, bool)
@@ -54,11 +60,14 @@ def dealt_sums(scores, size):
 
 
 def permuted_log_rank(*strata):
-    """Return the exact two-sided p of the log-rank test: the share of all ways to deal the runs into the arms
-    whose observed less expected ends are as far from 0.
+    """Return the exact two-sided p of the log-rank test.
 
-    A stratum is a pair of arms, an arm a list of (time, ended); runs are dealt within their stratum. The ways
-    of several strata are counted by two halves of them, of which every sum of one is met with every of the other.
+    The share of all ways to deal the runs into the arms whose observed less expected
+    ends are as far from 0.
+
+    A stratum is a pair of arms, an arm a list of (time, ended); runs are dealt within
+    their stratum. The ways of several strata are counted by two halves of them, of
+    which every sum of one is met with every of the other.
     """
     halves = [np.zeros(1), np.zeros(1)]
     observed = 0.0
@@ -85,7 +94,10 @@ def ratio(a, b):
 
 
 def bootstrap_ratio(a, b, draws=10_000):
-    """Ratio of geometric means, a over b, and its 95 % bootstrap interval: with few numbers a side too narrow."""
+    """Ratio of geometric means, a over b, and its 95 % bootstrap interval.
+
+    With few numbers a side too narrow.
+    """
     a, b, g = np.log(a), np.log(b), np.random.default_rng(0)
     many = g.choice(a, (draws, len(a))).mean(1) - g.choice(b, (draws, len(b))).mean(1)
     return tuple(
@@ -150,7 +162,10 @@ def said(r, digits=2, percent=False):
 
 
 def range_said(r, digits=0):
-    """Return the interval of a row as a table shows it; of one that has one end only, that end."""
+    """Return the interval of a row as a table shows it.
+
+    Of one that has one end only, that end.
+    """
     low, high = (
         f"{float(r[end]):.{digits}f}" if r[end] else "" for end in ("low", "high")
     )

@@ -2,8 +2,9 @@
 
     python plateau.py FOLDER RESULTS [minutes]
 
-FOLDER: an image folder (train/CLASS/…, val/CLASS/…); RESULTS: a folder of results with its protocol.md, results/plateau (a small net,
-CIFAR-10) or results/in_place (the whole net, photographs).
+FOLDER: an image folder (train/CLASS/…, val/CLASS/…); RESULTS: a folder of results with
+its protocol.md, results/plateau (a small net, CIFAR-10) or results/in_place (the whole
+net, photographs).
 """
 
 import math
@@ -146,7 +147,11 @@ def updates_apart(one, other):
 
 
 def compared(what, one, other, exact):
-    """Return a line of a summary: the difference of the mean updates, and the p of the log-rank test, by counting or approximated."""
+    """Return a line of a summary.
+
+    The difference of the mean updates, and the p of the log-rank test, by counting or
+    approximated.
+    """
     if exact:
         p = intervals.permuted_log_rank((times(one), times(other)))
     else:
@@ -157,10 +162,13 @@ def compared(what, one, other, exact):
 
 
 def within_pixels_and_bias(results, lr):
-    """Return a line of a summary: the two deviations at one rate, compared among runs of the same pixels and biases.
+    """Return a line of a summary.
 
-    The log-rank test counts all ways to deal the runs, four a side in each of six strata. The difference is that of
-    the means, without an interval: most strata have stopped runs.
+    The two deviations at one rate, compared among runs of the same pixels and biases.
+
+    The log-rank test counts all ways to deal the runs, four a side in each of six
+    strata. The difference is that of the means, without an interval: most strata have
+    stopped runs.
     """
     strata = []
     for divide, bias in product(FACTORS["divide"], FACTORS["bias"]):
@@ -223,8 +231,9 @@ def prediction(runs):
 def summarize_small(results):
     """Return the lines of the summary of the small net.
 
-    Log-rank tests of deviations and of pixels at every rate, with the difference of mean updates; the deviations
-    again among runs of the same pixels and biases; rank correlations by bias; the fit; what biases of 1 do.
+    Log-rank tests of deviations and of pixels at every rate, with the difference of
+    mean updates; the deviations again among runs of the same pixels and biases; rank
+    correlations by bias; the fit; what biases of 1 do.
     """
     tests = []
     for factor, (a, b), name in [
@@ -332,7 +341,10 @@ def in_place(folder, recipe, divided, seed, precision=FAST, most=WHOLE["most"]):
 
 
 def whole_runs(results, **settings):
-    """The runs with these settings, by seed; of a seed all or none, as the protocol has it."""
+    """The runs with these settings, by seed.
+
+    Of a seed all or none, as the protocol has it.
+    """
     runs = sorted(
         [r for r in lines(results) if "precision" not in r["job"]],
         key=lambda r: r["job"]["seed"],
