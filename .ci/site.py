@@ -15,6 +15,7 @@ import argparse
 import configparser
 import html
 import html.parser
+import importlib
 import json
 import os
 import re
@@ -26,8 +27,8 @@ from urllib.parse import unquote, urlsplit
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT / ".ci"))  # also where this file is read by another name
-import redirects
-import staged
+redirects = importlib.import_module("redirects")
+staged = importlib.import_module("staged")
 
 REMEDIES = {
     "smalldocs": "pip install -e '.[dev]'",
@@ -248,7 +249,7 @@ def mathml(source):
     from latex2mathml.converter import convert
 
     def math(tex, display):
-        """With the gap of TeX after ln, which is missing, and without those around max, which are too many."""
+        """Convert with TeX's gap after ln, and without gaps around max."""
         words = re.sub(
             r"(<mi>(?:ln|log)</mi>)(?=<m[in]>)",
             r'\1<mspace width="0.17em" />',

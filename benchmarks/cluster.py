@@ -1,5 +1,7 @@
-"""Times the training step of recipe paper in one to four processes on two cores, column by column and whole, and between two network
-namespaces, "machines", that are joined by a wire of limited rate; writes results/cluster/{cores,wire}.{json,md}.
+"""Time the training step of recipe paper in one to four processes on two cores.
+
+Column by column and whole, and between two network namespaces, "machines", that are
+joined by a wire of limited rate. Writes results/cluster/{cores,wire}.{json,md}.
 
     python benchmarks/cluster.py
 """
@@ -117,7 +119,10 @@ def work(processes, data_parallel):
 
 
 def launch(processes, data_parallel, machines=None):
-    """Results of each process of a run, on this machine, or on machines that are network namespaces."""
+    """Return the results of each process of a run.
+
+    It runs on this machine, or on machines that are network namespaces.
+    """
     with socket.create_server(("127.0.0.1", 0)) as free:
         port, running = free.getsockname()[1], []
     for rank in range(processes):
@@ -154,7 +159,10 @@ def launch(processes, data_parallel, machines=None):
 
 
 def lay_wire(rate):
-    """Two network namespaces and a pair of virtual Ethernet devices between them, each of which sends at most so much."""
+    """Make two network namespaces that are joined by a wire.
+
+    The wire is a pair of virtual Ethernet devices, each of which sends at most so much.
+    """
 
     def run(words):
         return subprocess.run(words.split(), check=True)

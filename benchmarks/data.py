@@ -1,4 +1,6 @@
-"""Times packing and batches beside what people use, on JPEGs of ImageNet's usual size made from two photographs, and writes
+"""Time packing and batches beside what people use.
+
+The images are JPEGs of ImageNet's usual size, made from two photographs. Writes
 results/benchmarks/data.{json,md}.
 
     python benchmarks/data.py
@@ -31,7 +33,7 @@ square = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(256)]
 
 
 def make_files(folder):
-    """JPEGs of 500 × 375 pixels at quality 75 to 95, cut from china.jpg and flower.jpg."""
+    """Cut JPEGs of 500 × 375 pixels, quality 75 to 95, from two photographs."""
     rng, photos = (
         np.random.default_rng(0),
         [Image.fromarray(load_sample_image(f"{n}.jpg")) for n in ("china", "flower")],
@@ -142,9 +144,8 @@ def table(results):
     ):
         group = results[what]
         for name in group["seconds"]:
-            ratio = statistics.median(
-                a / b for a, b in zip(rate(group, name), rate(group, against))
-            )
+            pairs = zip(rate(group, name), rate(group, against), strict=True)
+            ratio = statistics.median(a / b for a, b in pairs)
             rows.append((what, name, spread(rate(group, name)), f"{ratio:.3g}"))
     note = (
         f"Pictures of 500×375, {FILES} files. Batches of {BATCH} at 224, uint8, from"

@@ -1,6 +1,8 @@
-"""Runs the drills of tests/test_survival.py and tests/test_preprocessing.py several times and writes results/drills/drills.{tsv,md}.
+"""Run the drills several times, and write results/drills/drills.{tsv,md}.
 
-python benchmarks/drills.py [passes]
+They are tests of tests/test_survival.py and tests/test_preprocessing.py.
+
+    python benchmarks/drills.py [passes]
 """
 
 import csv
@@ -20,7 +22,9 @@ DRILLS = {  # part of the test's name: what happens
         "SIGKILL at a random step, then resumed: weights and metrics bit for bit;"
         " processes:"
     ),
-    "takes_up": "an error at a random step, resumed on another number of processes, float64:",
+    "takes_up": (
+        "an error at a random step, resumed on another number of processes, float64:"
+    ),
     "failing_process": "a run of two processes, at a random step process",
     "killed_notebook": "both processes hang and the kernel is killed",
     "a_kernel_is": "both processes hang and the kernel is",

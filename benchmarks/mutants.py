@@ -145,13 +145,13 @@ def mutant(source, draw):
     after = ast.unparse(tree)
     return after, *next(
         (a.strip(), b.strip())
-        for a, b in zip(before.splitlines(), after.splitlines())
+        for a, b in zip(before.splitlines(), after.splitlines(), strict=False)
         if a != b
     )
 
 
 def try_it(folder, module, source, tests):
-    """Seconds, and the test that noticed, with a module's source replaced in the copy."""
+    """Replace a module in the copy; return seconds, and the test that noticed."""
     path, begin = folder / f"alexnet_nb/{module}.py", time.monotonic()
     before = path.read_text()
     path.write_text(source)

@@ -1,6 +1,8 @@
-"""Times the training step (forward, backward, update) of AlexNets, side by side, and writes results/benchmarks/step-DEVICE.{json,md}.
+"""Time the training step of AlexNets: forward pass, backward pass, update.
 
-python benchmarks/step.py [cpu | cuda] [pictures in a batch …]
+They take turns. Writes results/benchmarks/step-DEVICE.{json,md}.
+
+    python benchmarks/step.py [cpu | cuda] [pictures in a batch …]
 """
 
 import statistics
@@ -184,7 +186,10 @@ def dropout(device, batch, autocast):
 
 
 def measure(device, batch, precision):
-    """Seconds of every net's step, of a large matrix product and of the parts, all in turn."""
+    """Time every net's step, a large matrix product and the parts, all in turn.
+
+    Return the seconds.
+    """
     autocast, tf32 = PRECISIONS[precision]
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
     torch._dynamo.reset()
@@ -224,16 +229,13 @@ def table(results):
             f" picture, torchvision's {operations('torchvision') / 1e9:.2f}."
         ],
     )
+    best_way = "torchvision's, the best way"
     for r in results:
         median = {name: statistics.median(s) for name, s in r["seconds"].items()}
         rate = {name: r["flops"][name] / median[name] / 1e9 for name in r["flops"]}
         for name in NETS:
-            against = [
-                b / a
-                for a, b in zip(
-                    r["seconds"][name], r["seconds"]["torchvision's, the best way"]
-                )
-            ]
+            pairs = zip(r["seconds"][name], r["seconds"][best_way], strict=True)
+            against = [best / own for own, best in pairs]
             rows.append(
                 (
                     f"{r['precision']}, {r['batch']}",

@@ -20,7 +20,10 @@ RESULTS = Path(__file__).resolve().parent.parent / "results/benchmarks"
 
 
 def start():
-    """Begin again with the allocator's environment, which glibc reads only when a process starts; two threads."""
+    """Begin again with the allocator's environment, and with two threads.
+
+    glibc reads that environment only when a process starts.
+    """
     if not ALLOCATOR.items() <= os.environ.items():
         os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | ALLOCATOR)
     torch.set_num_threads(2)
@@ -52,16 +55,11 @@ def in_turns(
 def processor():
     """The model of the processor, as Linux or the platform names it."""
     cpuinfo = Path("/proc/cpuinfo")
-    names = (
-        [
-            l.split(":")[1].strip()
-            for l in cpuinfo.read_text().splitlines()
-            if l.startswith("model name")
-        ]
-        if cpuinfo.exists()
-        else []
-    )
-    return names[0] if names else platform.processor()
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":")[1].strip()
+    return platform.processor()
 
 
 def save(name: str, results: dict, table: str):
