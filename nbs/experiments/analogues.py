@@ -35,8 +35,11 @@ DECAY = {"conv1": 0.004, "conv2": 0.004, "conv3": 0.004, "fc": 3.0}
 
 
 def net(seed, kernels=(32, 32, 64), groups=(1, 1), norm=None, size=32, hidden=0):
-    """The net of layers-19pct.cfg with these kernels, groups in conv2 and conv3, response normalization after conv1 and conv2, or a
-    hidden layer with dropout. Every layer keeps its deviation·√fan-in; a hidden layer starts as in layers-80sec.cfg.
+    """Build the net of layers-19pct.cfg, changed in one respect.
+
+    It has these kernels, groups in conv2 and conv3, response normalization after conv1
+    and conv2, or a hidden layer with dropout. Every layer keeps its deviation·√fan-in;
+    a hidden layer starts as in layers-80sec.cfg.
     """
     a, b, c = kernels
     half = dict(kernel_size=3, stride=2, ceil_mode=True)
@@ -101,11 +104,14 @@ ARMS = dict(
 )
 
 
-COLOURED = "columns", "apart", "dense"  # the arms that Figure 3 is about
+COLORED_ARMS = "columns", "apart", "dense"  # the arms that Figure 3 is about
 
 
 def cropped(seed, size):
-    """Random crops, and reflections, one for each picture of a batch, drawn from (seed, epoch) for all pictures."""
+    """Make random crops and reflections, one for each image of a batch.
+
+    They are drawn from (seed, epoch) for all images.
+    """
     drawn = {}
 
     def see(x, epoch, places):
@@ -116,17 +122,12 @@ def cropped(seed, size):
                 torch.randint(33 - size, (50_000, 2), generator=g),
                 torch.rand(50_000, generator=g) < 0.5,
             )
-        places, (corners, flips) = places.cpu(), drawn[epoch]
-        return torch.stack(
-            [
-                x_[:, i : i + size, j : j + size].flip(-1)
-                if f
-                else x_[:, i : i + size, j : j + size]
-                for x_, (i, j), f in zip(
-                    x, corners[places].tolist(), flips[places].tolist()
-                )
-            ]
-        ).contiguous(memory_format=torch.channels_last)
+        corners, flips = (choice[places.cpu()].tolist() for choice in drawn[epoch])
+        crops = []
+        for image, (i, j), flip in zip(x, corners, flips, strict=True):
+            crop = image[:, i : i + size, j : j + size]
+            crops.append(crop.flip(-1) if flip else crop)
+        return torch.stack(crops).contiguous(memory_format=torch.channels_last)
 
     return see
 
@@ -208,8 +209,11 @@ def train(folder, arm, lr, seed, epochs, drop=None, tune=False, precision="bfloa
 
 
 def kernels(model, arm):
-    """Kernels of the first layer, 32×3×5×5 in half precision, for the arms that Figure 3 is about."""
-    if arm not in COLOURED:
+    """Encode the kernels of the first layer, 32×3×5×5, in half precision.
+
+    Only for the arms that Figure 3 is about.
+    """
+    if arm not in COLORED_ARMS:
         return {}
     return dict(
         kernels=base64.b64encode(
@@ -228,7 +232,11 @@ def sweep(grid):
 
 
 def best(results):
-    """Arm → the rate with the lowest mean, over two seeds, of the error on the slice, or of the training loss; a run that diverged loses."""
+    """Return the best rate of every arm.
+
+    It has the lowest mean, over two seeds, of the error on the slice, or of the
+    training loss; a run that diverged loses.
+    """
     final = {}
     for row in cifar.lines(results):
         job, score = (
@@ -381,7 +389,7 @@ def summarize(results):
         ]
     if "crops" in whole:
         rows += ten_views(results)
-    for arm in COLOURED if whole.issuperset(COLOURED) else ():
+    for arm in COLORED_ARMS if whole.issuperset(COLORED_ARMS) else ():
         nets = {
             k: [net[k] for net in splits(results, arm)] for k in ("gap", "chance", "p")
         }
@@ -417,13 +425,13 @@ def summarize(results):
 def ten_views(results):
     """Their gain, mean over nets, and McNemar's test for each net."""
     ten, one = ends(results, "crops", "ten"), ends(results, "crops")
-    counts = list(
-        zip(ends(results, "crops", "only_ten"), ends(results, "crops", "only_one"))
-    )
+    only_ten = ends(results, "crops", "only_ten")
+    only_one = ends(results, "crops", "only_one")
+    counts = zip(only_ten, only_one, strict=True)
     return [
         intervals.row(
             "ten views less one: test error",
-            *intervals.mean([a - b for a, b in zip(ten, one)]),
+            *intervals.mean([a - b for a, b in zip(ten, one, strict=True)]),
             str(len(ten)),
         ),
         *intervals.family(

@@ -55,7 +55,10 @@ def log_rank_scores(times, ended):
 
 
 def dealt_sums(scores, size):
-    """Return the sum of every choice of `size` of the scores, the arm's own choice (the first `size`) first."""
+    """Return the sum of every choice of `size` of the scores.
+
+    The arm's own choice, the first `size`, comes first.
+    """
     return np.array([sum(chosen) for chosen in itertools.combinations(scores, size)])
 
 
@@ -72,15 +75,14 @@ def permuted_log_rank(*strata):
     halves = [np.zeros(1), np.zeros(1)]
     observed = 0.0
     for i, (one, other) in enumerate(strata):
-        scores = log_rank_scores(*zip(*one, *other))
+        scores = log_rank_scores(*zip(*one, *other, strict=True))
         sums = dealt_sums(scores, len(one))
         observed += sums[0]
         halves[i % 2] = np.add.outer(halves[i % 2], sums).ravel()
     few, many = sorted(halves, key=len)
     many = np.sort(many)
-    least = (
-        abs(observed) - 1e-9
-    )  # sums of the same scores in another order differ in the last bits
+    # sums of the same scores in another order differ in the last bits
+    least = abs(observed) - 1e-9
     above = len(many) - np.searchsorted(many, least - few)
     below = np.searchsorted(many, -least - few, side="right")
     if least <= 0:
@@ -89,7 +91,10 @@ def permuted_log_rank(*strata):
 
 
 def ratio(a, b):
-    """Ratio of geometric means, a over b, and its 95 % interval by Welch's t on the logarithms."""
+    """Return the ratio of geometric means, a over b, and its 95 % interval.
+
+    By Welch's t on the logarithms.
+    """
     return tuple(map(float, np.exp(difference(np.log(a), np.log(b)))))
 
 
@@ -127,7 +132,8 @@ def row(what, estimate, low=math.nan, high=math.nan, n="", p=math.nan):
 
 def family(rows):
     """The rows of one family of tests, with Holm's p values."""
-    return [r | dict(p_holm=p) for r, p in zip(rows, holm([r["p"] for r in rows]))]
+    adjusted = holm([r["p"] for r in rows])
+    return [r | dict(p_holm=p) for r, p in zip(rows, adjusted, strict=True)]
 
 
 def text(value):
