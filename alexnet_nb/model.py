@@ -219,9 +219,7 @@ def feature_map_sizes(
         window, stride = KERNEL_STRIDE[name]
         ceil = name == "conv1" and recipe.conv1_ceil
         before = output_size(size, window, stride, pad, ceil)
-        size = before
-        if name in POOLED:
-            size = output_size(before, *pooling)
+        size = output_size(before, *pooling) if name in POOLED else before
         sizes.append((before, size))
     return sizes
 
@@ -237,10 +235,7 @@ def smallest_crop(recipe: Recipe) -> int:
 def layer_specs(
     recipe: Recipe = paper, num_classes: int = 1000
 ) -> tuple[LayerSpec, ...]:
-    """Compute the sizes of the eight layers.
-
-    Raises `ValueError` where they do not fit.
-    """
+    """Compute the eight layers' sizes. Raises `ValueError` where they do not fit."""
     if not isinstance(recipe, Recipe):
         raise TypeError(
             f"recipe: got {recipe!r}, expected a Recipe; pass one such as"
@@ -443,19 +438,14 @@ def draw_network(recipe: Recipe = paper, num_classes: int = 1000) -> Svg:
     """Draw a block for each layer and column, and a line for each input (Figure 2)."""
     specs = layer_specs(recipe, num_classes)
     blocks = [_place_blocks(recipe, i, spec) for i, spec in enumerate(specs)]
-    shapes = [
-        _draw_layer(spec, placed) for spec, placed in zip(specs, blocks, strict=True)
-    ]
+    shapes = list(map(_draw_layer, specs, blocks))
     for spec, (sources, targets) in zip(specs[1:], pairwise(blocks), strict=True):
         shapes.append(_draw_lines(spec, sources, targets))
-    style = (
-        "text{font:14px system-ui,sans-serif;fill:#808890;text-anchor:middle}"
-        ".b{font-weight:600}"
-    )
-    title = f"{recipe.name}: the layers and who reads whom"
+    style = "text{font:14px system-ui,sans-serif;fill:#808890;text-anchor:middle}"
     return Svg(
         '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 880 322" role="img">'
-        f"<title>{title}</title><style>{style}</style>{''.join(shapes)}</svg>"
+        f"<title>{recipe.name}: the layers and who reads whom</title>"
+        f"<style>{style}.b{{font-weight:600}}</style>{''.join(shapes)}</svg>"
     )
 
 # %% ../nbs/06_model.ipynb #draw-parts
@@ -479,9 +469,9 @@ def _place_blocks(recipe: Recipe, index: int, spec: LayerSpec) -> list[_Block]:
 def _draw_layer(spec: LayerSpec, blocks: list[_Block]) -> str:
     """Draw the blocks of a layer, with its kernels or units in each, and its name."""
     shapes = ""
-    colors = ("#d1495b", "#2e86ab")[: len(blocks)]
+    colors = ("#d1495b", "#2e86ab")
     units = spec.outputs // len(blocks)
-    for (left, center, height), color in zip(blocks, colors, strict=True):
+    for (left, center, height), color in zip(blocks, colors, strict=False):
         shapes += (
             f'<rect x="{left}" y="{center - height / 2:.0f}" width="58"'
             f' height="{height:.0f}" rx="4"'
