@@ -89,8 +89,8 @@ def load_input(
         mean, cov = data.mean, data.cov
     else:
         raise ValueError(
-            f"{folder}: got no stats.npz, expected the mean image of the training data; "
-            "give the data that the run was trained on"
+            f"{folder}: got no stats.npz, expected the mean image of the training data;"
+            " give the data that the run was trained on"
         )
     return InputTransform(model.recipe, mean, cov, device, model.fc8.weight.dtype)
 
@@ -141,8 +141,8 @@ def evaluate(
 
     The mean image and the color axes are those of the run. On the run's own validation
     images the errors of all views go to `result.json`; on anything else they go to a
-    file of its own, `result-DATA-KEY-SPLIT.json`, which names the data. Raises `ValueError`
-    for images of another size and for other classes.
+    file of its own, `result-DATA-KEY-SPLIT.json`, which names the data. Raises
+    `ValueError` for images of another size and for other classes.
     """
     folder = Path(folder)
     model = load_model(folder, device)
@@ -166,7 +166,7 @@ def _views(n: int) -> str:
 
 # %% ../nbs/11_evaluation.ipynb #evaluate-parts
 def require_same_kind(folder: Path, data: PackedDataset) -> None:
-    """Raise `ValueError` unless images and classes are as those a run was trained on."""
+    """Raise `ValueError` unless images and classes are as a run was trained on."""
     size = RunDir(folder).config().image_size
     if data.size != size:
         raise ValueError(

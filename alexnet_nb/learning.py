@@ -58,7 +58,7 @@ def make_optimizer(
 
 # %% ../nbs/09_learning.ipynb #given
 def _recipe_value(recipe: Recipe, name: str) -> float:
-    """Return a value of a recipe. Raise `ValueError` where the recipe has no source for it."""
+    """Return a value of a recipe. Raise `ValueError` where it has no source."""
     value = getattr(recipe, name)
     if value is None:
         raise ValueError(
@@ -96,9 +96,9 @@ def learning_rates(
 ) -> dict[str, Any]:
     """Compute the learning rates at a point of the run (§5; `layer-params-145.cfg`).
 
-    They are those of 'conv1', 'conv1_bias', 'weights' and 'biases'; 'color' says whether
-    the noise is on. conv1 has the rates of the other layers until the schedule names
-    `conv1` and `conv1_bias`.
+    They are those of 'conv1', 'conv1_bias', 'weights' and 'biases'; 'color' says
+    whether the noise is on. conv1 has the rates of the other layers until the schedule
+    names `conv1` and `conv1_bias`.
     """
     factor = dict(weights=1.0, biases=1.0, color=1.0)
     if recipe.schedule == "plateau":
@@ -123,7 +123,7 @@ def learning_rates(
 
 # %% ../nbs/09_learning.ipynb #steps-of
 def _schedule_steps(recipe: Recipe) -> tuple[tuple[float, str, float], ...]:
-    """Return the steps of a recorded schedule: share of the run, of what, and factor."""
+    """Return the steps of a recorded schedule: share of the run, group, factor."""
     steps = recipe.schedule
     if steps is None or isinstance(steps, str):
         raise ValueError(
@@ -161,10 +161,11 @@ def scale_width(
     width: float = 1.0,  # share of the kernels and units
     crop: int | None = None,  # pixels; None: the recipe's
 ) -> Recipe:
-    """Scale a recipe to another width and crop; std·√fan-in of every layer is kept."""
+    """Scale a recipe to another width and crop; keep std·√fan-in of every layer."""
 
     def even(sizes: Sequence[int]) -> tuple[int, ...]:
-        return tuple(round(n * width / recipe.columns) * recipe.columns for n in sizes)
+        per_column = [round(n * width / recipe.columns) for n in sizes]
+        return tuple(n * recipe.columns for n in per_column)
 
     small = replace(
         recipe,
@@ -174,13 +175,14 @@ def scale_width(
     )
     if not min(small.kernels):
         raise ValueError(
-            f"width: got {width}, which leaves a layer of {recipe.name} without kernels,"
-            " expected one or more for each; choose a larger width"
+            f"width: got {width}, which leaves a layer of {recipe.name} without"
+            " kernels, expected one or more for each; choose a larger width"
         )
     if recipe.init_std is None:
         return small
     stds = []
-    for std, old, new in zip(recipe.init_std, layer_specs(recipe), layer_specs(small)):
+    specs = zip(layer_specs(recipe), layer_specs(small), strict=True)
+    for std, (old, new) in zip(recipe.init_std, specs, strict=True):
         stds.append(std * (old.fan_in / new.fan_in) ** 0.5)
     return replace(small, init_std=tuple(stds))
 
@@ -190,7 +192,7 @@ def check_signal(
     model: AlexNet,  # both columns
     x: torch.Tensor,  # N × 3 × crop × crop, as in training
 ) -> MarkdownTable:
-    """Tabulate the std of every layer's output over images, and what to expect of it."""
+    """Tabulate the std of every layer's output, and forecast the plateau."""
     outputs = _layer_outputs(model, x)
     rows = []
     for name, output in outputs.items():

@@ -1,5 +1,7 @@
-"""Times the training step of recipe paper in two processes of one column each, with one thread each, and in one process with two
-threads, in turn, and writes results/benchmarks/columns.{json,md}.
+"""Time the training step of recipe paper in two processes and in one, in turn.
+
+The two have one column and one thread each, the one has two threads. Writes
+results/benchmarks/columns.{json,md}.
 
     python benchmarks/columns.py
 """
@@ -158,6 +160,9 @@ def table(results):
     def row(name, show):
         return (name, *map(show, runs))
 
+    def part_row(part):
+        return row(f"{part}, ms", lambda r: f"{1e3 * median(r, part):.0f}")
+
     rows = [
         row("parameters", lambda r: r[0]["parameters"]),
         row(
@@ -178,22 +183,22 @@ def table(results):
             "step, of one process",
             lambda r: f"{median(r, 'step') / median(whole, 'step'):.2f}",
         ),
-        *(
-            row(f"{part}, ms", lambda r: f"{1e3 * median(r, part):.0f}")
-            for part in ("forward", "backward", "update")
-        ),
+        *map(part_row, ("forward", "backward", "update")),
         row(
             "exchange and waiting, ms (of the step)",
             lambda r: (
-                f"{1e3 * median(r, 'exchange'):.0f} ({median(r, 'exchange') / median(r, 'step'):.1%})"
+                f"{1e3 * median(r, 'exchange'):.0f}"
+                f" ({median(r, 'exchange') / median(r, 'step'):.1%})"
             ),
         ),
     ]
     return MarkdownTable(
         ["", "one process", "column 0", "column 1"],
         rows,
-        f"Batch {BATCH}, 224 pixels, the whole net, float32; medians of {ROUNDS * STEPS} steps, "
-        "in brackets the least and the most. Forward and backward include the exchange.",
+        f"Batch {BATCH}, 224 pixels, the whole net, float32; medians of"
+        f" {ROUNDS * STEPS} steps, "
+        "in brackets the least and the most. Forward and backward include the"
+        " exchange.",
     )
 
 

@@ -1,4 +1,6 @@
-"""Times packing and batches beside what people use, on JPEGs of ImageNet's usual size made from two photographs, and writes
+"""Time packing and batches beside what people use.
+
+The images are JPEGs of ImageNet's usual size, made from two photographs. Writes
 results/benchmarks/data.{json,md}.
 
     python benchmarks/data.py
@@ -32,7 +34,7 @@ square = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(256)]
 
 
 def make_files(folder):
-    """JPEGs of 500 × 375 pixels at quality 75 to 95, cut from china.jpg and flower.jpg."""
+    """Cut JPEGs of 500 × 375 pixels, quality 75 to 95, from two photographs."""
     rng, photos = (
         np.random.default_rng(0),
         [Image.fromarray(load_sample_image(f"{n}.jpg")) for n in ("china", "flower")],
@@ -143,14 +145,18 @@ def table(results):
     ):
         group = results[what]
         for name in group["seconds"]:
-            ratio = statistics.median(
-                a / b for a, b in zip(rate(group, name), rate(group, against))
-            )
+            pairs = zip(rate(group, name), rate(group, against), strict=True)
+            ratio = statistics.median(a / b for a, b in pairs)
             rows.append((what, name, spread(rate(group, name)), f"{ratio:.3g}"))
     note = (
-        f"Pictures of 500×375, {FILES} files. Batches of {BATCH} at 224, uint8, from pictures of 256×256 in the page cache; the two loaders have two processes, "
-        "ours and the copy none. `ImageFolder` decodes, rescales, crops, mirrors and normalizes: what people do, not the same work. "
-        f"`pack` as a whole, {results['pack']['processes']} processes, statistics and checksums included: {results['pack']['pictures'] / results['pack']['seconds']:,.0f} pictures a second."
+        f"Pictures of 500×375, {FILES} files. Batches of {BATCH} at 224, uint8, from"
+        " pictures of 256×256 in the page cache; the two loaders have two processes, "
+        "ours and the copy none. `ImageFolder` decodes, rescales, crops, mirrors and"
+        " normalizes: what people do, not the same work. "
+        f"`pack` as a whole, {results['pack']['processes']} processes, statistics and"
+        " checksums included:"
+        f" {results['pack']['pictures'] / results['pack']['seconds']:,.0f} pictures a"
+        " second."
     )
     return MarkdownTable(
         ["", "", "pictures a second", "PIL or the copy = 1"], rows, note

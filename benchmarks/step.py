@@ -1,6 +1,8 @@
-"""Times the training step (forward, backward, update) of AlexNets, side by side, and writes results/benchmarks/step-DEVICE.{json,md}.
+"""Time the training step of AlexNets: forward pass, backward pass, update.
 
-python benchmarks/step.py [cpu | cuda] [pictures in a batch …]
+They take turns. Writes results/benchmarks/step-DEVICE.{json,md}.
+
+    python benchmarks/step.py [cpu | cuda] [pictures in a batch …]
 """
 
 import statistics
@@ -21,7 +23,10 @@ from alexnet_nb.training import train_step
 
 
 def naive():
-    """AlexNet as it is usually written: grouped convolutions, torch's normalization over all kernel maps, dropout layers."""
+    """AlexNet as it is usually written.
+
+    Grouped convolutions, torch's normalization over all kernel maps, dropout layers.
+    """
 
     def norm():
         return nn.LocalResponseNorm(5, alpha=5e-4, beta=0.75, k=2.0)
@@ -153,7 +158,10 @@ def stepper(name, device, batch, autocast):
 
 
 def operations(name):
-    """Of one picture, forward and backward, in the layers alone: two a multiply-add, and conv1 needs no gradient of its input."""
+    """Of one picture, forward and backward, in the layers alone.
+
+    Two a multiply-add, and conv1 needs no gradient of its input.
+    """
     layers = layer_specs(theirs if name.startswith("torchvision") else paper)
     return 2 * (
         3 * sum(layer.multiply_adds for layer in layers) - layers[0].multiply_adds
@@ -178,7 +186,10 @@ def dropout(device, batch, autocast):
 
 
 def measure(device, batch, precision):
-    """Seconds of every net's step, of a large matrix product and of the parts, all in turn."""
+    """Time every net's step, a large matrix product and the parts, all in turn.
+
+    Return the seconds.
+    """
     autocast, tf32 = PRECISIONS[precision]
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
     torch._dynamo.reset()
@@ -214,19 +225,17 @@ def table(results):
     rows, notes = (
         [],
         [
-            f"The layers of each net take {operations('paper') / 1e9:.2f} GFLOP a picture, torchvision's {operations('torchvision') / 1e9:.2f}."
+            f"The layers of each net take {operations('paper') / 1e9:.2f} GFLOP a"
+            f" picture, torchvision's {operations('torchvision') / 1e9:.2f}."
         ],
     )
+    best_way = "torchvision's, the best way"
     for r in results:
         median = {name: statistics.median(s) for name, s in r["seconds"].items()}
         rate = {name: r["flops"][name] / median[name] / 1e9 for name in r["flops"]}
         for name in NETS:
-            against = [
-                b / a
-                for a, b in zip(
-                    r["seconds"][name], r["seconds"]["torchvision's, the best way"]
-                )
-            ]
+            pairs = zip(r["seconds"][name], r["seconds"][best_way], strict=True)
+            against = [best / own for own, best in pairs]
             rows.append(
                 (
                     f"{r['precision']}, {r['batch']}",
@@ -239,8 +248,11 @@ def table(results):
         lrn = median["ours, paper"] - median["ours, paper without LRN"]
         share = (lrn + median["dropout"] + median["update"]) / median["ours, paper"]
         notes.append(
-            f"{r['precision']}, batch {r['batch']}: a matrix product of {rate['matrix product']:,.0f} GFLOP/s; LRN, dropout and update take "
-            f"{share:.1%} of the paper's step ({1e3 * lrn:.0f}, {1e3 * median['dropout']:.0f} and {1e3 * median['update']:.0f} of {1e3 * median['ours, paper']:.0f} ms)."
+            f"{r['precision']}, batch {r['batch']}: a matrix product of"
+            f" {rate['matrix product']:,.0f} GFLOP/s; LRN, dropout and update take "
+            f"{share:.1%} of the paper's step ({1e3 * lrn:.0f},"
+            f" {1e3 * median['dropout']:.0f} and {1e3 * median['update']:.0f} of"
+            f" {1e3 * median['ours, paper']:.0f} ms)."
         )
     return MarkdownTable(
         [

@@ -1,9 +1,13 @@
-"""Figure 4 for a run on an image folder: five guesses for eight pictures, and the nearest training pictures of five.
+"""Figure 4 for a run on an image folder.
+
+Five guesses for eight pictures, and the nearest training pictures of five.
 
     python figure4.py RUN FOLDER RESULTS
 
-RUN: the folder of a run that has ended. FOLDER: the image folder it was trained on. RESULTS: where figure4.json and figure4.jpg go, the
-pictures in a row, with the files they are from. The queries are the first of the validation set as it was packed: nothing is picked.
+RUN: the folder of a run that has ended. FOLDER: the image folder it was trained on.
+RESULTS: where figure4.json and figure4.jpg go, the pictures in a row, with the files
+they are from. The queries are the first of the validation set as it was packed: nothing
+is picked.
 """
 
 import json
