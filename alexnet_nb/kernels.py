@@ -14,7 +14,7 @@ from torch._C._functorch import (  # torch has no public way to ask
 
 # %% ../nbs/engine/kernels.ipynb #by_rows
 def _by_rows(x: torch.Tensor, columns: int) -> torch.Tensor:
-    """View `x` as it lies in memory: rows × columns × channels each × rest."""
+    """Return `x` as it is in memory: rows × columns × channels each × rest."""
     flat = x
     if not x.is_contiguous():  # channels last: a row is a pixel
         flat = x.permute(0, 2, 3, 1).reshape(-1, x.shape[1], 1)

@@ -220,7 +220,7 @@ def _normalize(
 
 # %% ../nbs/04_lrn.ipynb #SpatialNorm
 class SpatialNorm(nn.Module):
-    """The source's normalization over 5×5 neighbors in a map (`layers-145.cfg`)."""
+    """The released code's norm over 5×5 neighbors in a map (`layers-145.cfg`)."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:  # N × C × H × W
         """Divide each value by its neighborhood's mean square, to the power 0.75."""
