@@ -1,5 +1,6 @@
 """What tests of several files share: places, and processes of a run."""
 
+import importlib
 import json
 import os
 import time
@@ -19,6 +20,14 @@ def skip_or_fail(reason):
             f"{reason}; install it, CI must not skip these tests", pytrace=False
         )
     pytest.skip(reason, allow_module_level=True)
+
+
+def import_or_skip(name):
+    """Import a module of the extra `dev`; without it skip the file, or in CI fail."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        skip_or_fail(f"{name}: got no such module; pip install -e '.[dev]'")
 
 
 def texts(folder):

@@ -7,16 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from helpers import skip_or_fail
+from helpers import import_or_skip
 from helpers.pages import BACKGROUND, LAPTOP, PAGES, PAPER, PHONE, WIDE, ground
 
 pytestmark = pytest.mark.browser
 
-if not find_spec("playwright") or not find_spec("axe_playwright_python"):
-    skip_or_fail(
-        "playwright and axe: got no such packages, expected them: pip install -e '.[dev]'"
-    )
-from playwright.sync_api import expect
+import_or_skip("axe_playwright_python")
+expect = import_or_skip("playwright.sync_api").expect
 
 AXE = (
     Path(find_spec("axe_playwright_python").origin).parent / "axe.min.js"

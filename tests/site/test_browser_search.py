@@ -1,19 +1,14 @@
 """Search, links into a page, and the family tree, as a reader uses them."""
 
-from importlib.util import find_spec
-
 import pytest
 
-from helpers import skip_or_fail
+from helpers import import_or_skip
 from helpers.pages import LAPTOP, PHONE, WIDE
 
 pytestmark = pytest.mark.browser
 
-if not find_spec("playwright") or not find_spec("axe_playwright_python"):
-    skip_or_fail(
-        "playwright and axe: got no such packages, expected them: pip install -e '.[dev]'"
-    )
-from playwright.sync_api import expect
+import_or_skip("axe_playwright_python")
+expect = import_or_skip("playwright.sync_api").expect
 
 
 def ends_in_sight(page):
