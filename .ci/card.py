@@ -1,4 +1,6 @@
-"""Draw nbs/card.png, which other sites show beside a link to this one, and nbs/favicon.svg, from nbs/columns.svg. Needs playwright and Chromium.
+"""Draw nbs/card.png, which other sites show beside a link to this one, and the favicon.
+
+Both are made from nbs/assets/columns.svg. Needs playwright and Chromium.
 
 python .ci/card.py
 """
@@ -10,7 +12,7 @@ import shutil
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-DRAWING = (ROOT / "nbs/columns.svg").read_text()
+DRAWING = (ROOT / "nbs/assets/columns.svg").read_text()
 CARD = """<!doctype html><style>
 body { margin: 0; width: 1200px; height: 630px; box-sizing: border-box; padding: 40px 80px 0; background: white; color: #343a40; font-family: system-ui, "DejaVu Sans", sans-serif; }
 h1 { margin: 0; font-size: 64px; border-bottom: 6px solid #b32d46; padding-bottom: 10px; }
@@ -66,5 +68,5 @@ def card():
 
 
 if __name__ == "__main__":
-    (ROOT / "nbs/favicon.svg").write_text(favicon())
+    (ROOT / "nbs/assets/favicon.svg").write_text(favicon())
     card()

@@ -615,6 +615,6 @@ def test_pages_hold_the_script_and_the_styles(id):
     ]
     (page,) = [o for o in outputs if f'id="{id}"' in o]
     for name in ("play.js", "play.css"):
-        assert (ROOT / "nbs" / name).read_text() in page, name
+        assert (ROOT / "nbs/assets" / name).read_text() in page, name
     if id == "play-crop":
         assert len(base64.b64decode(re.search(r"base64,([^\"]+)", page)[1])) < 40_000

@@ -1,4 +1,4 @@
-"""The points on which paper and source differ, or on which reproductions commonly go wrong (nbs/traps.tsv). Each test fails
+"""The points on which paper and source differ, or on which reproductions commonly go wrong (nbs/evidence/traps.tsv). Each test fails
 when its trap is stepped into.
 """
 
@@ -28,7 +28,7 @@ from alexnet_nb.preprocessing import load_image, resize_center_crop
 from alexnet_nb.recipes import LAYERS, RECIPES, no_lrn, paper, source2012, torchvision
 from alexnet_nb.relu import activation
 
-TRAPS = list(csv.DictReader((ROOT / "nbs/traps.tsv").open(), delimiter="\t"))
+TRAPS = list(csv.DictReader((ROOT / "nbs/evidence/traps.tsv").open(), delimiter="\t"))
 SMALL = dict(crop=72, kernels=(8, 16, 24, 24, 16), hidden=(32, 32))
 
 

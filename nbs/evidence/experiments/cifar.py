@@ -356,7 +356,7 @@ def summarize(results):
 
 def figure1(folder, results, minutes):
     """All of Figure 1: parity of the precisions, the sweep, then six seeds an arm at its best rate."""
-    record(results, "python nbs/experiments/cifar.py cifar10 results/figure1")
+    record(results, "python nbs/evidence/experiments/cifar.py cifar10 results/figure1")
     begin = time.monotonic()
 
     def go(jobs):

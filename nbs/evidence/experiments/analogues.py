@@ -419,7 +419,8 @@ def ten_views(results):
 def analogues(folder, results, minutes):
     """All of them: parity of the precisions, the sweep, then eight seeds an arm at its best rate."""
     cifar.record(
-        results, "python nbs/experiments/analogues.py cifar10 results/analogues"
+        results,
+        "python nbs/evidence/experiments/analogues.py cifar10 results/analogues",
     )
     begin = time.monotonic()
 
