@@ -1,4 +1,4 @@
-"""Draw nbs/card.png and nbs/favicon.svg from nbs/columns.svg.
+"""Draw nbs/card.png and nbs/assets/favicon.svg from nbs/assets/columns.svg.
 
 Other sites show the card beside a link to this one. Needs playwright and Chromium.
 
@@ -12,7 +12,7 @@ import shutil
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-DRAWING = (ROOT / "nbs/columns.svg").read_text()
+DRAWING = (ROOT / "nbs/assets/columns.svg").read_text()
 CARD = """<!doctype html><style>
 body {
   margin: 0; width: 1200px; height: 630px; box-sizing: border-box;
@@ -83,5 +83,5 @@ def card():
 
 
 if __name__ == "__main__":
-    (ROOT / "nbs/favicon.svg").write_text(favicon())
+    (ROOT / "nbs/assets/favicon.svg").write_text(favicon())
     card()

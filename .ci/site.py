@@ -43,7 +43,7 @@ SIGNATURES = (  # as nbdev writes them, and as a reader would
     (r"\b__main__\.", ""),
     (r"(\ndef \w+\()\n\s*\n\)", r"\1)"),
 )
-DRAWING = "nbs/columns.svg"
+DRAWING = "nbs/assets/columns.svg"
 NUMBER = re.compile(  # in a link, from any folder to any other
     r"(\]\(|^\[[^\]\n]+\]: )(/?(?:[\w.-]+/)*)\d\d_(\w+\.ipynb)", re.M
 )

@@ -27,7 +27,7 @@ SUMMARIES = dict(
 @pytest.fixture
 def experiment(monkeypatch):
     """A module of nbs/experiments, by name."""
-    monkeypatch.syspath_prepend(ROOT / "nbs/experiments")
+    monkeypatch.syspath_prepend(ROOT / "nbs/evidence/experiments")
     return importlib.import_module
 
 

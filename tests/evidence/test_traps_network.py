@@ -1,4 +1,4 @@
-"""Traps of the network (nbs/traps.tsv). Each test fails when its trap is stepped into."""
+"""Traps of the network (nbs/evidence/traps.tsv). Each test fails when its trap is stepped into."""
 
 from dataclasses import replace
 

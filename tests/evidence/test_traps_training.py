@@ -1,4 +1,4 @@
-"""Traps of the data and the training (nbs/traps.tsv). Each test fails when its trap is stepped into."""
+"""Traps of the data and the training (nbs/evidence/traps.tsv). Each test fails when its trap is stepped into."""
 
 import csv
 import re
@@ -25,7 +25,7 @@ from alexnet_nb.training import train_step
 from helpers import ROOT
 from helpers.nets import small
 
-TRAPS = list(csv.DictReader((ROOT / "nbs/traps.tsv").open(), delimiter="\t"))
+TRAPS = list(csv.DictReader((ROOT / "nbs/evidence/traps.tsv").open(), delimiter="\t"))
 
 
 def test_every_trap_has_its_row():

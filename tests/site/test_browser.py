@@ -253,7 +253,7 @@ def test_a_light_system_is_followed_too(browser, top):
 def test_an_address_that_does_not_exist_leads_back(tab):
     """In whatever folder: styles, pictures and links of 404.html are found from there."""
     tab.faults.clear()
-    tab.page.goto(f"{tab.top}experiments/no/such/page.html")
+    tab.page.goto(f"{tab.top}evidence/no/such/page.html")
     assert [
         f
         for f in tab.faults

@@ -226,7 +226,7 @@ def test_the_slurm_script_says_what_it_means(cells, tmp_path, begun):
 
     (script,) = re.findall(
         r"```sh\n(#!/bin/bash.*?)```",
-        "\n".join("".join(c["source"]) for c in cells("howto.ipynb")),
+        "\n".join("".join(c["source"]) for c in cells("guides/train.ipynb")),
         re.S,
     )
     if begun:

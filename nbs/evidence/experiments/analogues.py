@@ -454,7 +454,8 @@ def analogues(folder, results, minutes):
     Parity of the precisions, the sweep, then eight seeds an arm at its best rate.
     """
     cifar.record(
-        results, "python nbs/experiments/analogues.py cifar10 results/analogues"
+        results,
+        "python nbs/evidence/experiments/analogues.py cifar10 results/analogues",
     )
     begin = time.monotonic()
 

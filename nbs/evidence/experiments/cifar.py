@@ -403,7 +403,7 @@ def figure1(folder, results, minutes):
 
     Parity of the precisions, the sweep, then six seeds an arm at its best rate.
     """
-    record(results, "python nbs/experiments/cifar.py cifar10 results/figure1")
+    record(results, "python nbs/evidence/experiments/cifar.py cifar10 results/figure1")
     begin = time.monotonic()
 
     def go(jobs):

@@ -452,7 +452,10 @@ EXPERIMENTS = dict(
 def main(folder, results, minutes=math.inf):
     """Run what has not been run yet, and write the summary once all is there."""
     data, todo, work, summarize = EXPERIMENTS[results.name]
-    record(results, f"python nbs/experiments/plateau.py {data} results/{results.name}")
+    record(
+        results,
+        f"python nbs/evidence/experiments/plateau.py {data} results/{results.name}",
+    )
     if run(todo, folder, results, minutes, work):
         intervals.write(results / "summary.tsv", summarize(results))
 
