@@ -7,17 +7,37 @@ __all__ = ['ImageSplit', 'JpegArray', 'PackedDataset', 'open_packed', 'open_spli
 
 # %% ../../nbs/engine/packed.ipynb #imports
 import json
-from dataclasses import dataclass
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ..base.files import printable, sha256
+from .workers import pickled_by_path
 from ..preprocessing import decode_jpeg
+
+# %% ../../nbs/engine/packed.ipynb #by-path
+class _PickledByPath:
+    """A base of dataclasses whose memory-mapped files are pickled as their paths.
+
+    A worker process that is not forked opens the files again; their bytes are not sent.
+    """
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[type, bytes]]:
+        values = [getattr(self, field.name) for field in fields(self)]  # type: ignore[arg-type]
+        return _unpickled, (type(self), pickled_by_path(values))
+
+
+def _unpickled(kind: type, values: bytes) -> Any:
+    """Make an object again from the pickled values of its fields."""
+    return kind(*pickle.loads(values))
 
 # %% ../../nbs/engine/packed.ipynb #Split
 @dataclass(frozen=True)
-class ImageSplit:
+class ImageSplit(_PickledByPath):
     """One half of a data set."""
 
     images: (
@@ -30,7 +50,7 @@ class ImageSplit:
 
 # %% ../../nbs/engine/packed.ipynb #Jpegs
 @dataclass(frozen=True)
-class JpegArray:
+class JpegArray(_PickledByPath):
     """Pictures that are stored as JPEG and decoded when they are asked for."""
 
     data: np.ndarray  # uint8, all strings one after the other
@@ -60,7 +80,7 @@ class JpegArray:
 
 # %% ../../nbs/engine/packed.ipynb #Packed
 @dataclass(frozen=True)
-class PackedDataset:
+class PackedDataset(_PickledByPath):
     """A packed data set, opened: its pictures stay on disk until they are used."""
 
     path: Path

@@ -36,7 +36,7 @@ from alexnet_nb.base.files import (
 from ..base.processes import available_cores
 from .packed import PackedDataset, open_packed, open_split
 from .sources import ImageSource, Sample
-from .workers import map_in_workers
+from .workers import map_in_workers, require_main_guard
 from ..preprocessing import load_image, pixel_statistics
 
 # %% ../../nbs/engine/packing.ipynb #Chunks
@@ -258,14 +258,16 @@ def pack(
 
     An interrupted call resumes where it was, if it is made again with the same
     arguments. Raises `TypeError` for a path in place of a source, `FileExistsError`
-    where `dest` is another data set, `OSError` where the disk is too small, and
-    `ValueError` where too many files, or all files of a class, cannot be read.
+    where `dest` is another data set, `OSError` where the disk is too small, `ValueError`
+    where too many files, or all files of a class, cannot be read, and `RuntimeError` in
+    a script that its own worker processes would run again.
     """
     if not isinstance(source, ImageSource):
         raise TypeError(
             f"source: got {str(source)!r}, expected an ImageSource; call"
             f" pack(find_source({str(source)!r}), ...)"
         )
+    require_main_guard()
     dest = Path(dest)
     plan = dict(
         origin=source.origin,
