@@ -67,8 +67,8 @@ def test_the_printed_line_goes_on_with_the_run(papermill, tmp_path):
             "gpu: got an unknown parameter, expected a parameter of a run; did you mean gpus?",
         ),
         ("epochs=ten", "epochs: got 'ten', expected int or None"),
-        ("data=nowhere", "data: nowhere is not a folder"),
-        ("batch_size=5000", "batch_size: found 5000, but the data have only 1437"),
+        ("data=nowhere", "data: got nowhere, which is not a folder"),
+        ("batch_size=5000", "batch_size: got 5000, expected at most 1437"),
     ],
 )
 def test_bad_input_is_refused_before_any_work(papermill, tmp_path, parameter, words):
@@ -118,14 +118,17 @@ def test_each_recipe_keeps_its_crop():
     ("files", "words"),
     [
         (["train/", "val/"], "no images for train"),
-        (["train/a/1.png", "val/a/2.png"], "has one class"),
+        (["train/a/1.png", "val/a/2.png"], "with one class"),
         (["train/a/1.png", "train/b/", "val/a/2.png"], "no images for the classes b"),
         (
             ["train/a/1.png", "train/b/2.png", "val/c/3.png"],
-            "has classes that train has not: c",
+            "classes that train has not: c",
         ),
         (["train/a/1.png", "train/b/2.png"], "none named val"),
-        (["train/a/1.png", "train/b/2.png", "val/a/broken.png"], "no picture for val"),
+        (
+            ["train/a/1.png", "train/b/2.png", "val/a/broken.png"],
+            "no readable image for val",
+        ),
     ],
 )
 def test_odd_folders_are_refused(tmp_path, monkeypatch, files, words):

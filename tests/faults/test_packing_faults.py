@@ -656,7 +656,7 @@ def test_where_there_is_no_image_what_was_found_is_named(tmp_path):
     noise_images(tmp_path)
     for path in list((tmp_path / "a").iterdir()):
         path.rename(path.with_suffix(".heic"))
-    with pytest.raises(FileNotFoundError, match=r"for the classes a .*; found \*.heic"):
+    with pytest.raises(FileNotFoundError, match=r"for the classes a .*, only \*.heic"):
         list_images(tmp_path)
 
 

@@ -1,9 +1,12 @@
 """The rooms base/ and data/: locks, files, worker processes, and what they say."""
 
+import ast
+import errno
 import io
 import multiprocessing
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -15,11 +18,14 @@ from torch.utils.data import DataLoader, Dataset
 
 from alexnet_nb.base import files
 from alexnet_nb.base.files import LockHeldError, atomic_write, file_lock, sync_folder
-from alexnet_nb.data.packed import ImageSplit
+from alexnet_nb.base.processes import available_cores
+from alexnet_nb.data.datasets import find_source
+from alexnet_nb.data.packed import ImageSplit, verify
 from alexnet_nb.data.packing import HEADER, npy_header, pack, progress_bar
 from alexnet_nb.data.sources import ImageSource
 from alexnet_nb.data.workers import map_in_workers
 from alexnet_nb.preprocessing import PixelSums
+from helpers import ROOT
 
 PATIENCE = 300  # seconds after which a process that should have ended is called hung
 
@@ -401,3 +407,71 @@ def test_a_script_without_a_main_guard_ends_with_a_sentence(tmp_path):
     errors = [line for line in lines if line.startswith("RuntimeError: ")]
     assert "__main__: got a script that its own worker process runs again" in errors[0]
     assert "processes: got exit code 1" in errors[-1]
+
+
+# ---------------------------------------------------------------- errors and systems
+
+
+def errors_of(path):
+    """Yield line and message of each error that a module makes, values as {}."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.Call) or not node.args:
+            continue
+        name = getattr(node.func, "id", "")
+        message = node.args[0]
+        if name.endswith("Error") and isinstance(message, ast.JoinedStr | ast.Constant):
+            parts = getattr(message, "values", [message])
+            text = [getattr(part, "value", "") for part in parts]
+            yield node.lineno, "".join(t if isinstance(t, str) else "{}" for t in text)
+
+
+GRAMMAR = re.compile(r"[\w{}./]+: got .+, expected .+; .+", re.DOTALL)
+
+
+@pytest.mark.parametrize("room", ["base", "data"])
+def test_errors_have_one_grammar(room):
+    """NAME: got VALUE, expected WHAT; do THIS."""
+    errors = []
+    for path in sorted((ROOT / "alexnet_nb" / room).glob("*.py")):
+        errors += [(path.name, line, text) for line, text in errors_of(path)]
+    assert len(errors) >= {"base": 3, "data": 20}[room]
+    assert [error for error in errors if not GRAMMAR.fullmatch(error[2])] == []
+
+
+def test_an_error_of_another_grammar_is_found(tmp_path):
+    (tmp_path / "x.py").write_text("raise ValueError(f'size: found {x}, not 3')")
+    ((_, text),) = errors_of(tmp_path / "x.py")
+    assert text == "size: found {}, not 3"
+    assert not GRAMMAR.fullmatch(text)
+
+
+def test_a_system_that_counts_no_cores_of_a_process(monkeypatch):
+    """MacOS and Windows."""
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 12)
+    assert available_cores() == 12
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert available_cores() == 1
+
+
+def test_a_name_that_a_disk_cannot_hold_is_no_folder(monkeypatch):
+    """Windows refuses it with an error of its own kind in place of `not found`."""
+
+    def refuse(path, **options):
+        error = OSError(errno.EINVAL, "The filename syntax is incorrect", str(path))
+        error.winerror = 123
+        raise error
+
+    monkeypatch.setattr(Path, "stat", refuse)
+    with pytest.raises(
+        FileNotFoundError, match=r"data: got a\?b, which is not a folder"
+    ):
+        find_source("a?b")
+
+
+def test_checksums_name_files_in_the_same_way_everywhere(packed):
+    """With slashes: a data set may be packed on Windows and verified on Linux."""
+    names = set(packed.meta["sha256"])
+    assert {"stats.npz", "train/labels.npy", "val/labels.npy"} <= names
+    assert not any("\\" in name for name in names)
+    verify(packed.path)

@@ -490,7 +490,9 @@ def test_imagenet_in_miniature(tmp_path):
         for items in source.splits.values()
         for path, label in items
     )
-    with pytest.raises(ValueError, match="train has 12 pictures, expected 1,281,167"):
+    with pytest.raises(
+        ValueError, match=r"got 12 images in .*/train, expected 1,281,167"
+    ):
         list_imagenet(tmp_path)
 
 
@@ -570,7 +572,7 @@ def test_missing_archives_are_named(tmp_path):
     (tmp_path / "ILSVRC2012_img_val.tar").write_bytes(b"")
     with pytest.raises(
         FileNotFoundError,
-        match=r"Not there: ILSVRC2012_devkit_t12.tar.gz, ILSVRC2012_img_train.tar",
+        match=r"without ILSVRC2012_devkit_t12.tar.gz, ILSVRC2012_img_train.tar",
     ):
         list_imagenet(tmp_path)
 
