@@ -29,10 +29,11 @@ from tqdm import tqdm
 
 from alexnet_nb import preprocessing
 from alexnet_nb.base.files import file_lock
-from alexnet_nb.data import packing
+from alexnet_nb.data import journal, packing
 from alexnet_nb.data.datasets import cache_folder
+from alexnet_nb.data.journal import HEADER
 from alexnet_nb.data.packed import open_packed, verify
-from alexnet_nb.data.packing import CHUNK, HEADER, pack
+from alexnet_nb.data.packing import CHUNK, pack
 from alexnet_nb.data.sources import list_images
 from alexnet_nb.data.workers import map_in_workers, pickled_by_path
 from alexnet_nb.preprocessing import decode_jpeg, load_image, resize_center_crop
@@ -435,7 +436,7 @@ def test_data_have_reached_the_disk_before_their_journal_line(
     tmp_path, monkeypatch, three_chunks
 ):
     """Looked at whenever the journal is longer than before."""
-    monkeypatch.setattr(packing, "_SYNC_SECONDS", 0)
+    monkeypatch.setattr(journal, "_SYNC_SECONDS", 0)
     fsync, reached, seen = os.fsync, {}, []
     partial = tmp_path / ".out.partial"
 

@@ -20,8 +20,9 @@ from alexnet_nb.base import files
 from alexnet_nb.base.files import LockHeldError, atomic_write, file_lock, sync_folder
 from alexnet_nb.base.processes import available_cores
 from alexnet_nb.data.datasets import find_source
+from alexnet_nb.data.journal import HEADER, npy_header
 from alexnet_nb.data.packed import ImageSplit, verify
-from alexnet_nb.data.packing import HEADER, npy_header, pack, progress_bar
+from alexnet_nb.data.packing import pack, progress_bar
 from alexnet_nb.data.sources import ImageSource
 from alexnet_nb.data.workers import map_in_workers
 from alexnet_nb.preprocessing import PixelSums
