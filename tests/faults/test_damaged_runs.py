@@ -77,7 +77,7 @@ def test_a_damaged_file_of_a_run_is_named(tmp_path):
     ):
         load_checkpoint(fresh(tmp_path), path)
     (tmp_path / "config.json").write_text("")
-    with pytest.raises(ValueError, match=f"{tmp_path}/config.json is damaged"):
+    with pytest.raises(ValueError, match=f"{tmp_path}/config.json: got a damaged file"):
         train(Config(out_dir=str(tmp_path), resume=True, **SMALL))
 
 

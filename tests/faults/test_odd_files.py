@@ -130,5 +130,5 @@ def test_a_class_that_loses_all_its_images_is_refused_by_name(tmp_path):
     noise_images(tmp_path / "in", 4, num_classes=("lost",))
     for path in (tmp_path / "in/lost").iterdir():
         path.write_bytes(b"no image")
-    with pytest.raises(ValueError, match=r"data: got no training .* the classes lost"):
+    with pytest.raises(ValueError, match=r"data: got no readable .* the classes lost"):
         pack_folder(tmp_path / "in", tmp_path / "out", 16, **QUIET)

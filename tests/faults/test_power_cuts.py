@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from tqdm import tqdm
 
-from alexnet_nb.data import packing
+from alexnet_nb.data import journal, packing
+from alexnet_nb.data.journal import HEADER
 from alexnet_nb.data.packed import verify
-from alexnet_nb.data.packing import CHUNK, HEADER
+from alexnet_nb.data.packing import CHUNK
 from alexnet_nb.data.sources import list_images
 from helpers.images import QUIET, noise_images
 from helpers.packing import pack_folder
@@ -189,7 +190,7 @@ def test_data_have_reached_the_disk_before_their_journal_line(
     tmp_path, monkeypatch, three_chunks
 ):
     """Looked at whenever the journal is longer than before."""
-    monkeypatch.setattr(packing, "_SYNC_SECONDS", 0)
+    monkeypatch.setattr(journal, "_SYNC_SECONDS", 0)
     fsync, reached, seen = os.fsync, {}, []
     partial = tmp_path / ".out.partial"
 

@@ -123,7 +123,9 @@ def test_imagenet_in_miniature(tmp_path):
         for items in source.splits.values()
         for path, label in items
     )
-    with pytest.raises(ValueError, match="train has 12 pictures, expected 1,281,167"):
+    with pytest.raises(
+        ValueError, match=r"got 12 images in .*/train, expected 1,281,167"
+    ):
         list_imagenet(tmp_path)
 
 
@@ -203,7 +205,7 @@ def test_missing_archives_are_named(tmp_path):
     (tmp_path / "ILSVRC2012_img_val.tar").write_bytes(b"")
     with pytest.raises(
         FileNotFoundError,
-        match=r"Not there: ILSVRC2012_devkit_t12.tar.gz, ILSVRC2012_img_train.tar",
+        match=r"without ILSVRC2012_devkit_t12.tar.gz, ILSVRC2012_img_train.tar",
     ):
         list_imagenet(tmp_path)
 
@@ -249,7 +251,7 @@ def test_where_there_is_no_image_what_was_found_is_named(tmp_path):
     noise_images(tmp_path)
     for path in list((tmp_path / "a").iterdir()):
         path.rename(path.with_suffix(".heic"))
-    with pytest.raises(FileNotFoundError, match=r"for the classes a .*; found \*.heic"):
+    with pytest.raises(FileNotFoundError, match=r"for the classes a .*, only \*.heic"):
         list_images(tmp_path)
 
 

@@ -124,7 +124,7 @@ def test_the_command_line_is_config(monkeypatch):
             "batch_size: got 2",
         ),
         ("--lr nan", {}, "lr: got nan, expected float or None"),
-        ("--data nowhere", {}, "data: nowhere is not a folder"),
+        ("--data nowhere", {}, "data: got nowhere, which is not a folder"),
         (
             "--out-dir file/run",
             {},
