@@ -40,9 +40,9 @@ def test_the_printed_line_goes_on_with_the_run(papermill, tmp_path):
     assert done.returncode == 0, done.stderr
     (run,) = (tmp_path / "runs").iterdir()
     line = next(
-        l
-        for l in texts(tmp_path).splitlines()
-        if l.startswith("papermill nbs/train.ipynb")
+        line
+        for line in texts(tmp_path).splitlines()
+        if line.startswith("papermill nbs/train.ipynb")
     )
     weights = (run / "model.safetensors").read_bytes()
     shutil.rmtree(run / "checkpoints/step-0000024")
@@ -54,7 +54,8 @@ def test_the_printed_line_goes_on_with_the_run(papermill, tmp_path):
     assert "resumed at step 12" in texts(tmp_path)
     assert (run / "model.safetensors").read_bytes() == weights
     assert [
-        json.loads(l)["step"] for l in (run / "metrics.jsonl").read_text().splitlines()
+        json.loads(line)["step"]
+        for line in (run / "metrics.jsonl").read_text().splitlines()
     ] == [*range(1, 13), 12, *range(13, 25), 24]
 
 
@@ -113,6 +114,6 @@ def test_other_settings_go_through_a_dry_run(tmp_path, settings, capfd):
 def test_a_dry_run_of(tmp_path, settings, steps):
     folder = train(Config(dry_run=True, out_dir=str(tmp_path / "run"), **settings))
     assert [
-        json.loads(l)["step"]
-        for l in (folder / "metrics.jsonl").read_text().splitlines()
+        json.loads(line)["step"]
+        for line in (folder / "metrics.jsonl").read_text().splitlines()
     ] == steps

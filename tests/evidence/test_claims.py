@@ -201,7 +201,7 @@ def test_gain_of_ten_views_in_the_notes():
 
 
 def test_claim_neurons():
-    units = [l.neurons for l in layer_specs(source2012)]
+    units = [layer.neurons for layer in layer_specs(source2012)]
     assert units == [290_400, 186_624, 64_896, 64_896, 43_264, 4096, 4096, 1000]
     assert sum(units) == 659_272
     assert (
@@ -212,7 +212,7 @@ def test_claim_neurons():
 
 
 def test_claim_share_of_conv3():
-    layers = {l.name: l.parameters for l in layer_specs(paper)}
+    layers = {layer.name: layer.parameters for layer in layer_specs(paper)}
     shares = {
         n: 100 * layers[n] / sum(layers.values())
         for n in layers

@@ -155,12 +155,12 @@ def test_recorded_plateau_and_spread_are_as_the_page_says(experiment):
     for lr in plateau.FACTORS["lr"]:
         assert (
             plateau.stats.spearmanr(
-                *zip(*[(s, n) for s, n, _ in runs(divide=1.0, lr=lr)])
+                *zip(*[(s, n) for s, n, _ in runs(divide=1.0, lr=lr)], strict=True)
             ).statistic
             < -0.9
         )
 
-        def near(divide):
+        def near(divide, lr=lr):
             return [n for s, n, _ in runs(divide=divide, lr=lr) if 8e-4 < s < 1.3e-3]
 
         assert len(near(1.0)) >= 4
@@ -206,7 +206,9 @@ def test_recorded_analogues_are_as_the_page_says(experiment):
     assert all(
         ten < one
         for ten, one in zip(
-            analogues.ends(results, "crops", "ten"), analogues.ends(results, "crops")
+            analogues.ends(results, "crops", "ten"),
+            analogues.ends(results, "crops"),
+            strict=True,
         )
     )
     assert (
@@ -230,7 +232,9 @@ def test_recorded_normalization_and_dropout_are_as_the_page_says(experiment):
         assert all(
             with_ > without
             for with_, without in zip(
-                analogues.ends(results, arm), analogues.ends(results, "dense")
+                analogues.ends(results, arm),
+                analogues.ends(results, "dense"),
+                strict=True,
             )
         )
         assert all(
@@ -238,6 +242,7 @@ def test_recorded_normalization_and_dropout_are_as_the_page_says(experiment):
             for with_, without in zip(
                 analogues.ends(results, arm, "loss"),
                 analogues.ends(results, "dense", "loss"),
+                strict=True,
             )
         )
         assert float(numbers[f"{arm} less dense: test error"]["p_holm"]) < 0.05

@@ -181,7 +181,7 @@ def differences(stored, computed):
     if kinds != again:
         return [f"stored {kinds}, computed {again}"]
     found = []
-    for old, new in zip(stored, computed):
+    for old, new in zip(stored, computed, strict=True):
         if "text" in old:
             old, new = (
                 dict(data={"text": old["text"]}),
@@ -198,7 +198,8 @@ def differences(stored, computed):
             lines = [joined(words).splitlines() for words in (value, new["data"][kind])]
             if lines[0] == lines[1]:
                 continue
-            first = next(((a, b) for a, b in zip(*lines) if a != b), map(len, lines))
+            pairs = zip(*lines, strict=False)  # of different length, perhaps
+            first = next(((a, b) for a, b in pairs if a != b), map(len, lines))
             found.append(
                 "{}: stored {!r}, computed {!r}".format(
                     kind, *(str(x)[:300] for x in first)

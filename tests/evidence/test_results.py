@@ -29,7 +29,7 @@ def test_recorded_run_is_whole(folder):
     assert result["seed"] == config.seed
     classes = 5 if folder.name == "flowers5" else 1000
     assert result["parameters"] == sum(
-        l.parameters for l in layer_specs(resolve(config).model_recipe, classes)
+        layer.parameters for layer in layer_specs(resolve(config).model_recipe, classes)
     )
 
 
@@ -114,7 +114,8 @@ def test_recorded_measurement_of_packing_and_batches_is_fast_enough():
 
     def ratio(group, a, b):
         return statistics.median(
-            x / y for x, y in zip(r[group]["seconds"][a], r[group]["seconds"][b])
+            x / y
+            for x, y in zip(r[group]["seconds"][a], r[group]["seconds"][b], strict=True)
         )
 
     assert (

@@ -125,7 +125,9 @@ def test_trap_04_last_window_over_the_edge():
         ).eval()
         nn.init.ones_(net.conv1.weight), nn.init.zeros_(net.conv1.bias)
         out = []
-        net.conv1.register_forward_hook(lambda module, inputs, y: out.append(y[0, 0]))
+        net.conv1.register_forward_hook(
+            lambda module, inputs, y, out=out: out.append(y[0, 0])
+        )
         for pixel in (0, 215, 216, 223):
             x = torch.zeros(1, 3, 224, 224)
             x[0, 0, pixel, pixel] = 1
@@ -246,11 +248,11 @@ def test_trap_19_place_and_scale_of_dropout():
         seen = {}
         for name in ("conv5", "fc6", "fc7", "fc8"):
             getattr(net, name).register_forward_hook(
-                lambda module, inputs, out, name=name: seen.update(
+                lambda module, inputs, out, name=name, seen=seen: seen.update(
                     {name: (inputs[0], out)}
                 )
             )
-        for training, factor in zip((True, False), factors):
+        for training, factor in zip((True, False), factors, strict=True):
             net.train(training)(x, masks)
             hidden = {
                 "fc7": F.relu(seen["fc6"][1]),

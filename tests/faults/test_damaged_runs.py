@@ -40,7 +40,7 @@ def test_velocities_lie_in_memory_as_the_weights_do(tmp_path):
     worker, path = begun(tmp_path)
     other = fresh(tmp_path)
     load_checkpoint(other, path)
-    for p, q in zip(worker.model.parameters(), other.model.parameters()):
+    for p, q in zip(worker.model.parameters(), other.model.parameters(), strict=True):
         a, b = (
             worker.optimizer.state[p]["momentum_buffer"],
             other.optimizer.state[q]["momentum_buffer"],

@@ -39,7 +39,7 @@ def test_response_normalization(layout):
         found.append(
             [t.cpu() for t in (y.detach(), *torch.autograd.grad(y, here, g.to(device)))]
         )
-    for a, b in zip(*found):
+    for a, b in zip(*found, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-12)
 
 
@@ -63,7 +63,7 @@ def test_net(name):
         loss.backward()
         found.append([loss.item(), *(p.grad.cpu() for p in model.parameters())])
     assert found[0][0] == pytest.approx(found[1][0], rel=1e-12)
-    for a, b in zip(found[0][1:], found[1][1:]):
+    for a, b in zip(found[0][1:], found[1][1:], strict=True):
         torch.testing.assert_close(
             a, b, rtol=1e-8, atol=1e-12 + 1e-9 * a.abs().max().item()
         )

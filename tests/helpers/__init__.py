@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,15 @@ def skip_or_fail(reason):
             f"{reason}; install it, CI must not skip these tests", pytrace=False
         )
     pytest.skip(reason, allow_module_level=True)
+
+
+def require_playwright():
+    """Skip or fail where the packages that drive a browser are missing."""
+    if not find_spec("playwright") or not find_spec("axe_playwright_python"):
+        skip_or_fail(
+            "playwright and axe: got no such packages, expected them: "
+            "pip install -e '.[dev]'"
+        )
 
 
 def texts(folder):

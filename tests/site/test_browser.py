@@ -2,21 +2,19 @@
 
 import re
 import zlib
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-from helpers import skip_or_fail
+from helpers import require_playwright
 from helpers.pages import BACKGROUND, LAPTOP, PAGES, PAPER, PHONE, WIDE, ground
 
 pytestmark = pytest.mark.browser
 
-if not find_spec("playwright") or not find_spec("axe_playwright_python"):
-    skip_or_fail(
-        "playwright and axe: got no such packages, expected them: pip install -e '.[dev]'"
-    )
-from playwright.sync_api import expect
+require_playwright()
+expect = import_module("playwright.sync_api").expect
 
 AXE = (
     Path(find_spec("axe_playwright_python").origin).parent / "axe.min.js"

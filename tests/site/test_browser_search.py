@@ -1,19 +1,16 @@
 """Search, links into a page, and the family tree, as a reader uses them."""
 
-from importlib.util import find_spec
+from importlib import import_module
 
 import pytest
 
-from helpers import skip_or_fail
+from helpers import require_playwright
 from helpers.pages import LAPTOP, PHONE, WIDE
 
 pytestmark = pytest.mark.browser
 
-if not find_spec("playwright") or not find_spec("axe_playwright_python"):
-    skip_or_fail(
-        "playwright and axe: got no such packages, expected them: pip install -e '.[dev]'"
-    )
-from playwright.sync_api import expect
+require_playwright()
+expect = import_module("playwright.sync_api").expect
 
 
 def ends_in_sight(page):

@@ -32,8 +32,8 @@ def test_parameters_cell_equals_config(cells):
     ]
     assert len(tagged) == 1
     lines = [
-        re.match(r"(\w+): (.+?) = (.+?)  # (.+)$|(\w+): (.+?) = (.+)$", l)
-        for l in source(tagged[0]).splitlines()
+        re.match(r"(\w+): (.+?) = (.+?)  # (.+)$|(\w+): (.+?) = (.+)$", line)
+        for line in source(tagged[0]).splitlines()
     ]
     found = {
         (m[1] or m[5]): (m[2] or m[6], ast.literal_eval(m[3] or m[7]), m[4])

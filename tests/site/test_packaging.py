@@ -169,8 +169,8 @@ def test_constraints_are_the_pins_of_settings(settings):
         if "==" in w
     }
     listed = {
-        l
-        for l in (ROOT / "constraints.txt").read_text().splitlines()
-        if l and not l.startswith("#")
+        line
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if line and not line.startswith("#")
     }
     assert listed == pins

@@ -48,7 +48,7 @@ def test_keyboard_alone(figure):
         root.page.keyboard.press("Tab")
         assert not root.evaluate("r => r.contains(document.activeElement)")
 
-        def keys(name, *presses):
+        def keys(name, *presses, root=root):
             return [root.locator(f"{name}").first.focus()] + [
                 root.page.keyboard.press(key) for key in presses
             ]

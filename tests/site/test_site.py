@@ -264,4 +264,4 @@ def test_llms_txt_lists_every_page(pages, site):
 def test_the_page_for_lost_readers_works_in_any_folder(pages):
     links = re.findall(r'(?:href|src)="([^"#]+)"', pages["404"])
     assert len(links) > 20
-    assert all(l.startswith(("/alexnet_nb/", "https://")) for l in links)
+    assert all(link.startswith(("/alexnet_nb/", "https://")) for link in links)

@@ -70,7 +70,8 @@ def test_chunks_of_32_share_a_crop():
     for recipe, share in ((paper, 1), (source2012, 32)):
         draws = sample_augment_params(320, 32, recipe, 0, 0)
         keys = [
-            (*tuple(o), f) for o, f in zip(draws.offsets.tolist(), draws.flips.tolist())
+            (*tuple(o), f)
+            for o, f in zip(draws.offsets.tolist(), draws.flips.tolist(), strict=True)
         ]
         assert sum(a != b for a, b in itertools.pairwise(keys)) >= 320 // share - 1 - 5
         assert all(keys[i] == keys[i // share * share] for i in range(320))
@@ -108,7 +109,7 @@ def test_every_recipe_sees_its_kind_of_picture():
             draws.color.double() @ see.axes.T if recipe.color_std else torch.zeros(4, 3)
         )
         for i, ((top, left), flip) in enumerate(
-            zip(draws.offsets.tolist(), draws.flips.tolist())
+            zip(draws.offsets.tolist(), draws.flips.tolist(), strict=True)
         ):
             turn = (lambda a: a[..., ::-1]) if flip else (lambda a: a)
             square = turn(seen_square(images[i], recipe, draws, i)).astype(float)
@@ -145,7 +146,7 @@ def test_crop_takes_any_layout():
         expected = torch.stack(
             [
                 im[:, top : top + 14, left : left + 14]
-                for im, (top, left) in zip(kind, offsets.tolist())
+                for im, (top, left) in zip(kind, offsets.tolist(), strict=True)
             ]
         )
         assert torch.equal(crop_images(kind, offsets, 14), expected)
@@ -202,7 +203,9 @@ def test_resized_crop_equals_torchvisions():
         torch.from_numpy(image).expand(12, -1, -1, -1), offsets, shapes, 224
     )
     pil = Image.fromarray(image.transpose(1, 2, 0))
-    for ours, offset, shape in zip(found, offsets.tolist(), shapes.tolist()):
+    for ours, offset, shape in zip(
+        found, offsets.tolist(), shapes.tolist(), strict=True
+    ):
         expected = (
             theirs.resized_crop(
                 torch.from_numpy(image).float(),

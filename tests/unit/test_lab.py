@@ -96,7 +96,7 @@ def test_seven_pairs_equal_the_paper():
         return tuple(round(100 * x, 1) for x in e[1:])
 
     def points(a, b):
-        return tuple(round(100 * (x - y), 1) for x, y in zip(a[1:], b[1:]))
+        return tuple(round(100 * (x - y), 1) for x, y in zip(a[1:], b[1:], strict=True))
 
     ten = {id: r.ten for id, r in RUNS.items()}
     assert percent(ten["145-2010"]) == (37.5, 17.0)
@@ -125,7 +125,7 @@ def test_recipe_can_be_built_and_run(id):
 
 def test_recipes_hold_the_authors_numbers():
     counts = {
-        id: sum(l.parameters for l in layer_specs(lab_recipe(id)))
+        id: sum(layer.parameters for layer in layer_specs(lab_recipe(id)))
         for id in ("145", "145-half", "150", "148", "170")
     }
     assert counts == {
@@ -144,7 +144,7 @@ def epochs(recipe, n):
     rates = [learning_rates(recipe, e / n) for e in range(n)]
     return {
         e + 1: {k: v for k, v in b.items() if v != a[k]}
-        for e, (a, b) in enumerate(zip([rates[0], *rates], rates))
+        for e, (a, b) in enumerate(itertools.pairwise([rates[0], *rates]))
         if a != b
     }
 

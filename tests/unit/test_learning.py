@@ -28,9 +28,15 @@ RATES = ("conv1", "conv1_bias", "weights", "biases")
 def test_error_rates_equal_a_plain_count():
     scores, labels = torch.randn(500, 20), torch.randint(0, 20, (500,))
     best = scores.topk(5).indices
-    one = sum(label != row[0] for row, label in zip(best, labels)).item() / 500
+    one = (
+        sum(label != row[0] for row, label in zip(best, labels, strict=True)).item()
+        / 500
+    )
     five = (
-        sum(label not in row for row, label in zip(best.tolist(), labels.tolist()))
+        sum(
+            label not in row
+            for row, label in zip(best.tolist(), labels.tolist(), strict=True)
+        )
         / 500
     )
     assert error_rates(scores, labels) == pytest.approx((one, five))

@@ -60,7 +60,9 @@ def test_many_blocks_are_one(layout, monkeypatch):
     whole = [_lrn_blocked(x, None, *settings), _lrn_blocked(x, g, *settings)]
     monkeypatch.setattr("alexnet_nb.lrn._BLOCK", 6 * 5 * 5 * 2)
     for a, b in zip(
-        whole, [_lrn_blocked(x, None, *settings), _lrn_blocked(x, g, *settings)]
+        whole,
+        [_lrn_blocked(x, None, *settings), _lrn_blocked(x, g, *settings)],
+        strict=True,
     ):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-14)
 
@@ -86,7 +88,7 @@ def test_function_transforms():
     torch.testing.assert_close(
         torch.func.vmap(lrn, 1, 1)(x), torch.stack([lrn(x[:, i]) for i in range(2)], 1)
     )
-    for one, g in zip(x, torch.func.vmap(torch.func.grad(value))(x)):
+    for one, g in zip(x, torch.func.vmap(torch.func.grad(value))(x), strict=True):
         one.requires_grad_()
         torch.testing.assert_close(torch.autograd.grad(value(one), one)[0], g)
     torch.testing.assert_close(

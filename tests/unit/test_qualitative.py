@@ -60,6 +60,8 @@ def test_hidden_features_do_not_depend_on_the_batch():
 
 def test_nearest_equals_a_plain_search():
     features = torch.randn(40, 6)
-    for query, found in zip(features[:4], nearest(features[:4], features, k=5)):
+    for query, found in zip(
+        features[:4], nearest(features[:4], features, k=5), strict=True
+    ):
         distances = [(query - other).norm().item() for other in features]
         assert found.tolist() == sorted(range(40), key=distances.__getitem__)[:5]

@@ -18,7 +18,7 @@ def test_curves_are_the_metrics_by_epoch(tmp_path):
     lines = [json.dumps(row) for row in rows]
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
     figure = plot_curves(tmp_path)
-    for ax, what in zip(figure.axes, ("loss", "top1")):
+    for ax, what in zip(figure.axes, ("loss", "top1"), strict=True):
         training, validation = ax.lines
         assert training.get_label() == "training"
         assert validation.get_label() == "validation"

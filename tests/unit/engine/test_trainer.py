@@ -45,7 +45,7 @@ def test_batch_size_prefetch_and_resuming_change_nothing(trainer, recipe):
             if ahead
             else (w.load_batch(None, draws, i) for i in numbers)
         )
-        xs, ys = zip(*(w.to_network_input(*read, True) for read in reads))
+        xs, ys = zip(*(w.to_network_input(*read, True) for read in reads), strict=True)
         return torch.cat(xs), torch.cat(ys)
 
     x, y = epoch(128)
