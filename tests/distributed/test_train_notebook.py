@@ -35,7 +35,10 @@ def test_dry_run_goes_through_everything(papermill, tmp_path):
 
 
 def test_the_printed_line_goes_on_with_the_run(papermill, tmp_path):
-    """As it is printed; at an earlier checkpoint, as after a stop, the end is the same."""
+    """As it is printed.
+
+    At an earlier checkpoint, as after a stop, the end is the same.
+    """
     done = papermill("gpus=2", "epochs=2", "width_mult=0.0625")
     assert done.returncode == 0, done.stderr
     (run,) = (tmp_path / "runs").iterdir()

@@ -1,4 +1,7 @@
-"""Traps of the data and the training (nbs/traps.tsv). Each test fails when its trap is stepped into."""
+"""Traps of the data and the training (nbs/traps.tsv).
+
+Each test fails when its trap is stepped into.
+"""
 
 import csv
 import re
@@ -90,7 +93,10 @@ COVARIANCE = np.diag([400.0, 1600.0, 14400.0])
 
 
 def noisy(recipe, n=4000, cov=COVARIANCE):
-    """Gray pictures of 128 as a recipe's net sees them in training, N × 3: a draw of the color noise each."""
+    """Gray pictures of 128 as a recipe's net sees them in training, N × 3.
+
+    A draw of the color noise each.
+    """
     mean = np.full((3, 80, 80), 28.0)
     see = InputTransform(replace(recipe, crop=72), mean, cov, dtype=torch.float64)
     images = torch.full((1, 3, 80, 80), 128, dtype=torch.uint8).expand(n, -1, -1, -1)
@@ -132,7 +138,10 @@ def test_trap_14_divided_by_one_point_one():
 
 
 def test_trap_15_the_mean_image():
-    """Wherever the crop lies, its center is subtracted; in Caffe's recipe the mean is cut like the picture."""
+    """Wherever the crop lies, its center is subtracted.
+
+    In Caffe's recipe the mean is cut like the picture.
+    """
     mean = np.random.default_rng().uniform(0, 255, (3, 80, 80))
     for recipe in (paper, source2012, RECIPES["caffe"]):
         see = InputTransform(
@@ -226,7 +235,8 @@ def test_trap_27_average_of_probabilities():
     views = see.views(torch.tensor(images))
     assert torch.equal(views[5:], views[:5].flip(-1))
     assert len({v.sum().item() for v in views[:5]}) == 5
-    with torch.no_grad():  # logits that differ from view to view by about 2, so that the two averages differ
+    # logits that differ from view to view by about 2, so that the two averages differ
+    with torch.no_grad():
         net.fc8.weight *= 2 / net(views.flatten(0, 1)).std(0).mean()
         net.fc8.bias -= net(views.flatten(0, 1)).mean(0)
         logits = torch.stack([net(v) for v in views])

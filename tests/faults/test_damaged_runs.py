@@ -73,7 +73,8 @@ def test_a_damaged_file_of_a_run_is_named(tmp_path):
     (path / "state.json").write_text('{"step": 1')
     with pytest.raises(
         ValueError,
-        match=f"{path}/state.json is damaged or missing; remove {path} to go on from the checkpoint before it",
+        match=f"{path}/state.json is damaged or missing; remove {path} to go on from "
+        "the checkpoint before it",
     ):
         load_checkpoint(fresh(tmp_path), path)
     (tmp_path / "config.json").write_text("")

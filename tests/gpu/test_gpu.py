@@ -71,11 +71,18 @@ def test_net(name):
 
 @pytest.fixture
 def trained(tmp_path):
-    """Train digits for an epoch in a folder of that name; what was printed, and the losses of all steps and of the validation."""
+    """Train digits for an epoch in a folder of that name.
+
+    What was printed, and the losses of all steps and of the validation.
+    """
 
     def run(name, hidden=False, **settings):
         settings = dict(epochs=1, out_dir=str(tmp_path / name)) | settings
-        code = f"from alexnet_nb.engine.config import Config; from alexnet_nb.engine.launch import train; train(Config(**{settings!r}))"
+        code = (
+            "from alexnet_nb.engine.config import Config\n"
+            "from alexnet_nb.engine.launch import train\n"
+            f"train(Config(**{settings!r}))"
+        )
         env = os.environ | (dict(CUDA_VISIBLE_DEVICES="") if hidden else {})
         done = subprocess.run(
             [sys.executable, "-c", code],

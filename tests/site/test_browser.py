@@ -1,4 +1,7 @@
-"""Every page as a reader sees it: the built site in Chromium, light and dark, wide and narrow."""
+"""Every page as a reader sees it: the built site in Chromium.
+
+Light and dark, wide and narrow.
+"""
 
 import re
 import zlib
@@ -9,7 +12,16 @@ from pathlib import Path
 import pytest
 
 from helpers import require_playwright
-from helpers.pages import BACKGROUND, LAPTOP, PAGES, PAPER, PHONE, WIDE, ground
+from helpers.pages import (
+    BACKGROUND,
+    LAPTOP,
+    PAGES,
+    PAPER,
+    PHONE,
+    WIDE,
+    ends_in_sight,
+    ground,
+)
 
 pytestmark = pytest.mark.browser
 
@@ -141,7 +153,10 @@ def test_page_is_small(seen, site):
 
 
 def test_both_modes_can_be_read(seen):
-    """The reader's system is followed at first, the switch changes it, and text has a contrast of 4.5 in both."""
+    """The reader's system is followed at first, and the switch changes it.
+
+    Text has a contrast of 4.5 in both.
+    """
     assert seen.first == "dark"
     for mode, rules in (("dark", ALL), ("light", ONLY_COLOUR)):
         turn(seen.page, mode)
@@ -252,7 +267,10 @@ def test_a_light_system_is_followed_too(browser, top):
 
 
 def test_an_address_that_does_not_exist_leads_back(tab):
-    """In whatever folder: styles, pictures and links of 404.html are found from there."""
+    """In whatever folder.
+
+    Styles, pictures and links of 404.html are found from there.
+    """
     tab.faults.clear()
     tab.page.goto(f"{tab.top}experiments/no/such/page.html")
     assert [
@@ -339,7 +357,10 @@ def test_on_paper_nothing_is_cut_or_dim(seen):
 
 
 def test_a_phone_has_a_list_of_contents(seen):
-    """In the text, for a page that has something to list; where there is room for one beside it, not a second one."""
+    """In the text, for a page that has something to list.
+
+    Where there is room for one beside it, not a second one.
+    """
     page = seen.page
     inside = page.locator("main summary").get_by_text("On this page")
     heads = page.evaluate(
@@ -358,13 +379,3 @@ def test_a_phone_has_a_list_of_contents(seen):
         assert links.count() == heads
         links.last.click()
         ends_in_sight(page)
-
-
-def ends_in_sight(page):
-    """Wait until the target of the page's address is in the window, and nothing of the layout lies on its first line."""
-    page.wait_for_function(
-        """() => { const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
-        const box = target.getBoundingClientRect(), top = document.elementFromPoint(box.left + Math.min(8, box.width / 2), box.top + 4);
-        return box.top >= 0 && !!top?.closest("main"); }""",
-        timeout=5000,
-    )

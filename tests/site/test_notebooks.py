@@ -99,7 +99,10 @@ def test_outputs_are_clean(path):
     "path", [p for p in NOTEBOOKS if p.stem[0].isdigit()], ids=lambda p: p.stem
 )
 def test_page_has_its_form(path):
-    """Naive before exported, a visible check, a picture, the source's note, mistakes, and something to try."""
+    """Naive before exported, a visible check, a picture, the source's note, mistakes.
+
+    And something to try.
+    """
     nb = json.loads(path.read_text())
     prose = "\n".join(source(c) for c in nb["cells"] if c["cell_type"] == "markdown")
     for part in (
@@ -151,7 +154,10 @@ def test_imports_stand_alone(cells):
 
 
 def test_readme_is_made_from_index(tmp_path):
-    """Made again in another folder, README.md and its drawing are the committed ones."""
+    """Made again in another folder, README.md is the committed one.
+
+    And so is its drawing.
+    """
     site = runpy.run_path(str(ROOT / ".ci/site.py"))
     (tmp_path / "nbs").mkdir()
     site["readme"](tmp_path)

@@ -1,4 +1,7 @@
-"""The wheel builds, installs and imports outside the repository, and needs torch, torchvision and numpy only."""
+"""The wheel builds, installs and imports outside the repository.
+
+It needs torch, torchvision and numpy only.
+"""
 
 import configparser
 import email
@@ -62,6 +65,7 @@ def installed(wheel, tmp_path_factory):
     return site
 
 
+@pytest.mark.slow
 def test_lrn_needs_torch_torchvision_numpy_only(installed):
     script = f"""
 import sys

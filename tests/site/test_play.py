@@ -8,33 +8,15 @@ import re
 import numpy as np
 import pytest
 import torch
-from torch.nn import functional as F
 
 from alexnet_nb.augmentation import AugmentParams, InputTransform, color_axes
 from alexnet_nb.lrn import lrn
 from alexnet_nb.pooling import output_size
 from alexnet_nb.preprocessing import pixel_statistics, resize_center_crop
 from alexnet_nb.recipes import paper
-from helpers.play import put, text, value, values
+from helpers.play import put, text, torch_size, value, values
 
 pytestmark = pytest.mark.browser
-
-
-def torch_size(size, kernel, stride, pad, way):
-    """How many windows torch counts; 0 where it refuses."""
-    try:
-        if way == "ceil":
-            return F.max_pool1d(
-                torch.zeros(1, 1, size), kernel, stride, pad, ceil_mode=True
-            ).shape[-1]
-        return F.conv1d(
-            torch.zeros(1, 1, size),
-            torch.zeros(1, 1, kernel),
-            stride=stride,
-            padding=pad,
-        ).shape[-1]
-    except RuntimeError:
-        return 0
 
 
 def test_output_size_is_torchs(figure):
@@ -223,7 +205,10 @@ def temple():
 
 
 def as_trained(photo, cov, axes, top, left, flip, factors):
-    """What the package makes of these choices, and the shift, before a mean is subtracted. An axis may point either way."""
+    """What the package makes of these choices, and the shift.
+
+    Before a mean is subtracted. An axis may point either way.
+    """
     ours, see = (
         color_axes(cov),
         InputTransform(paper, np.zeros((3, 256, 256)), cov, dtype=torch.float64),

@@ -1,29 +1,13 @@
-"""The figures to play with, by mouse, finger or the keyboard alone, and without JavaScript."""
+"""The figures to play with, by mouse, finger or the keyboard alone.
+
+And without JavaScript.
+"""
 
 import pytest
-import torch
-from torch.nn import functional as F
 
-from helpers.play import PAGES, put, text, value, values
+from helpers.play import PAGES, put, text, torch_size, value, values
 
 pytestmark = pytest.mark.browser
-
-
-def torch_size(size, kernel, stride, pad, way):
-    """How many windows torch counts; 0 where it refuses."""
-    try:
-        if way == "ceil":
-            return F.max_pool1d(
-                torch.zeros(1, 1, size), kernel, stride, pad, ceil_mode=True
-            ).shape[-1]
-        return F.conv1d(
-            torch.zeros(1, 1, size),
-            torch.zeros(1, 1, kernel),
-            stride=stride,
-            padding=pad,
-        ).shape[-1]
-    except RuntimeError:
-        return 0
 
 
 def test_keyboard_alone(figure):

@@ -1,6 +1,5 @@
 """The staged copy pleases both renderers, and nothing else is rendered."""
 
-import html.parser
 import json
 import os
 import re
@@ -11,6 +10,7 @@ import sys
 import pytest
 
 from helpers import ROOT
+from helpers.pages import Outline
 
 pytestmark = pytest.mark.slow
 
@@ -18,49 +18,6 @@ CHECK = runpy.run_path(str(ROOT / ".ci/site.py"))
 
 
 STAGED = runpy.run_path(str(ROOT / ".ci/staged.py"))
-
-
-class Outline(html.parser.HTMLParser):
-    """What any renderer's page holds: its blocks in order, links with their words, head."""
-
-    BLOCKS = ("h1", "h2", "h3", "h4", "pre", "p")
-
-    def __init__(self, page):
-        super().__init__()
-        self.blocks, self.links, self.tags, self.ids = [], [], [], {}
-        self.open, self.link = None, None
-        self.feed(page)
-
-    def handle_starttag(self, tag, attributes):
-        attributes = dict(attributes)
-        self.tags.append((tag, attributes))
-        if "id" in attributes:
-            self.ids.setdefault(attributes["id"], len(self.blocks))
-        if tag in self.BLOCKS:
-            self.open = tag
-            self.blocks.append([tag, ""])
-        if tag == "em" and self.open == "p" and not self.blocks[-1][1].strip():
-            self.blocks[-1][0] = "emphasized"
-        if tag == "a":
-            self.link = [attributes.get("href") or "", ""]
-            self.links.append(self.link)
-
-    def handle_endtag(self, tag):
-        if tag == self.open:
-            self.open = None
-        if tag == "a":
-            self.link = None
-
-    def handle_data(self, data):
-        if self.open:
-            self.blocks[-1][1] += data
-        if self.link:
-            self.link[1] += data
-
-    def heading(self, name):
-        """The first heading at or after an id."""
-        blocks = self.blocks[self.ids[name] :]
-        return next(words.strip() for tag, words in blocks if tag[0] == "h")
 
 
 @pytest.fixture

@@ -1,4 +1,7 @@
-"""What an image gets depends on seed, epoch and position alone, and has its distribution."""
+"""What an image gets depends on seed, epoch and position alone.
+
+And has the distribution that it should have.
+"""
 
 import itertools
 import os
@@ -52,7 +55,10 @@ def test_half_of_the_pictures_are_mirrored_and_the_noise_has_its_covariance():
 
 
 def test_noise_does_not_round_away():
-    """On pixels from 0 to 255 the noise moves a picture by gray levels, not by hundredths."""
+    """On pixels from 0 to 255 the noise moves a picture by gray levels.
+
+    Not by hundredths.
+    """
     data = load_dataset("digits", 72)
     see = InputTransform(resolve(Config()).model_recipe, data.mean, data.cov)
     draws = sample_augment_params(512, see.max_offset, see.recipe, 0, 0)
@@ -78,7 +84,10 @@ def test_chunks_of_32_share_a_crop():
 
 
 def seen_square(image, recipe, draws, i):
-    """What a recipe cuts out of a picture: a square of the crop's side, or torchvision's resized crop."""
+    """What a recipe cuts out of a picture.
+
+    A square of the crop's side, or torchvision's resized crop.
+    """
     top, left = draws.offsets[i].tolist()
     if recipe.crop_rule == "shift":
         return image[:, top : top + recipe.crop, left : left + recipe.crop]
@@ -153,7 +162,10 @@ def test_crop_takes_any_layout():
 
 
 def test_rectangles_have_torchvisions_distribution():
-    """Top, left, height, width and area, of the same number of torchvision's draws; also where hardly a rectangle fits."""
+    """Top, left, height, width and area, of the same number of torchvision's draws.
+
+    Also where hardly a rectangle fits.
+    """
     seed, n = int.from_bytes(os.urandom(3), "big"), 8_000
     rule = RandomResizedCrop(224)
     for size in (256, 17):
@@ -177,7 +189,10 @@ def test_rectangles_have_torchvisions_distribution():
 
 
 def test_rectangles_have_torchvisions_limits(monkeypatch):
-    """8 to 100 % of the area, 3:4 to 4:3; and the whole picture where none of the tries fits."""
+    """8 to 100 % of the area, 3:4 to 4:3.
+
+    And the whole picture where none of the tries fits.
+    """
     size = 4096  # so that rounding to whole pixels hardly counts
     _, shapes = sample_rectangles(
         50_000, size, make_generator(int.from_bytes(os.urandom(3), "big"))
@@ -195,7 +210,10 @@ def test_rectangles_have_torchvisions_limits(monkeypatch):
 
 
 def test_resized_crop_equals_torchvisions():
-    """Exactly that of a float tensor, and within a gray level that of a PIL image, which pytorch/examples resizes."""
+    """Exactly that of a float tensor, and within a gray level that of a PIL image.
+
+    Which pytorch/examples resizes.
+    """
     seed = int.from_bytes(os.urandom(3), "big")
     image = np.random.default_rng(seed).integers(0, 256, (3, 256, 256), np.uint8)
     offsets, shapes = sample_rectangles(12, 256, make_generator(seed))
@@ -225,7 +243,10 @@ def test_resized_crop_equals_torchvisions():
 
 
 def test_draws_of_the_other_recipes_are_what_they_were():
-    """A recipe whose crops are shifted draws the same numbers as before there was another rule."""
+    """A recipe whose crops are shifted draws the same numbers.
+
+    As before there was another rule.
+    """
     draws = sample_augment_params(4, 32, paper, 3, 5)
     g = make_generator(3, 5)
     assert torch.equal(draws.offsets, torch.randint(0, 33, (4, 2), generator=g))

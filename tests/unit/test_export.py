@@ -1,5 +1,7 @@
-"""Traced, scripted and exported, the layers and the network of every recipe give what
-they give in eager mode, for images and batch sizes other than the recorded ones.
+"""Layers and networks give what they give in eager mode, however they are recorded.
+
+Traced, scripted and exported, the network of every recipe, for images and batch sizes
+other than the recorded ones.
 """
 
 import copy
@@ -47,7 +49,10 @@ def saved(script):
 
 
 def by_trace(module, example):
-    """Without torch's own check, which asks for 1e-5 of numbers that are nearly zero."""
+    """Without torch's own check.
+
+    It asks for 1e-5 of numbers that are nearly zero.
+    """
     return saved(torch.jit.trace(module, example, check_trace=False))
 
 

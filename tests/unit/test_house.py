@@ -17,7 +17,7 @@ LONGEST_MODULE = 500  # lines
 LONGEST_FUNCTION = 40
 
 
-# The lab notes are still a part of the recipes; they are to become a module of their own.
+# The lab notes are still a part of the recipes; they are to become a module.
 TOO_LONG = {"recipes"}
 
 

@@ -1,4 +1,7 @@
-"""LRN is a drop-in for torch's layer: everything that can be done to that one can be done to this."""
+"""LRN is a drop-in for torch's layer.
+
+Everything that can be done to that one can be done to this.
+"""
 
 import subprocess
 import sys
@@ -100,7 +103,11 @@ def test_function_transforms():
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_keeps_the_sum(dtype, layout):
-    """300² is beyond float16. Within the rounding of the result, half precision agrees with float32, forward and backward."""
+    """300² is beyond float16.
+
+    Within the rounding of the result, half precision agrees with float32, forward and
+    backward.
+    """
     x = (draw(2, 8, 3, 3, layout=layout) * 10).to(dtype)
     g, tolerance = torch.ones_like(x), dict(rtol=2 * torch.finfo(dtype).eps, atol=1e-2)
     half, full = (

@@ -1,4 +1,7 @@
-"""The plain loop of §5 beside the trainer of the engine, which adds processes and files."""
+"""The plain loop of §5 beside the trainer of the engine.
+
+The latter adds processes and files.
+"""
 
 import json
 from dataclasses import replace

@@ -116,7 +116,8 @@ def test_the_command_line_is_config(monkeypatch):
         (
             "--gpus 6 --batch-size 2",
             {},
-            "parameter batch_size: found 2, expected at least 3, one image for each replica",
+            "parameter batch_size: found 2, expected at least 3, "
+            "one image for each replica",
         ),
         (
             "--gpus 3 --data-parallel --batch-size 2",
@@ -175,12 +176,14 @@ def test_the_command_line_is_config(monkeypatch):
         (
             "--data full --out-dir full/run/1",
             {},
-            "parameter out_dir: found 'full/run/1', expected a folder outside of the data, full",
+            "parameter out_dir: found 'full/run/1', "
+            "expected a folder outside of the data, full",
         ),
         (
             "--resume --out-dir full",
             {},
-            "parameter out_dir: --resume needs the folder of a run, found 'full', which has no config.json",
+            "parameter out_dir: --resume needs the folder of a run, "
+            "found 'full', which has no config.json",
         ),
         (
             "--resume",
@@ -221,7 +224,10 @@ export SLURM_CPUS_PER_TASK=32 SLURM_JOB_NODELIST=x SLURM_NNODES=2 SLURM_JOB_ID=7
 
 @pytest.mark.parametrize("begun", [False, True])
 def test_the_slurm_script_says_what_it_means(cells, tmp_path, begun):
-    """The script of the how-to page, with Slurm's programs replaced: torchrun and alexnet-train understand every option."""
+    """The script of the how-to page, with Slurm's programs replaced.
+
+    torchrun and alexnet-train understand every option.
+    """
     from torch.distributed.run import get_args_parser
 
     (script,) = re.findall(

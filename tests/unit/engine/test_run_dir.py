@@ -21,13 +21,17 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_a_run_is_trained_by_one_at_a_time(tmp_path):
-    """A second one is refused before anything is written, by the name of the first; the run is free when that has ended."""
+    """A second one is refused before anything is written, by the name of the first.
+
+    The run is free when that has ended.
+    """
     config = Config(out_dir=str(tmp_path / "run"), **SMALL)
     folder, lock = open_run(config, plan_placement(1))
     before = (folder / "env.json").stat().st_mtime_ns
     with pytest.raises(
         RuntimeError,
-        match=f"process {os.getpid()} on .* is training the run in {folder}; if it is not, remove {folder}/.lock",
+        match=f"process {os.getpid()} on .* is training the run in {folder}; "
+        f"if it is not, remove {folder}/.lock",
     ):
         train(replace(config, resume=True, gpus=2))
     assert (folder / "env.json").stat().st_mtime_ns == before
@@ -56,7 +60,8 @@ def test_a_name_is_no_folder_to_stay_out_of(tmp_path, monkeypatch):
     validate(Config(out_dir="digits/001"))
     with pytest.raises(
         ValueError,
-        match="out_dir: found 'photos/001', expected a folder outside of the data, photos",
+        match="out_dir: found 'photos/001', "
+        "expected a folder outside of the data, photos",
     ):
         validate(Config(data="photos", out_dir="photos/001"))
 
@@ -98,7 +103,8 @@ def test_a_folder_that_is_a_link_is_refused(tmp_path, digits, name):
     ):
         with pytest.raises(
             ValueError,
-            match=f"out_dir: got .*{name}, a link to .*elsewhere, expected a folder of the run itself",
+            match=f"out_dir: got .*{name}, a link to .*elsewhere, "
+            "expected a folder of the run itself",
         ):
             start()
     if name == "checkpoints":

@@ -87,7 +87,10 @@ def anonymous():
 
 
 def test_ten_gigabytes_stay_on_disk(tmp_path):
-    """Every fifth batch of 10 GB (a sparse file) of packed pictures takes next to no memory of its own."""
+    """Every fifth batch of 10 GB of packed pictures takes next to no memory of its own.
+
+    The file is sparse.
+    """
     n = 51_000
     images = np.lib.format.open_memmap(
         tmp_path / "images.npy", "w+", np.uint8, (n, 3, 256, 256)
