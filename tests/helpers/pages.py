@@ -73,9 +73,13 @@ def ends_in_sight(page):
     Nothing of the layout lies on its first line.
     """
     page.wait_for_function(
-        """() => { const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
-        const box = target.getBoundingClientRect(), top = document.elementFromPoint(box.left + Math.min(8, box.width / 2), box.top + 4);
-        return box.top >= 0 && !!top?.closest("main"); }""",
+        """() => {
+          const id = decodeURIComponent(location.hash.slice(1));
+          const box = document.getElementById(id).getBoundingClientRect();
+          const left = box.left + Math.min(8, box.width / 2);
+          const top = document.elementFromPoint(left, box.top + 4);
+          return box.top >= 0 && !!top?.closest("main");
+        }""",
         timeout=5000,
     )
 

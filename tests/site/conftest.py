@@ -87,7 +87,8 @@ def figure(site, browser):
             ),
         )
         page.add_init_script(
-            f"let seed = {seed}; Math.random = () => (seed = (seed * 48271) % 2147483647) / 2147483647"
+            f"let seed = {seed}; "
+            "Math.random = () => (seed = (seed * 48271) % 2147483647) / 2147483647"
         )
         page.goto((site / f"{PAGES[id]}.html").as_uri())
         root = page.locator(f"#{id}")

@@ -39,7 +39,10 @@ def ask(page, words):
 
     Returns when something is found.
     """
-    links = "[...document.querySelectorAll('a')].filter(e => e.getClientRects().length).length"
+    links = (
+        "[...document.querySelectorAll('a')]"
+        ".filter(e => e.getClientRects().length).length"
+    )
     before = page.evaluate(links)
     page.keyboard.press("/")
     page.wait_for_function("document.activeElement.matches('input')")

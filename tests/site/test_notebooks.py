@@ -70,7 +70,8 @@ def test_outputs_are_clean(path):
         assert all(
             a != "stdout" or b != "stdout" for a, b in itertools.pairwise(kinds)
         ), (
-            f"cell {cell['id']}: lines printed one by one are one output in Jupyter, and with coalesce_streams in nbclient"
+            f"cell {cell['id']}: lines printed one by one are one output in Jupyter, "
+            "and with coalesce_streams in nbclient"
         )
         for output in cell.get("outputs", []):
             words = json.dumps(

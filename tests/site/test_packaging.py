@@ -65,6 +65,12 @@ def installed(wheel, tmp_path_factory):
     return site
 
 
+REFUSED = (
+    *("fastcore", "nbdev", "IPython", "matplotlib", "sklearn", "scipy", "papermill"),
+    *("safetensors", "PIL", "execnb"),
+)
+
+
 @pytest.mark.slow
 def test_lrn_needs_torch_torchvision_numpy_only(installed):
     script = f"""
@@ -72,7 +78,7 @@ import sys
 class Refuse:
     def find_spec(self, name, path=None, target=None):
         top = name.split(".")[0]
-        if top in ("fastcore", "nbdev", "IPython", "matplotlib", "sklearn", "scipy", "papermill", "safetensors", "PIL", "execnb"):
+        if top in {REFUSED!r}:
             raise ImportError(name + " is not among the requirements")
 sys.path.insert(0, {str(installed)!r})
 sys.meta_path.insert(0, Refuse())

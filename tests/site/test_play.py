@@ -138,7 +138,8 @@ def test_normalized_values_are_lrns(figure):
                 wanted[chosen], rel=1e-6
             )
             bars = root.locator(".slot").evaluate_all(
-                "slots => slots.map(s => [+s.style.getPropertyValue('--out'), s.matches('.near')])"
+                "slots => slots.map("
+                "s => [+s.style.getPropertyValue('--out'), s.matches('.near')])"
             )
             assert [h for h, _ in bars] == pytest.approx(
                 [w / 200 for w in wanted], rel=1e-6
@@ -171,12 +172,17 @@ def test_presets_of_the_normalization(figure):
 PIXELS = """async (e, source) => {
   let canvas = e;
   if (source) {
-    const picture = new Image(); picture.src = e.getAttribute("href"); await picture.decode();
-    canvas = Object.assign(document.createElement("canvas"), { width: 256, height: 256 });
+    const picture = new Image();
+    picture.src = e.getAttribute("href");
+    await picture.decode();
+    canvas = document.createElement("canvas");
+    Object.assign(canvas, { width: 256, height: 256 });
     canvas.getContext("2d").drawImage(picture, 0, 0);
   }
+  const context = canvas.getContext("2d");
+  const { data } = context.getImageData(0, 0, canvas.width, canvas.height);
   let bytes = "";
-  for (const b of canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data) bytes += String.fromCharCode(b);
+  for (const b of data) bytes += String.fromCharCode(b);
   return btoa(bytes);
 }"""
 
@@ -286,7 +292,8 @@ def test_crop_and_colors_are_the_packages(figure, temple):
             [paper.color_std * t / 10 for t in tenths],
         )
         frame = root.locator(".frame").evaluate(
-            "e => [e.offsetTop, e.offsetLeft, e.offsetWidth].map(x => x * 256 / e.parentNode.clientWidth)"
+            "e => [e.offsetTop, e.offsetLeft, e.offsetWidth]"
+            ".map(x => x * 256 / e.parentNode.clientWidth)"
         )
         assert frame == pytest.approx([top, left, 224], abs=1)
 

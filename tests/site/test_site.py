@@ -73,14 +73,17 @@ def test_signatures_are_a_readers(pages):
 def test_no_page_loads_from_another_host(pages):
     for name, page in pages.items():
         assert not re.findall(
-            r'<(?:script|link(?! rel="canonical")|img)[^>]+(?:src|href)="(?:https?:)?//[^"]+"',
+            r'<(?:script|link(?! rel="canonical")|img)[^>]+'
+            r'(?:src|href)="(?:https?:)?//[^"]+"',
             page,
         ), name
 
 
 def test_links_to_a_missing_anchor_are_found(tmp_path):
     (tmp_path / "page.html").write_text(
-        '<a href="other.html">x</a><a href="#nowhere">y</a><h2 id="here"></h2><a href="#here">z</a><a href="/alexnet_nb/page.html#here">top</a><a href="/alexnet_nb/gone.html">w</a>'
+        '<a href="other.html">x</a><a href="#nowhere">y</a><h2 id="here"></h2>'
+        '<a href="#here">z</a><a href="/alexnet_nb/page.html#here">top</a>'
+        '<a href="/alexnet_nb/gone.html">w</a>'
     )
     CHECK["broken"].__globals__["SITE"], before = (
         tmp_path,

@@ -124,7 +124,8 @@ BROKEN = {
     ),
     "html as such": (
         lambda c: notebook(c, "lrn", leave_html),
-        r"lrn\.ipynb cell \d+ output: got text/html, expected text/markdown with a raw block; ",
+        r"lrn\.ipynb cell \d+ output: got text/html, "
+        r"expected text/markdown with a raw block; ",
     ),
     "far script": (
         lambda c: notebook(
@@ -134,7 +135,8 @@ BROKEN = {
                 HTML, '<script src="https://cdn.example.org/jquery.js"></script>', "```"
             ),
         ),
-        r"tour\.ipynb: got https://cdn\.example\.org/jquery\.js, expected nothing from another host; ",
+        r"tour\.ipynb: got https://cdn\.example\.org/jquery\.js, "
+        r"expected nothing from another host; ",
     ),
     "far import": (
         lambda c: notebook(
@@ -315,7 +317,8 @@ def test_quarto_renders_only_when_asked_for(copy, tmp_path, monkeypatch, capfd):
             "quarto: got no such program, expected it on this machine; "
         )
     quarto.write_text(
-        f'#!/bin/sh\nmkdir -p "$2/_site"; echo "$1" > "{tmp_path}/asked"; echo "<h1>x</h1>" | tee "$2/_site/404.html"\n'
+        f'#!/bin/sh\nmkdir -p "$2/_site"\necho "$1" > "{tmp_path}/asked"\n'
+        'echo "<h1>x</h1>" | tee "$2/_site/404.html"\n'
     )
     quarto.chmod(0o755)
     assert run() == 0
