@@ -129,7 +129,10 @@ if os.environ.get("RANK") in {ranks!r}:
 
 @pytest.fixture
 def fault(tmp_path, monkeypatch):
-    """Lets processes meet a fault at an update, at random where no `step` is given; `None` takes it away. Returns the step."""
+    """Lets processes meet a fault at an update, at random where no `step` is given.
+
+    `None` takes it away. Returns the step.
+    """
 
     def put(what, step=None, ranks=("0",)):
         step = step or random.SystemRandom().randint(3, 22)

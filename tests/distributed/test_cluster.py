@@ -1,4 +1,7 @@
-"""More than two processes: pairs of columns or whole nets that share the batch, restarts, several machines."""
+"""More than two processes: pairs of columns, or whole nets that share the batch.
+
+Restarts, and several machines.
+"""
 
 import json
 import os
@@ -34,8 +37,11 @@ def torchrun(processes, *options):
 
 
 def test_four_processes_equal_one_in_float64():
-    """As two pairs of columns and as four whole nets: ten steps with dropout, augmentation, decay, every drop of the rate and the end of
-    conv1's training; a batch that divides by the replicas, and 13 pictures in batches of 11 and 2. Mistakes are caught.
+    """As two pairs of columns and as four whole nets; mistakes are caught.
+
+    Ten steps with dropout, augmentation, decay, every drop of the rate and the end of
+    conv1's training; a batch that divides by the replicas, and 13 pictures in batches
+    of 11 and 2.
     """
     cases = [
         "0::16:16:10",
@@ -140,7 +146,10 @@ def test_a_killed_process_is_started_again_and_the_end_is_the_same(
 def test_only_the_run_that_the_same_launch_began_goes_on_after_a_restart(
     tmp_path, command
 ):
-    """A folder with somebody else's run is refused at every attempt, by one process of every machine, and stays as it is."""
+    """A folder with somebody else's run is refused at every attempt.
+
+    By one process of every machine; the folder stays as it is.
+    """
     fit_one(tmp_path / "run")
     before = {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
     done = subprocess.run(
@@ -252,7 +261,10 @@ def test_two_machines(tmp_path, command):
 
 @pytest.mark.skipif(not LONG, reason="minutes of waiting: set ALEXNET_NB_LONG=1")
 def test_a_machine_joins_and_is_lost(tmp_path, command, monkeypatch):
-    """Two agents with --nnodes 1:2, of which the second comes later and is killed: the run goes on from the last checkpoint both times."""
+    """The run goes on from the last checkpoint when a machine comes, and when it goes.
+
+    Two agents with --nnodes 1:2, of which the second comes later and is killed.
+    """
     monkeypatch.setenv("ALEXNET_NB_SAVE", "0")
     port, out = (
         socket.create_server(("127.0.0.1", 0)).getsockname()[1],

@@ -1,4 +1,7 @@
-"""A run on one machine opens no door: its listeners, its environment, the current folder, and what libraries print."""
+"""A run on one machine opens no door.
+
+Its listeners, its environment, the current folder, and what libraries print.
+"""
 
 import base64
 import os
@@ -16,13 +19,16 @@ import torch.distributed as dist
 from alexnet_nb.engine.config import Config
 from alexnet_nb.engine.launch import train
 from helpers import ROOT, gone
+from helpers.runs import TINY
 
 pytestmark = pytest.mark.distributed
 
-TINY = dict(width_mult=1 / 16, epochs=1)
 
-
-TRAIN = "from alexnet_nb.engine.config import Config; from alexnet_nb.engine.launch import train; train(Config(out_dir='run', width_mult=1/16, {}))"
+TRAIN = """
+from alexnet_nb.engine.config import Config
+from alexnet_nb.engine.launch import train
+train(Config(out_dir="run", width_mult=1 / 16, {}))
+"""
 
 
 def start(folder, settings, **env):
@@ -49,7 +55,10 @@ def descendants(pid):
 
 
 def listeners(pids):
-    """Address and port, as (hexadecimal, number), of every TCP socket on which one of these processes listens."""
+    """Address and port of every TCP socket on which one of these processes listens.
+
+    As (hexadecimal, number).
+    """
     inodes = set()
     for pid in pids:
         for descriptor in Path(f"/proc/{pid}/fd").glob("*"):
@@ -83,8 +92,10 @@ class Attack:
 
 
 def attack(port, path):
-    """Put a pickle where torchrun would look for its peers' state, as a stranger could who reaches this port.
-    127.0.0.2 answers only what listens on every interface.
+    """Put a pickle where torchrun would look for its peers' state.
+
+    As a stranger could who reaches this port. 127.0.0.2 answers only what listens on
+    every interface.
     """
     try:
         socket.create_connection(("127.0.0.2", port), timeout=2).close()
@@ -146,8 +157,9 @@ def test_the_store_of_a_run_is_private_and_goes_away(tmp_path, monkeypatch):
 
 
 def test_what_a_cluster_has_set_for_another_job_is_left_out(tmp_path):
-    """With PET_NNODES=2, which Kubeflow sets, torchrun would wait for a second machine; with PET_MAX_RESTARTS it would
-    start a failed process again and again.
+    """With PET_NNODES=2, which Kubeflow sets, torchrun would wait for a second machine.
+
+    With PET_MAX_RESTARTS it would start a failed process again and again.
     """
     other = dict(
         PET_NNODES="2",

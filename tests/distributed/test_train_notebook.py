@@ -35,14 +35,17 @@ def test_dry_run_goes_through_everything(papermill, tmp_path):
 
 
 def test_the_printed_line_goes_on_with_the_run(papermill, tmp_path):
-    """As it is printed; at an earlier checkpoint, as after a stop, the end is the same."""
+    """As it is printed.
+
+    At an earlier checkpoint, as after a stop, the end is the same.
+    """
     done = papermill("gpus=2", "epochs=2", "width_mult=0.0625")
     assert done.returncode == 0, done.stderr
     (run,) = (tmp_path / "runs").iterdir()
     line = next(
-        l
-        for l in texts(tmp_path).splitlines()
-        if l.startswith("papermill nbs/train.ipynb")
+        line
+        for line in texts(tmp_path).splitlines()
+        if line.startswith("papermill nbs/train.ipynb")
     )
     weights = (run / "model.safetensors").read_bytes()
     shutil.rmtree(run / "checkpoints/step-0000024")
@@ -54,7 +57,8 @@ def test_the_printed_line_goes_on_with_the_run(papermill, tmp_path):
     assert "resumed at step 12" in texts(tmp_path)
     assert (run / "model.safetensors").read_bytes() == weights
     assert [
-        json.loads(l)["step"] for l in (run / "metrics.jsonl").read_text().splitlines()
+        json.loads(line)["step"]
+        for line in (run / "metrics.jsonl").read_text().splitlines()
     ] == [*range(1, 13), 12, *range(13, 25), 24]
 
 
@@ -116,6 +120,6 @@ def test_other_settings_go_through_a_dry_run(tmp_path, settings, capfd):
 def test_a_dry_run_of(tmp_path, settings, steps):
     folder = train(Config(dry_run=True, out_dir=str(tmp_path / "run"), **settings))
     assert [
-        json.loads(l)["step"]
-        for l in (folder / "metrics.jsonl").read_text().splitlines()
+        json.loads(line)["step"]
+        for line in (folder / "metrics.jsonl").read_text().splitlines()
     ] == steps

@@ -21,8 +21,12 @@ pytestmark = pytest.mark.distributed
 def parity(
     recipe, width, crop, num_classes, batch, steps, fault="", precision="float64"
 ):
-    """Largest difference of every tensor, as a share of its largest number (in float32: mean difference, as a share of the mean; logits and gradients of the first step, weights after
-    the last), and the bytes that column 0 sent in a step, forward and backward.
+    """Differences of two processes from one, and the bytes that column 0 sent a step.
+
+    Of every tensor the largest difference, as a share of its largest number; in float32
+    the mean difference, as a share of the mean. Tensors are logits and gradients of the
+    first step, and weights after the last; bytes are those of the forward and the
+    backward pass.
     """
     arguments = map(
         str, (recipe, width, crop, num_classes, batch, steps, precision, fault)
@@ -62,7 +66,10 @@ def test_ten_steps_agree_in_float64(recipe):
     [("paper", [128 * 13**2, 128 * 6**2, 2048]), ("no_communication", [])],
 )
 def test_one_step_of_the_whole_net_agrees_in_float64(recipe, into):
-    """And sends what the layers conv3, fc6, fc7 and fc8 read from the other column, eight bytes a number, two pictures."""
+    """And sends what conv3, fc6, fc7 and fc8 read from the other column.
+
+    Eight bytes a number, two pictures.
+    """
     gaps, sent = parity(recipe, 1, 224, 1000, 2, 1)
     assert max(gaps.values()) <= 1e-10
     assert sent == [
@@ -81,7 +88,10 @@ def test_one_step_of_the_whole_net_agrees_in_float64(recipe, into):
     ],
 )
 def test_faults_are_caught(fault, first):
-    """A gather without gradient, response normalization across columns, masks drawn per process, a doubled loss gradient."""
+    """A gather without gradient, normalization across columns, masks drawn per process.
+
+    And a doubled loss gradient.
+    """
     assert parity("paper", 1 / 8, 80, 10, 8, 1, fault)[0][first] > 1e-6
 
 
@@ -108,7 +118,10 @@ def both(tmp_path, **settings):
 
 
 def test_every_loss_of_the_digits_run_agrees_in_float64(tmp_path):
-    """The whole run behind the flag; else a quarter of its epochs, with every drop of the rate."""
+    """The whole run behind the flag.
+
+    Else a quarter of its epochs, with every drop of the rate.
+    """
     epochs = 40 if LONG else 10
     one, two = both(tmp_path, precision="float64", epochs=epochs)
     assert len(one) == len(two) == 12 * epochs
@@ -117,9 +130,12 @@ def test_every_loss_of_the_digits_run_agrees_in_float64(tmp_path):
 
 @pytest.mark.parametrize("recipe", ["paper", "source2012"])
 def test_one_step_agrees_in_float32(recipe):
-    """From equal weights. Which kernels a processor picks decides how sums are rounded, and a ReLU or pooling window that
-    was nearly undecided may then decide otherwise; from there a longer run goes its own way. One such decision changes
-    one unit of one image, which a mean over a tensor hardly sees; many steps are compared in float64.
+    """From equal weights.
+
+    Which kernels a processor picks decides how sums are rounded, and a ReLU or pooling
+    window that was nearly undecided may then decide otherwise; from there a longer run
+    goes its own way. One such decision changes one unit of one image, which a mean over
+    a tensor hardly sees; many steps are compared in float64.
     """
     gaps, _ = parity(recipe, 1 / 8, 80, 10, 8, 1, precision="float32")
     layers, terms = 8, 512  # a sum of n terms is off by about sqrt(n) roundings

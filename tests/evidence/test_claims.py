@@ -1,4 +1,7 @@
-"""Every row of the ledger points at things that exist, and its values are those of the notes, the results and the code."""
+"""Every row of the ledger points at things that exist.
+
+Its values are those of the notes, the results and the code.
+"""
 
 import ast
 import csv
@@ -43,7 +46,10 @@ def ids(c):
 
 
 def notes(words):
-    """Top-1 and top-5 error in the notes, per cent: ID, 'ID, one view', or the difference of two."""
+    """Top-1 and top-5 error in the notes, per cent.
+
+    Of 'ID' or 'ID, one view', or the difference of two.
+    """
     runs = lab_experiments()
 
     def pick(w):
@@ -58,7 +64,10 @@ def notes(words):
 
 
 def assert_agrees(ours, file, key):
-    """The numbers of a row, 'estimate (low to high), n = …' or an error in per cent, are those of its results file."""
+    """The numbers of a row are those of its results file.
+
+    A row has 'estimate (low to high), n = …' or an error in per cent.
+    """
     values, _, n = ours.partition(", n = ")
     if file.endswith(".json"):
         found = {
@@ -183,7 +192,10 @@ def test_ledger_has_the_papers_numbers():
 
 
 def test_what_was_only_read_is_not_called_reproduced():
-    """The length of training and its drops stand in the notes; no run of ours has them."""
+    """The length of training and its drops stand in the notes.
+
+    No run of ours has them.
+    """
     read = {c["claim"] for c in CLAIMS if c["status"] == "read in the notes"}
     assert read == {"About 90 epochs", "The rate was divided by ten three times"}
 
@@ -216,7 +228,7 @@ def test_gain_of_ten_views_in_the_notes():
 
 
 def test_claim_neurons():
-    units = [l.neurons for l in layer_specs(source2012)]
+    units = [layer.neurons for layer in layer_specs(source2012)]
     assert units == [290_400, 186_624, 64_896, 64_896, 43_264, 4096, 4096, 1000]
     assert sum(units) == 659_272
     assert (
@@ -227,7 +239,7 @@ def test_claim_neurons():
 
 
 def test_claim_share_of_conv3():
-    layers = {l.name: l.parameters for l in layer_specs(paper)}
+    layers = {layer.name: layer.parameters for layer in layer_specs(paper)}
     shares = {
         n: 100 * layers[n] / sum(layers.values())
         for n in layers

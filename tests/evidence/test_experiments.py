@@ -1,4 +1,7 @@
-"""Experiments keep to the protocol that was written before them, and their summaries follow from their runs; test_redrawn.py draws their pages again."""
+"""Experiments keep to the protocol that was written before them.
+
+Their summaries follow from their runs; test_redrawn.py draws their pages again.
+"""
 
 import hashlib
 import importlib
@@ -58,7 +61,10 @@ def test_summary_follows_from_the_runs(name, experiment, tmp_path):
 
 
 def test_recorded_figure1_keeps_to_its_design(cifar):
-    """Seeds of the arms were not used for the rates; the rate is the best of a grid that it lies inside; at most six runs an arm."""
+    """Seeds of the arms were not used for the rates.
+
+    The rate is the best of a grid that it lies inside; at most six runs an arm.
+    """
     jobs = [job for job, _ in cifar.read(ROOT / "results/figure1")]
     assert len({json.dumps(j, sort_keys=True) for j in jobs}) == len(jobs)
     rates = cifar.best(ROOT / "results/figure1")
@@ -94,7 +100,10 @@ def test_crossing_is_interpolated(cifar):
 
 @pytest.mark.parametrize("activation", ["relu", "tanh"])
 def test_calibrated_start_keeps_the_signal(cifar, activation):
-    """Deviation times the root of the fan-in is the gain, in conv1 divided by the deviation of the pixels."""
+    """Deviation times the root of the fan-in is the gain.
+
+    In conv1 divided by the deviation of the pixels.
+    """
     net = cifar.three_convolutions(activation, "gain", 0, 63.0)
     for p in net.parameters():
         if p.dim() > 1:
@@ -146,7 +155,10 @@ def test_recorded_plateau_is_as_the_page_says(experiment):
 
 
 def test_recorded_plateau_and_spread_are_as_the_page_says(experiment):
-    """Among raw pixels at each rate a larger spread goes with a shorter plateau; at the same spread divided pixels take longer."""
+    """Among raw pixels at each rate a larger spread goes with a shorter plateau.
+
+    At the same spread divided pixels take longer.
+    """
     plateau, small = experiment("plateau"), ROOT / "results/plateau"
 
     def runs(**factors):
@@ -155,12 +167,12 @@ def test_recorded_plateau_and_spread_are_as_the_page_says(experiment):
     for lr in plateau.FACTORS["lr"]:
         assert (
             plateau.stats.spearmanr(
-                *zip(*[(s, n) for s, n, _ in runs(divide=1.0, lr=lr)])
+                *zip(*[(s, n) for s, n, _ in runs(divide=1.0, lr=lr)], strict=True)
             ).statistic
             < -0.9
         )
 
-        def near(divide):
+        def near(divide, lr=lr):
             return [n for s, n, _ in runs(divide=divide, lr=lr) if 8e-4 < s < 1.3e-3]
 
         assert len(near(1.0)) >= 4
@@ -171,7 +183,10 @@ def test_recorded_plateau_and_spread_are_as_the_page_says(experiment):
 
 
 def test_recorded_analogues_are_as_the_page_says(experiment):
-    """What its prose says, beyond the tables that are drawn; eight seeds an arm, at rates that lie inside their grids."""
+    """What its prose says, beyond the tables that are drawn.
+
+    Eight seeds an arm, at rates that lie inside their grids.
+    """
     analogues, intervals, results = (
         experiment("analogues"),
         experiment("intervals"),
@@ -206,7 +221,9 @@ def test_recorded_analogues_are_as_the_page_says(experiment):
     assert all(
         ten < one
         for ten, one in zip(
-            analogues.ends(results, "crops", "ten"), analogues.ends(results, "crops")
+            analogues.ends(results, "crops", "ten"),
+            analogues.ends(results, "crops"),
+            strict=True,
         )
     )
     assert (
@@ -219,7 +236,11 @@ def test_recorded_analogues_are_as_the_page_says(experiment):
 
 
 def test_recorded_normalization_and_dropout_are_as_the_page_says(experiment):
-    """Every net with response normalization has more error and more training loss than the one without of the same seed; dropout takes longer, but not twice as long, in every pair."""
+    """With response normalization every net has more error and more training loss.
+
+    Compared with the one without of the same seed. Dropout takes longer, but not twice
+    as long, in every pair.
+    """
     analogues, intervals, results = (
         experiment("analogues"),
         experiment("intervals"),
@@ -230,7 +251,9 @@ def test_recorded_normalization_and_dropout_are_as_the_page_says(experiment):
         assert all(
             with_ > without
             for with_, without in zip(
-                analogues.ends(results, arm), analogues.ends(results, "dense")
+                analogues.ends(results, arm),
+                analogues.ends(results, "dense"),
+                strict=True,
             )
         )
         assert all(
@@ -238,6 +261,7 @@ def test_recorded_normalization_and_dropout_are_as_the_page_says(experiment):
             for with_, without in zip(
                 analogues.ends(results, arm, "loss"),
                 analogues.ends(results, "dense", "loss"),
+                strict=True,
             )
         )
         assert float(numbers[f"{arm} less dense: test error"]["p_holm"]) < 0.05
@@ -250,7 +274,10 @@ def test_recorded_normalization_and_dropout_are_as_the_page_says(experiment):
 
 
 def test_recorded_in_place_is_as_the_page_says(experiment):
-    """The same seeds of each start and kind of pixels; who left the plateau; every test is below 0.05; where biases are 1 the loss rises first, and comes back."""
+    """The same seeds of each start and kind of pixels; who left the plateau.
+
+    Every test is below 0.05; where biases are 1 the loss rises first, and comes back.
+    """
     plateau, intervals, whole = (
         experiment("plateau"),
         experiment("intervals"),
@@ -303,7 +330,10 @@ def test_recorded_in_place_is_as_the_page_says(experiment):
 
 
 def test_what_it_costs(cifar, tmp_path):
-    """Runs on a processor count by the core; runs that share a GPU, eight at a time, by the minute of the GPU."""
+    """Runs on a processor count by the core.
+
+    Runs that share a GPU, eight at a time, by the minute of the GPU.
+    """
     rows = [
         dict(seconds=1800),
         dict(seconds=1800, device="cpu"),
@@ -316,7 +346,10 @@ def test_what_it_costs(cifar, tmp_path):
 
 
 def test_a_split_is_found(experiment):
-    """A net whose one column is colored and whose other is gray is beyond chance; one dealt at random is not; gray kernels have no color."""
+    """A net whose one column is colored and whose other is gray is beyond chance.
+
+    One dealt at random is not; gray kernels have no color.
+    """
     analogues, g = experiment("analogues"), np.random.default_rng()
     gray, colored = (
         np.repeat(g.normal(size=(16, 1, 25)), 3, 1),
@@ -336,7 +369,10 @@ def test_a_split_is_found(experiment):
 
 
 def test_length_of_a_plateau(experiment):
-    """The run ends with the window whose mean is under the threshold; a run that did not leave, or gave no number, counts as the most."""
+    """The run ends with the window whose mean is under the threshold.
+
+    A run that did not leave, or gave no number, counts as the most.
+    """
     length = experiment("plateau").length
     assert length([2.3] * 80 + [1.5] * 20, 500, 2.0) == (100, True)
     assert length([2.3] * 500, 500, 2.0) == (500, False)
@@ -344,7 +380,10 @@ def test_length_of_a_plateau(experiment):
 
 
 def test_intervals_against_scipy(experiment):
-    """The exact permutation test counts all 12,870 ways; Holm's values for a case worked by hand; a ratio's interval holds the ratio."""
+    """The exact permutation test counts all 12,870 ways.
+
+    Holm's values for a case worked by hand; a ratio's interval holds the ratio.
+    """
     intervals = experiment("intervals")
     a, b = [1.0, 2, 3, 4, 5, 6, 7, 8], [9.0, 10, 11, 12, 13, 14, 15, 16]
     assert intervals.permuted(a, b) == pytest.approx(2 / math.comb(16, 8))
@@ -362,7 +401,10 @@ def test_intervals_against_scipy(experiment):
 
 
 def ends_above_expectation(runs, arm):
-    """Observed less expected ends in an arm (places in the list of runs), counted time by time as in a textbook."""
+    """Observed less expected ends in an arm, counted time by time as in a textbook.
+
+    An arm is places in the list of runs.
+    """
     total = 0.0
     for time in sorted({time for time, ended in runs if ended}):
         at_risk = [i for i, (other, _) in enumerate(runs) if other >= time]
@@ -374,7 +416,10 @@ def ends_above_expectation(runs, arm):
 
 
 def counted_log_rank(*strata):
-    """The exact two-sided p of the log-rank test by going through every way to deal the runs of every stratum."""
+    """The exact two-sided p of the log-rank test.
+
+    By going through every way to deal the runs of every stratum.
+    """
     ways = []
     for one, other in strata:
         dealt = itertools.combinations(range(len(one + other)), len(one))
@@ -412,7 +457,11 @@ def test_exact_log_rank_against_every_way_to_deal(experiment, strata):
 
 
 def test_exact_log_rank_of_the_runs_in_place(experiment):
-    """Eight runs a side cannot give less than 2 of 12,870 ways, and the summary prints no smaller p; one pair is counted again by going through all ways."""
+    """Eight runs a side cannot give less than 2 of 12,870 ways.
+
+    The summary prints no smaller p; one pair is counted again by going through all
+    ways.
+    """
     plateau, intervals, whole = (
         experiment("plateau"),
         experiment("intervals"),
@@ -434,7 +483,10 @@ def test_exact_log_rank_of_the_runs_in_place(experiment):
 
 
 def test_an_end_that_a_stop_has_put_there_is_not_given(experiment):
-    """Of an interval only the end nearer to 0 is left where the group that stayed longer has stopped runs."""
+    """Of an interval only the end nearer to 0 is left.
+
+    Where the group that stayed longer has stopped runs.
+    """
     plateau, intervals = experiment("plateau"), experiment("intervals")
     quick, slow, stopped = (
         [(0.1, n, left) for n in (a, a + 2, a + 4)]

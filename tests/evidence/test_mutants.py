@@ -1,4 +1,7 @@
-"""Breaking the package on purpose: every trap about code has a patch that steps into it, and a test that notices."""
+"""The package is broken on purpose, and a test notices.
+
+Every trap about code has a patch that steps into it.
+"""
 
 import csv
 import random

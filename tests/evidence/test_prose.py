@@ -1,4 +1,8 @@
-"""No result is typed into prose: a figure with a unit stands in an output of its page, in the paper or the ledger, in the notes, or in quoted.tsv with its origin."""
+"""No result is typed into prose.
+
+A figure with a unit stands in an output of its page, in the paper or the ledger, in the
+notes, or in quoted.tsv with its origin.
+"""
 
 import csv
 import json
@@ -18,7 +22,8 @@ def name_of(page):
 
 
 UNITS = (
-    r"%|points?|times|seconds?|s|ms|minutes?|min|hours?|days?|updates?|epochs?|steps?|GB|MB|kB|bytes|(?:pictures|images?)(?: a second|/s)|GFLOP/s"
+    r"%|points?|times|seconds?|s|ms|minutes?|min|hours?|days?|updates?|epochs?|steps?"
+    r"|GB|MB|kB|bytes|(?:pictures|images?)(?: a second|/s)|GFLOP/s"
     r"|core-hours?"
 )
 FIGURE = re.compile(rf"(?<![\w.,§])(\d[\d,]*(?:\.\d+)?)[ -]?(?:{UNITS})(?![\w])")
@@ -48,7 +53,10 @@ def figures(text):
 
 
 def typed(page, cells):
-    """Figures of a page that stand in no output of it, not in the paper, the notes, or the list of quotations."""
+    """Figures of a page that nothing stands behind.
+
+    They are in no output of it, not in the paper, the notes, or the list of quotations.
+    """
     outputs = " ".join(
         json.dumps(
             [o.get("data", {}).get(k, "") for k in ("text/markdown", "text/plain")]
@@ -96,7 +104,8 @@ def test_a_typed_result_is_found():
     cells = [
         dict(
             cell_type="markdown",
-            source="It took 1,234 minutes and cost 12.3 % of the time, in `99 %` of runs.",
+            source="It took 1,234 minutes and cost 12.3 % of the time, "
+            "in `99 %` of runs.",
         ),
         dict(cell_type="code", source="", outputs=[dict(text="12.3 %")]),
     ]
@@ -104,12 +113,16 @@ def test_a_typed_result_is_found():
 
 
 FREQUENCY = re.compile(
-    r"commonest|most (?:common|frequent|people|of the time)|most often|everybody|widely (?:used|copied)"
+    r"commonest|most (?:common|frequent|people|of the time)|most often|everybody"
+    r"|widely (?:used|copied)"
 )
 
 
 def test_no_frequency_without_a_source(cells):
-    """How often something happens to others is not known here: pages link to threads instead of saying it."""
+    """How often something happens to others is not known here.
+
+    Pages link to threads instead of saying it.
+    """
     texts = {path.name: path.read_text() for path in (ROOT / "nbs").rglob("*.tsv")}
     for path in PAGES:
         name = str(path.relative_to(ROOT / "nbs"))
@@ -144,7 +157,10 @@ def test_weights_that_a_page_promises_can_be_loaded(cells):
 
 @pytest.mark.parametrize("page", ["01_preprocessing", "07_augmentation"])
 def test_photographs_of_others_are_credited(page, cells):
-    """A page that shows scikit-learn's photographs names their authors, with links, and the license."""
+    """A page that shows scikit-learn's photographs names their authors and the license.
+
+    With links.
+    """
     code, prose = (
         "\n".join(
             "".join(c["source"])

@@ -1,7 +1,8 @@
-"""What pages draw from data is computed again and compared with the outputs that are stored in their notebooks.
+"""What pages draw from data is computed again and compared with what is stored.
 
-Only the cells that draw are executed, with the cells before them that they need, all pages in one kernel. A cell that
-trains or runs a network, or whose numbers depend on the processor, is left out: by what it calls, or by name.
+Only the cells that draw are executed, with the cells before them that they need, all
+pages in one kernel. A cell that trains or runs a network, or whose numbers depend on
+the processor, is left out: by what it calls, or by name.
 """
 
 import base64
@@ -31,7 +32,8 @@ def name_of(page):
     return page.relative_to(NBS).with_suffix("").as_posix()
 
 
-# a cell that reads one of these names, or needs a cell that does, trains, runs a network, or starts processes
+# a cell that reads one of these names, or needs a cell that does, trains, runs a
+# network, or starts processes
 RUNS = {
     "train",
     "evaluate",
@@ -86,7 +88,10 @@ def code_of(cell):
 
 
 def names_of(code):
-    """Return the names that a cell defines, and those it reads from outside, also inside of its functions."""
+    """Return the names that a cell defines, and those it reads from outside.
+
+    Also inside of its functions.
+    """
     table = symtable.symtable(code, "cell", "exec")
     defined = {
         s.get_name()
@@ -107,10 +112,12 @@ def names_of(code):
 
 
 def needed(cells, target):
-    """Return the places of the cells that must run for a cell, itself included: those which define what it reads.
+    """Return the places of the cells that must run for a cell, itself included.
 
-    A name has its definition in the last cell before the one that reads it. A function may read a name that is
-    defined after it, as long as it is before the call: then the last definition before the cell asked for is taken.
+    Those which define what it reads. A name has its definition in the last cell before
+    the one that reads it. A function may read a name that is defined after it, as long
+    as it is before the call: then the last definition before the cell asked for is
+    taken.
     """
     names = [names_of(code_of(cell)) for cell in cells]
     places, waiting = set(), [target]
@@ -127,7 +134,10 @@ def needed(cells, target):
 
 
 def drawn(page):
-    """Return the code cells of a page that are executed again, in their order, and the ids of those that are compared."""
+    """Return the code cells of a page that are executed again, and the ids compared.
+
+    The cells are in their order.
+    """
     cells = [
         c for c in json.loads(page.read_text())["cells"] if c["cell_type"] == "code"
     ]
@@ -154,7 +164,10 @@ def kernel():
 
 
 def execute(kernel, page, cells):
-    """Execute cells in the folder of their page, without what the page before has left; return id → outputs."""
+    """Execute cells in the folder of their page, without what the page before has left.
+
+    Return id → outputs.
+    """
     start = nbformat.v4.new_code_cell(
         f"%reset -f\nimport os\nos.chdir({str(page.parent)!r})"
     )
@@ -175,7 +188,10 @@ def joined(text):
 
 
 def pixels(data):
-    """Return a picture, small, so that the last bits of another machine's fonts do not count."""
+    """Return a small picture.
+
+    So the last bits of another machine's fonts do not count.
+    """
     return np.asarray(
         Image.open(io.BytesIO(base64.b64decode(joined(data))))
         .convert("RGBA")
@@ -185,7 +201,10 @@ def pixels(data):
 
 
 def apart(stored, computed):
-    """Return how far two pictures differ, from 0 to 255: on average, and in the one of their 288 tiles where most."""
+    """Return how far two pictures differ, from 0 to 255.
+
+    On average, and in the one of their 288 tiles where most.
+    """
     difference = np.abs(pixels(stored) - pixels(computed))
     return difference.mean(), difference.reshape(12, 10, 24, 10, 4).mean(
         (1, 3, 4)
@@ -193,13 +212,16 @@ def apart(stored, computed):
 
 
 def differences(stored, computed):
-    """Say where the outputs of a cell differ: words and drawings by every character, pictures by their pixels."""
+    """Say where the outputs of a cell differ.
+
+    Words and drawings by every character, pictures by their pixels.
+    """
     kinds = [sorted(o["data"]) if "data" in o else o["output_type"] for o in stored]
     again = [sorted(o["data"]) if "data" in o else o["output_type"] for o in computed]
     if kinds != again:
         return [f"stored {kinds}, computed {again}"]
     found = []
-    for old, new in zip(stored, computed):
+    for old, new in zip(stored, computed, strict=True):
         if "text" in old:
             old, new = (
                 dict(data={"text": old["text"]}),
@@ -210,13 +232,15 @@ def differences(stored, computed):
                 mean, most = apart(value, new["data"][kind])
                 if mean >= 1 or most >= 32:
                     found.append(
-                        f"{kind}: pixels differ by {mean:.1f} of 255 on average, by {most:.0f} in a tile"
+                        f"{kind}: pixels differ by {mean:.1f} of 255 on average, "
+                        f"by {most:.0f} in a tile"
                     )
                 continue
             lines = [joined(words).splitlines() for words in (value, new["data"][kind])]
             if lines[0] == lines[1]:
                 continue
-            first = next(((a, b) for a, b in zip(*lines) if a != b), map(len, lines))
+            pairs = zip(*lines, strict=False)  # of different length, perhaps
+            first = next(((a, b) for a, b in pairs if a != b), map(len, lines))
             found.append(
                 "{}: stored {!r}, computed {!r}".format(
                     kind, *(str(x)[:300] for x in first)

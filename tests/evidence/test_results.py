@@ -29,7 +29,7 @@ def test_recorded_run_is_whole(folder):
     assert result["seed"] == config.seed
     classes = 5 if folder.name == "flowers5" else 1000
     assert result["parameters"] == sum(
-        l.parameters for l in layer_specs(resolve(config).model_recipe, classes)
+        layer.parameters for layer in layer_specs(resolve(config).model_recipe, classes)
     )
 
 
@@ -43,7 +43,10 @@ def test_recorded_flowers_stay_under_thirty_percent():
 
 @pytest.mark.parametrize("name", ["lrn", "columns", "step", "data"])
 def test_table_is_made_from_its_numbers(name, monkeypatch):
-    """The tables that pages show are what the benchmarks' functions make of the JSON beside them."""
+    """The tables of pages are made from the JSON beside them.
+
+    By the benchmarks' functions.
+    """
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     module = importlib.import_module(name)
     for path in (ROOT / "results/benchmarks").glob(f"{name}*.json"):
@@ -55,7 +58,10 @@ def test_table_is_made_from_its_numbers(name, monkeypatch):
 
 
 def test_recorded_gpu_runs_are_what_the_front_page_says(cells):
-    """All tests passed, and so many full-size runs of the plateau experiment are from a GPU; no other page lists it again."""
+    """All tests passed, and so many full-size runs of the plateau are from a GPU.
+
+    No other page lists it again.
+    """
     record = json.loads((ROOT / "results/gpu/h100.json").read_text())
     runs = [
         json.loads(line)
@@ -79,7 +85,10 @@ def test_recorded_gpu_runs_are_what_the_front_page_says(cells):
 
 
 def test_recorded_drills_were_survived(monkeypatch):
-    """The table of drills is made from its outcomes; all survived, and nothing stayed behind."""
+    """The table of drills is made from its outcomes.
+
+    All survived, and nothing stayed behind.
+    """
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     with open(ROOT / "results/drills/drills.tsv") as f:
         rows = list(csv.DictReader(f, delimiter="\t"))
@@ -92,7 +101,10 @@ def test_recorded_drills_were_survived(monkeypatch):
 
 
 def test_recorded_measurement_of_lrn_is_five_times_as_fast():
-    """In the measurement that is shown, in both layouts, eager and compiled; and never slower than torch's."""
+    """In the measurement that is shown, in both layouts, eager and compiled.
+
+    And never slower than torch's.
+    """
     rounds = json.loads((ROOT / "results/benchmarks/lrn.json").read_text())["rounds"]
     seconds = {
         (tuple(r["shape"]), r["layout"], r["busy"]): {
@@ -109,12 +121,16 @@ def test_recorded_measurement_of_lrn_is_five_times_as_fast():
 
 
 def test_recorded_measurement_of_packing_and_batches_is_fast_enough():
-    """In the measurement that is shown: packing beside PIL, batches beside a copy and a memory-mapped Dataset."""
+    """In the measurement that is shown.
+
+    Packing beside PIL, batches beside a copy and a memory-mapped Dataset.
+    """
     r = json.loads((ROOT / "results/benchmarks/data.json").read_text())
 
     def ratio(group, a, b):
         return statistics.median(
-            x / y for x, y in zip(r[group]["seconds"][a], r[group]["seconds"][b])
+            x / y
+            for x, y in zip(r[group]["seconds"][a], r[group]["seconds"][b], strict=True)
         )
 
     assert (

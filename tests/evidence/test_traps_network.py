@@ -1,4 +1,7 @@
-"""Traps of the network (nbs/evidence/traps.tsv). Each test fails when its trap is stepped into."""
+"""Traps of the network (nbs/evidence/traps.tsv).
+
+Each test fails when its trap is stepped into.
+"""
 
 from dataclasses import replace
 
@@ -20,7 +23,10 @@ from helpers.nets import SMALL, small
 
 @pytest.fixture(scope="module")
 def photographs():
-    """Eight crops of two photographs, 224 pixels, on the scale 0 to 255 minus their mean: what a full-size net sees."""
+    """Eight crops of two photographs, 224 pixels: what a full-size net sees.
+
+    On the scale 0 to 255 minus their mean.
+    """
     pictures = [
         load_sample_image(f"{name}.jpg").transpose(2, 0, 1)
         for name in ("china", "flower")
@@ -63,7 +69,10 @@ def test_trap_01_deviations_of_conv3_to_conv5(photographs):
 
 
 def test_trap_02_divided_pixels(photographs):
-    """The recipes that train see pixels from 0 to 255 minus the mean, and divided ones leave their logits twenty times closer together."""
+    """Divided pixels leave the logits twenty times closer together.
+
+    The recipes that train see pixels from 0 to 255 minus the mean.
+    """
     for recipe in (paper, source2012):
         see = InputTransform(recipe, np.zeros((3, 256, 256)), np.zeros((3, 3)))
         x = see.views(torch.full((1, 3, 256, 256), 255, dtype=torch.uint8), 1)
@@ -76,7 +85,10 @@ def test_trap_02_divided_pixels(photographs):
 
 @torch.no_grad()
 def share_on(recipe, x):
-    """Share of the positive responses of conv2 and conv4, both behind biases of 1, in a fresh full-size net."""
+    """Share of the positive responses of conv2 and conv4 in a fresh full-size net.
+
+    Both lie behind biases of 1.
+    """
     torch.manual_seed(0)
     net, found = AlexNet(recipe).eval(), {}
     for name in ("conv2", "conv4"):
@@ -90,7 +102,10 @@ def share_on(recipe, x):
 
 
 def test_trap_03_biases_of_one(photographs):
-    """With divided pixels, or the paper's deviations, hardly a unit behind a bias of 1 is ever off: its ReLU does nothing."""
+    """With divided pixels hardly a unit behind a bias of 1 is ever off.
+
+    Or with the paper's deviations: its ReLU does nothing.
+    """
     raw, divided, weak = (
         share_on(source2012, photographs),
         share_on(source2012, photographs / 58),
@@ -118,14 +133,19 @@ def test_trap_03_biases_of_one(photographs):
 
 
 def test_trap_04_last_window_over_the_edge():
-    """A pixel reaches exactly the windows that cover it: the first begins at the first pixel, the last holds the last eight."""
+    """A pixel reaches exactly the windows that cover it.
+
+    The first begins at the first pixel, the last holds the last eight.
+    """
     for recipe in (paper, source2012):
         net = AlexNet(
             replace(recipe, kernels=SMALL["kernels"], hidden=SMALL["hidden"])
         ).eval()
         nn.init.ones_(net.conv1.weight), nn.init.zeros_(net.conv1.bias)
         out = []
-        net.conv1.register_forward_hook(lambda module, inputs, y: out.append(y[0, 0]))
+        net.conv1.register_forward_hook(
+            lambda module, inputs, y, out=out: out.append(y[0, 0])
+        )
         for pixel in (0, 215, 216, 223):
             x = torch.zeros(1, 3, 224, 224)
             x[0, 0, pixel, pixel] = 1
@@ -147,7 +167,10 @@ def first_lrn(norm):
 
 
 def after_conv(net, number, x):
-    """What a forward pass makes of `x` as the output of a convolution, up to pooling."""
+    """What a forward pass makes of `x` as the output of a convolution.
+
+    Up to pooling.
+    """
     pooled = []
 
     def stop(module, inputs, output):
@@ -192,7 +215,10 @@ def test_trap_06_k_is_two():
 
 
 def test_trap_07_normalization_before_relu():
-    """A negative response among positive ones: it damps its neighbors in the source, and nothing in the paper."""
+    """A negative response among positive ones damps its neighbors in the source.
+
+    And does nothing in the paper.
+    """
     x = torch.tensor([0.0, 0.0, 100.0, -200.0] + [0.0] * 4)[None, :, None, None].expand(
         1, 8, 3, 3
     )
@@ -246,11 +272,11 @@ def test_trap_19_place_and_scale_of_dropout():
         seen = {}
         for name in ("conv5", "fc6", "fc7", "fc8"):
             getattr(net, name).register_forward_hook(
-                lambda module, inputs, out, name=name: seen.update(
+                lambda module, inputs, out, name=name, seen=seen: seen.update(
                     {name: (inputs[0], out)}
                 )
             )
-        for training, factor in zip((True, False), factors):
+        for training, factor in zip((True, False), factors, strict=True):
             net.train(training)(x, masks)
             hidden = {
                 "fc7": F.relu(seen["fc6"][1]),

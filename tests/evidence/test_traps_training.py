@@ -1,4 +1,7 @@
-"""Traps of the data and the training (nbs/evidence/traps.tsv). Each test fails when its trap is stepped into."""
+"""Traps of the data and the training (nbs/evidence/traps.tsv).
+
+Each test fails when its trap is stepped into.
+"""
 
 import csv
 import re
@@ -71,7 +74,7 @@ def test_trap_11_conv1_is_frozen():
         images = torch.randn(2, 3, 72, 72) * 60
         train_step(net, optimizer, images, torch.tensor([0, 1]))
         moved[epoch] = (
-            [not torch.equal(*pair) for pair in zip(before, watched)],
+            [not torch.equal(*pair) for pair in zip(before, watched, strict=True)],
             rates["conv1"],
             rates["conv1_bias"],
         )
@@ -86,8 +89,14 @@ def test_trap_11_conv1_is_frozen():
     assert learning_rates(paper, 0.99, drops=3)["conv1_bias"] > 0
 
 
-def noisy(recipe, n=4000, cov=np.diag([400.0, 1600.0, 14400.0])):
-    """Gray pictures of 128 as a recipe's net sees them in training, N × 3: a draw of the color noise each."""
+COVARIANCE = np.diag([400.0, 1600.0, 14400.0])
+
+
+def noisy(recipe, n=4000, cov=COVARIANCE):
+    """Gray pictures of 128 as a recipe's net sees them in training, N × 3.
+
+    A draw of the color noise each.
+    """
     mean = np.full((3, 80, 80), 28.0)
     see = InputTransform(replace(recipe, crop=72), mean, cov, dtype=torch.float64)
     images = torch.full((1, 3, 80, 80), 128, dtype=torch.uint8).expand(n, -1, -1, -1)
@@ -129,7 +138,10 @@ def test_trap_14_divided_by_one_point_one():
 
 
 def test_trap_15_the_mean_image():
-    """Wherever the crop lies, its center is subtracted; in Caffe's recipe the mean is cut like the picture."""
+    """Wherever the crop lies, its center is subtracted.
+
+    In Caffe's recipe the mean is cut like the picture.
+    """
     mean = np.random.default_rng().uniform(0, 255, (3, 80, 80))
     for recipe in (paper, source2012, RECIPES["caffe"]):
         see = InputTransform(
@@ -155,9 +167,30 @@ def test_trap_16_one_crop_for_32_pictures():
         draws = sample_augment_params(128, 32, recipe, 0, 0)
         keys = {
             (*offset, flip)
-            for offset, flip in zip(draws.offsets.tolist(), draws.flips.tolist())
+            for offset, flip in zip(
+                draws.offsets.tolist(), draws.flips.tolist(), strict=True
+            )
         }
         assert len(keys) == different if recipe is source2012 else len(keys) > 100
+
+
+class Reader(Trainer):
+    """Reads batches, keeps them, and trains nothing."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.batches = []
+
+    def load_batch(self, *args):
+        self.batches.append(super().load_batch(*args))
+        return self.batches[-1]
+
+    def train_step(self, x, y):
+        self.step += 1
+        return 0.0, 0.0, 0.0
+
+    def validate(self, limit):
+        return 0.0, 0.0, 0.0, 360
 
 
 def test_trap_17_no_new_order(tmp_path, monkeypatch):
@@ -167,24 +200,11 @@ def test_trap_17_no_new_order(tmp_path, monkeypatch):
         monkeypatch.setitem(
             RECIPES, "shuffling", replace(source2012, name="shuffling", reshuffle=True)
         )
-        worker, orders = (
-            Trainer(
-                tmp_path / recipe,
-                resolve(Config(recipe=recipe, epochs=2, batch_size=1437)),
-                data,
-                None,
-            ),
-            [],
-        )
+        config = resolve(Config(recipe=recipe, epochs=2, batch_size=1437))
+        worker = Reader(tmp_path / recipe, config, data, None)
         worker.run_dir.path.mkdir()
-        read = worker.load_batch
-        worker.load_batch = lambda *args: orders.append(read(*args)) or orders[-1]
-        worker.train_step, worker.validate = (
-            (lambda x, y: setattr(worker, "step", worker.step + 1) or (0.0, 0.0, 0.0)),
-            (lambda limit: (0.0, 0.0, 0.0, 360)),
-        )
         train_loop(worker, 2)
-        labels = [r[2].numpy() for r in orders]
+        labels = [labels.numpy() for _, _, labels in worker.batches]
         assert np.array_equal(labels[0], labels[1]) == same
         assert np.array_equal(labels[0], data.train.labels) == same
 
@@ -195,7 +215,9 @@ def test_trap_18_2178_crops():
         len(
             {
                 (*offset, flip)
-                for offset, flip in zip(draws.offsets.tolist(), draws.flips.tolist())
+                for offset, flip in zip(
+                    draws.offsets.tolist(), draws.flips.tolist(), strict=True
+                )
             }
         )
         == 2 * 33**2
@@ -213,7 +235,8 @@ def test_trap_27_average_of_probabilities():
     views = see.views(torch.tensor(images))
     assert torch.equal(views[5:], views[:5].flip(-1))
     assert len({v.sum().item() for v in views[:5]}) == 5
-    with torch.no_grad():  # logits that differ from view to view by about 2, so that the two averages differ
+    # logits that differ from view to view by about 2, so that the two averages differ
+    with torch.no_grad():
         net.fc8.weight *= 2 / net(views.flatten(0, 1)).std(0).mean()
         net.fc8.bias -= net(views.flatten(0, 1)).mean(0)
         logits = torch.stack([net(v) for v in views])

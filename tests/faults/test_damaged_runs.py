@@ -40,7 +40,7 @@ def test_velocities_lie_in_memory_as_the_weights_do(tmp_path):
     worker, path = begun(tmp_path)
     other = fresh(tmp_path)
     load_checkpoint(other, path)
-    for p, q in zip(worker.model.parameters(), other.model.parameters()):
+    for p, q in zip(worker.model.parameters(), other.model.parameters(), strict=True):
         a, b = (
             worker.optimizer.state[p]["momentum_buffer"],
             other.optimizer.state[q]["momentum_buffer"],
@@ -73,7 +73,8 @@ def test_a_damaged_file_of_a_run_is_named(tmp_path):
     (path / "state.json").write_text('{"step": 1')
     with pytest.raises(
         ValueError,
-        match=f"{path}/state.json is damaged or missing; remove {path} to go on from the checkpoint before it",
+        match=f"{path}/state.json is damaged or missing; remove {path} to go on from "
+        "the checkpoint before it",
     ):
         load_checkpoint(fresh(tmp_path), path)
     (tmp_path / "config.json").write_text("")

@@ -16,7 +16,10 @@ from helpers.packing import pack_folder
 
 
 def test_only_the_documented_formats_are_opened(tmp_path):
-    """Whatever Pillow can write is tried under the name of a JPEG, and as a stored JPEG."""
+    """Whatever Pillow can write is tried under the name of a JPEG.
+
+    And as a stored JPEG.
+    """
     Image.init()
     opened = set()
     for name in sorted(set(Image.SAVE) & set(Image.OPEN)):
@@ -69,7 +72,10 @@ def tiff(tags=(), **options):
 
 
 def twelve_bit_tiff(values):
-    """A TIFF that says that it has 12 bits: Pillow reads these and cannot write them."""
+    """A TIFF that says that it has 12 bits.
+
+    Pillow reads these and cannot write them.
+    """
     high, low = values.reshape(-1, 2).T
     packed = np.stack([high >> 4, (high & 15) << 4 | low >> 8, low & 255], 1)
     data = packed.astype(np.uint8).tobytes()

@@ -1,4 +1,7 @@
-"""Locks that somebody planted or a disk does not know, and a cache that cannot be written."""
+"""Locks that somebody planted or a disk does not know.
+
+And a cache that cannot be written.
+"""
 
 import errno
 import fcntl
@@ -16,7 +19,7 @@ from helpers.packing import pack_folder
 
 
 def test_a_planted_lock_does_no_harm(tmp_path):
-    """A link under the lock's name to a file of the user, or to one that is not there."""
+    """A link under the lock's name to a file of the user, or to none."""
     noise_images(tmp_path / "in")
     victim = tmp_path / "thesis"
     for i, target in enumerate((victim, tmp_path / "new")):

@@ -15,7 +15,10 @@ from helpers.packing import pack_folder
 
 
 def odd_files(folder):
-    """Put beside the images of a folder what is no image; return the names, as bytes."""
+    """Put beside the images of a folder what is no image.
+
+    Return the names, as bytes.
+    """
     names = {
         "gone.png": lambda path: path.symlink_to("/nowhere/x.png"),
         "fifo.jpg": os.mkfifo,
@@ -32,7 +35,10 @@ def odd_files(folder):
 
 @pytest.mark.parametrize("processes", [0, 2])
 def test_what_is_no_image_is_left_out_by_name(tmp_path, processes):
-    """In a process of its own: one that reads a FIFO or /dev/zero does not come back."""
+    """In a process of its own.
+
+    One that reads a FIFO or /dev/zero does not come back.
+    """
     noise_images(tmp_path / "in")
     odd = odd_files(tmp_path / "in/a")
     code = (
@@ -64,7 +70,10 @@ def test_what_is_no_image_is_left_out_by_name(tmp_path, processes):
 
 
 def test_a_file_that_vanishes_is_left_out_by_name(tmp_path):
-    """Between the listing and the hash of the list; and between that and the reading."""
+    """Between the listing and the hash of the list.
+
+    And between that and the reading.
+    """
     noise_images(tmp_path / "in")
     source = list_images(tmp_path / "in")
     (tmp_path / "in/a/0.png").unlink()
@@ -80,7 +89,10 @@ def test_a_file_that_vanishes_is_left_out_by_name(tmp_path):
 
 
 def test_file_names_of_any_bytes_are_packed_and_printed_as_one_line(tmp_path):
-    """Latin-1, escape sequences and line breaks, of readable and of unreadable files."""
+    """Latin-1, escape sequences and line breaks.
+
+    Of readable and of unreadable files.
+    """
     noise_images(tmp_path / "in")
     folder = os.fsencode(tmp_path / "in/a") + b"/"
     readable = [b"\xe9t\xe9.png", b"\x1b[2J.png", b"new\nline.png", "ü.png".encode()]

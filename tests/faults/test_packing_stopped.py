@@ -1,4 +1,7 @@
-"""Packing is killed, or has too little of disk, memory or open files; then it goes on."""
+"""Packing is killed, or has too little of disk, memory or open files.
+
+Then it goes on.
+"""
 
 import multiprocessing
 import os
@@ -29,7 +32,10 @@ pack(list_images(sys.argv[1]), sys.argv[2], 64, processes=int(sys.argv[3]))
 
 
 def test_killed_at_any_moment_it_goes_on(tmp_path):
-    """What is there after a kill is nothing or a whole set, and a second run makes the bytes of an undisturbed one."""
+    """What is there after a kill is nothing or a whole set.
+
+    A second run makes the bytes of an undisturbed one.
+    """
     jpegs(tmp_path / "in", 10 * CHUNK)
     whole = digest(pack_folder(tmp_path / "in", tmp_path / "whole", 64, **QUIET).path)
     rng, resumed = np.random.default_rng(), 0
@@ -111,12 +117,14 @@ from alexnet_nb.data.sources import list_images
 source, disk = list_images(sys.argv[1]), sys.argv[2]
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", disk], check=True)
 filler = Path(disk, "filler")
-def fill(line): filler.write_bytes(bytes(3_600_000))  # after pack has looked how much is free
+def fill(line):  # after pack has looked how much is free
+    filler.write_bytes(bytes(3_600_000))
 try: pack(source, Path(disk, "out"), 64, processes=0, progress=fill)
 except OSError as e: print(type(e).__name__, e.errno)
 assert not Path(disk, "out").exists()
 filler.unlink()
-verify(pack(source, Path(disk, "out"), 64, processes=0, progress=lambda line: None).path)
+packed = pack(source, Path(disk, "out"), 64, processes=0, progress=lambda line: None)
+verify(packed.path)
 print("whole")
 """
 
@@ -193,7 +201,10 @@ def test_600_parts_are_summed_with_a_shared_memory_of_1_MB(tmp_path):
 
 
 def test_a_worker_killed_mid_way_is_named_and_packing_goes_on(tmp_path, monkeypatch):
-    """Of the two workers one is killed over a file; without it the next run ends whole."""
+    """Of the two workers one is killed over a file.
+
+    Without it the next run ends whole.
+    """
     if sys.platform != "linux":
         pytest.skip("the workers inherit the fault by fork")
     noise_images(tmp_path / "in", 100)

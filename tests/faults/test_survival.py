@@ -81,9 +81,13 @@ def test_one_process_takes_up_what_two_have_begun_and_the_other_way_round(
 
 
 def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path, fault, monkeypatch):
-    """Where no checkpoint is due before the next step, at which the weights would be seen."""
+    """Where no checkpoint is due before the next step.
+
+    There the weights would be seen.
+    """
     fault(
-        "[p.data.fill_(float('nan')) for g in args[0].param_groups for p in g['params'] if p.dim() == 4]",
+        "[p.data.fill_(float('nan')) for g in args[0].param_groups"
+        " for p in g['params'] if p.dim() == 4]",
         7,
     )
     monkeypatch.setenv("ALEXNET_NB_SAVE", "600")
@@ -159,7 +163,10 @@ def reached(folder, step, job=None):
 
 @pytest.fixture
 def hanging(fault):
-    """Both processes hang after an update, so that they never find out by themselves that nobody listens; the number of updates."""
+    """Both processes hang after an update; the number of updates.
+
+    So they never find out by themselves that nobody listens.
+    """
     return fault("time.sleep(600)", ranks=["0", "1"]) - 1
 
 
@@ -197,7 +204,9 @@ def parent(cmdline):
 def test_a_kernel_is(tmp_path, hanging, how):
     kernel, client = start_new_kernel(cwd=str(tmp_path))
     client.execute(
-        "from alexnet_nb.engine.config import Config; from alexnet_nb.engine.launch import train; train(Config(gpus=2))"
+        "from alexnet_nb.engine.config import Config\n"
+        "from alexnet_nb.engine.launch import train\n"
+        "train(Config(gpus=2))"
     )
     reached(tmp_path, hanging)
     {"interrupted": kernel.interrupt_kernel, "restarted": kernel.restart_kernel}[how]()
@@ -270,7 +279,8 @@ from pathlib import Path
 from alexnet_nb.engine.config import Config
 from alexnet_nb.engine.launch import train
 from alexnet_nb.engine.run_dir import RunDir
-disk, free, batch_size, words = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+disk, words = sys.argv[1], sys.argv[4]
+free, batch_size = int(sys.argv[2]), int(sys.argv[3])
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=60m", "tmpfs", disk], check=True)
 out, filler = Path(disk, "run"), Path(disk, "filler")
 settings = dict(out_dir=str(out), width_mult=1 / 8, epochs=3, batch_size=batch_size)

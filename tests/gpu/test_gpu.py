@@ -40,7 +40,7 @@ def test_response_normalization(layout):
         found.append(
             [t.cpu() for t in (y.detach(), *torch.autograd.grad(y, here, g.to(device)))]
         )
-    for a, b in zip(*found):
+    for a, b in zip(*found, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-12)
 
 
@@ -67,7 +67,7 @@ def test_net(name):
         )
         found.append([loss.item(), *(p.grad.cpu() for p in model.parameters())])
     assert found[0][0] == pytest.approx(found[1][0], rel=1e-12)
-    for a, b in zip(found[0][1:], found[1][1:]):
+    for a, b in zip(found[0][1:], found[1][1:], strict=True):
         torch.testing.assert_close(
             a, b, rtol=1e-8, atol=1e-12 + 1e-9 * a.abs().max().item()
         )
@@ -75,11 +75,18 @@ def test_net(name):
 
 @pytest.fixture
 def trained(tmp_path):
-    """Train digits for an epoch in a folder of that name; what was printed, and the losses of all steps and of the validation."""
+    """Train digits for an epoch in a folder of that name.
+
+    What was printed, and the losses of all steps and of the validation.
+    """
 
     def run(name, hidden=False, **settings):
         settings = dict(epochs=1, out_dir=str(tmp_path / name)) | settings
-        code = f"from alexnet_nb.engine.config import Config; from alexnet_nb.engine.launch import train; train(Config(**{settings!r}))"
+        code = (
+            "from alexnet_nb.engine.config import Config\n"
+            "from alexnet_nb.engine.launch import train\n"
+            f"train(Config(**{settings!r}))"
+        )
         env = os.environ | (dict(CUDA_VISIBLE_DEVICES="") if hidden else {})
         done = subprocess.run(
             [sys.executable, "-c", code],

@@ -1,9 +1,9 @@
 """What tests of several files share: places, and processes of a run."""
 
-import importlib
 import json
 import os
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -22,12 +22,13 @@ def skip_or_fail(reason):
     pytest.skip(reason, allow_module_level=True)
 
 
-def import_or_skip(name):
-    """Import a module of the extra `dev`; without it skip the file, or in CI fail."""
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        skip_or_fail(f"{name}: got no such module; pip install -e '.[dev]'")
+def require_playwright():
+    """Skip or fail where the packages that drive a browser are missing."""
+    if not find_spec("playwright") or not find_spec("axe_playwright_python"):
+        skip_or_fail(
+            "playwright and axe: got no such packages, expected them: "
+            "pip install -e '.[dev]'"
+        )
 
 
 def texts(folder):

@@ -1,6 +1,8 @@
-"""Trains a net in two processes of one column each, then in one process, and prints for every tensor the largest difference as
-a share of its largest number (and, in float32, the mean difference as a share of the mean size).
-Run by torchrun; arguments: recipe, width, crop, classes, batch, steps, precision, fault.
+"""Train a net in two processes of one column each, then in one process.
+
+Prints for every tensor the largest difference as a share of its largest number (and, in
+float32, the mean difference as a share of the mean size). Run by torchrun; arguments:
+recipe, width, crop, classes, batch, steps, precision, fault.
 """
 
 import json
@@ -48,7 +50,10 @@ def column_loss(model, images, labels, masks, fault):
 
 
 def run(recipe, column, fault, dtype, num_classes, batch, steps, seed):
-    """Logits and gradients of the first step, and the weights after the last, of this process's share."""
+    """Logits and gradients of the first step, and the weights after the last.
+
+    Of this process's share.
+    """
     torch.manual_seed(seed)
     size = recipe.crop + 8
     images = torch.randint(0, 256, (batch * steps, 3, size, size), dtype=torch.uint8)

@@ -1,5 +1,8 @@
 """The figures to play with, as a reader uses them."""
 
+import torch
+from torch.nn import functional as F
+
 PAGES = {"play-size": "model", "play-lrn": "lrn", "play-crop": "augmentation"}
 
 
@@ -29,9 +32,27 @@ def value(root, name):
 def values(root, words="dataset.value"):
     """Every number of a figure by name, or every text."""
     return root.evaluate(
-        f"r => Object.fromEntries([...r.querySelectorAll('[data-out]')].map(e => [e.dataset.out, e.{words}]))"
+        "r => Object.fromEntries([...r.querySelectorAll('[data-out]')]"
+        f".map(e => [e.dataset.out, e.{words}]))"
     )
 
 
 def text(root, name):
     return root.locator(f'[data-out="{name}"]').text_content()
+
+
+def torch_size(size, kernel, stride, pad, way):
+    """How many windows torch counts; 0 where it refuses."""
+    try:
+        if way == "ceil":
+            return F.max_pool1d(
+                torch.zeros(1, 1, size), kernel, stride, pad, ceil_mode=True
+            ).shape[-1]
+        return F.conv1d(
+            torch.zeros(1, 1, size),
+            torch.zeros(1, 1, kernel),
+            stride=stride,
+            padding=pad,
+        ).shape[-1]
+    except RuntimeError:
+        return 0

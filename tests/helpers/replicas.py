@@ -1,6 +1,9 @@
-"""Trains a tiny net on random pictures in several processes that share the batch, then in one process, and prints for every fault and
-tensor the largest difference as a share of its largest number: weights and velocities after ten steps of the source's schedule, and
-the metrics. Run by torchrun; arguments: TOGETHER:FAULT:PICTURES:BATCH:EPOCHS ….
+"""Train a tiny net in several processes that share the batch, then in one process.
+
+Prints for every fault and tensor the largest difference as a share of its largest
+number: weights and velocities after ten steps of the source's schedule on random
+pictures, and the metrics. Run by torchrun; arguments:
+TOGETHER:FAULT:PICTURES:BATCH:EPOCHS ….
 """
 
 import json

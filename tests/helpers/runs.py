@@ -56,3 +56,11 @@ def fit_one(folder):
             None,
         )
     )
+
+
+class Killed(Exception):
+    """Stands for a process that goes away."""
+
+
+def dies(*_, **__):
+    raise Killed

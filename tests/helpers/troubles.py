@@ -6,13 +6,14 @@ import signal
 
 
 class Items:
-    """Ten items, the sixth of which brings its process into trouble."""
+    """Ten items or more, the sixth of which brings its process into trouble."""
 
-    def __init__(self, trouble):
+    def __init__(self, trouble, count=10):
         self.trouble = trouble
+        self.count = count
 
     def __len__(self):
-        return 10
+        return self.count
 
     def __getitem__(self, i):
         return self.trouble() if i == 5 else i

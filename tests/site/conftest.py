@@ -13,7 +13,10 @@ from helpers.play import PAGES
 
 @pytest.fixture(scope="module")
 def pages(site):
-    """Every page's text by its name. What leads from an old address to a new one is none."""
+    """Every page's text by its name.
+
+    What leads from an old address to a new one is none.
+    """
     texts = {
         str(p.relative_to(site).with_suffix("")): p.read_text()
         for p in site.rglob("*.html")
@@ -34,7 +37,10 @@ def top(site):
 
 @pytest.fixture(scope="module")
 def tab(browser, top):
-    """A tab of a reader whose system is dark, and who has never been here; what it asks for, and whatever it complains about."""
+    """A tab of a reader whose system is dark, and who has never been here.
+
+    What it asks for, and whatever it complains about.
+    """
     context = browser.new_context(
         viewport=WIDE, color_scheme="dark", reduced_motion="reduce"
     )
@@ -56,7 +62,10 @@ def tab(browser, top):
 
 @pytest.fixture
 def figure(site, browser):
-    """Opens the page of a figure; returns its root. Nothing may fail on the page, or be fetched from elsewhere."""
+    """Opens the page of a figure; returns its root.
+
+    Nothing may fail on the page, or be fetched from elsewhere.
+    """
     contexts, faults = [], []
 
     def start(id, wide=1200, script=True, seed=1, **options):
@@ -78,7 +87,8 @@ def figure(site, browser):
             ),
         )
         page.add_init_script(
-            f"let seed = {seed}; Math.random = () => (seed = (seed * 48271) % 2147483647) / 2147483647"
+            f"let seed = {seed}; "
+            "Math.random = () => (seed = (seed * 48271) % 2147483647) / 2147483647"
         )
         page.goto((site / f"{PAGES[id]}.html").as_uri())
         root = page.locator(f"#{id}")

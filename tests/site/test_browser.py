@@ -1,49 +1,84 @@
-"""Every page as a reader sees it: the built site in Chromium, light and dark, wide and narrow."""
+"""Every page as a reader sees it: the built site in Chromium.
+
+Light and dark, wide and narrow.
+"""
 
 import re
 import zlib
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-from helpers import import_or_skip
-from helpers.pages import BACKGROUND, LAPTOP, PAGES, PAPER, PHONE, WIDE, ground
+from helpers import require_playwright
+from helpers.pages import (
+    BACKGROUND,
+    LAPTOP,
+    PAGES,
+    PAPER,
+    PHONE,
+    WIDE,
+    ends_in_sight,
+    ground,
+)
 
 pytestmark = pytest.mark.browser
 
-import_or_skip("axe_playwright_python")
-expect = import_or_skip("playwright.sync_api").expect
+require_playwright()
+expect = import_module("playwright.sync_api").expect
 
 AXE = (
     Path(find_spec("axe_playwright_python").origin).parent / "axe.min.js"
 ).read_text()
 
 
-# the least contrast of text with what is painted behind it, and that text; each pair of colors counts once
+# the least contrast of text with what is painted behind it, and that text; each pair of
+# colors counts once
 CONTRAST = """() => {
-  const parse = c => { const n = c.match(/[\\d.]+/g).map(Number); return [n[0], n[1], n[2], n[3] ?? 1]; };
-  const over = (top, under) => [0, 1, 2].map(i => top[i] * top[3] + under[i] * (1 - top[3]));
-  const light = c => c.map(v => v / 255).map(v => v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4).reduce((s, v, i) => s + v * [.2126, .7152, .0722][i], 0);
+  const parse = c => {
+    const n = c.match(/[\\d.]+/g).map(Number);
+    return [n[0], n[1], n[2], n[3] ?? 1];
+  };
+  const over = (top, under) =>
+    [0, 1, 2].map(i => top[i] * top[3] + under[i] * (1 - top[3]));
+  const linear = v => v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4;
+  const weights = [.2126, .7152, .0722];
+  const light = c => c.reduce((s, v, i) => s + linear(v / 255) * weights[i], 0);
   const grounds = new Map(), pairs = new Map();
   const ground = e => {
     if (!e) return [255, 255, 255];
-    if (!grounds.has(e)) { const c = parse(getComputedStyle(e).backgroundColor); grounds.set(e, c[3] === 1 ? c.slice(0, 3) : over(c, ground(e.parentElement))); }
+    if (!grounds.has(e)) {
+      const c = parse(getComputedStyle(e).backgroundColor);
+      grounds.set(e, c[3] === 1 ? c.slice(0, 3) : over(c, ground(e.parentElement)));
+    }
     return grounds.get(e);
   };
-  for (const e of document.querySelectorAll("main, main :is(p, li, td, th, h1, h2, h3, em, strong, a, code, summary, pre, pre span)")) {
-    if (![...e.childNodes].some(n => n.nodeType === 3 && n.data.trim()) || !e.getClientRects().length) continue;
-    const color = parse(getComputedStyle(e).color), behind = ground(e), [a, b] = [light(over(color, behind)), light(behind)].sort((x, y) => y - x);
-    pairs.set(`${color} on ${behind}`, [(a + .05) / (b + .05), `${e.tagName} ${color} on ${behind}: ${e.textContent.slice(0, 40)}`]);
+  const kinds =
+    "p, li, td, th, h1, h2, h3, em, strong, a, code, summary, pre, pre span";
+  const speaks = e => [...e.childNodes].some(n => n.nodeType === 3 && n.data.trim());
+  for (const e of document.querySelectorAll(`main, main :is(${kinds})`)) {
+    if (!speaks(e) || !e.getClientRects().length) continue;
+    const color = parse(getComputedStyle(e).color), behind = ground(e);
+    const both = [light(over(color, behind)), light(behind)];
+    const [a, b] = both.sort((x, y) => y - x);
+    const pair = `${color} on ${behind}`;
+    const words = `${e.tagName} ${pair}: ${e.textContent.slice(0, 40)}`;
+    pairs.set(pair, [(a + .05) / (b + .05), words]);
   }
   return [...pairs.values()].sort((x, y) => x[0] - y[0])[0];
 }"""
 
 
-# what ends to the right of the window, without a box around it that scrolls: the layout would clip it
+# what ends to the right of the window, without a box around it that scrolls: the layout
+# would clip it
 CUT = """() => {
-  const scrolls = e => e && e.tagName !== "MAIN" && (["auto", "scroll"].includes(getComputedStyle(e).overflowX) || scrolls(e.parentElement));
-  return [...document.querySelectorAll("main *")].filter(e => e.getBoundingClientRect().right > innerWidth + 1 && !scrolls(e)).map(e => e.outerHTML.slice(0, 80));
+  const scrolling = e => ["auto", "scroll"].includes(getComputedStyle(e).overflowX);
+  const scrolls = e =>
+    e && e.tagName !== "MAIN" && (scrolling(e) || scrolls(e.parentElement));
+  return [...document.querySelectorAll("main *")]
+    .filter(e => e.getBoundingClientRect().right > innerWidth + 1 && !scrolls(e))
+    .map(e => e.outerHTML.slice(0, 80));
 }"""
 
 
@@ -87,7 +122,8 @@ def violations(page, options):
     ]
 
 
-# Colors take long in code, which is left to CONTRAST. Each of the other rules sees a page wide and on a phone, but in one mode
+# Colors take long in code, which is left to CONTRAST. Each of the other rules sees a
+# page wide and on a phone, but in one mode
 HOW, COLOUR = (
     dict(resultTypes=["violations"], preload=False),
     ["color-contrast", "link-in-text-block"],
@@ -109,17 +145,35 @@ def test_opens_without_complaint(seen):
 
 
 def test_pictures_are_there(seen):
-    broken = seen.page.evaluate("""() => Promise.all([...document.images].map(i => { i.loading = "eager";
-        return i.decode().then(() => i.complete && i.naturalWidth > 0 ? "" : i.alt, () => i.outerHTML.slice(0, 200)); })).then(all => all.filter(Boolean))""")
+    broken = seen.page.evaluate("""() => {
+      const fault = i => {
+        i.loading = "eager";
+        return i.decode().then(
+          () => i.complete && i.naturalWidth > 0 ? "" : i.alt,
+          () => i.outerHTML.slice(0, 200));
+      };
+      return Promise.all([...document.images].map(fault))
+        .then(all => all.filter(Boolean));
+    }""")
     assert broken == []
 
 
 def test_mathematics_is_laid_out(seen):
-    flat = seen.page.evaluate("""() => { document.querySelectorAll("main details").forEach(d => d.open = true);
-        return [...document.querySelectorAll("math")].filter(m => { const b = m.getBoundingClientRect(); return !(b.width > 2 && b.height > 2); }).map(m => m.textContent); }""")
+    flat = seen.page.evaluate("""() => {
+      document.querySelectorAll("main details").forEach(d => d.open = true);
+      const isFlat = m => {
+        const b = m.getBoundingClientRect();
+        return !(b.width > 2 && b.height > 2);
+      };
+      return [...document.querySelectorAll("math")].filter(isFlat)
+        .map(m => m.textContent);
+    }""")
     assert flat == []
-    prose = seen.page.evaluate("""() => { const copy = document.querySelector("main").cloneNode(true);
-        copy.querySelectorAll("pre, code, script, style").forEach(e => e.remove()); return copy.textContent; }""")
+    prose = seen.page.evaluate("""() => {
+      const copy = document.querySelector("main").cloneNode(true);
+      copy.querySelectorAll("pre, code, script, style").forEach(e => e.remove());
+      return copy.textContent;
+    }""")
     assert not re.search(r"\\[a-zA-Z]{2,}|\$\$|(?<!\w)\$[^$\n]{1,60}\$", prose)
 
 
@@ -140,7 +194,10 @@ def test_page_is_small(seen, site):
 
 
 def test_both_modes_can_be_read(seen):
-    """The reader's system is followed at first, the switch changes it, and text has a contrast of 4.5 in both."""
+    """The reader's system is followed at first, and the switch changes it.
+
+    Text has a contrast of 4.5 in both.
+    """
     assert seen.first == "dark"
     for mode, rules in (("dark", ALL), ("light", ONLY_COLOUR)):
         turn(seen.page, mode)
@@ -153,7 +210,8 @@ def test_nothing_is_cut_on_a_wide_screen_or_a_phone(seen):
     for size in (WIDE, PHONE):
         seen.page.set_viewport_size(size)
         seen.page.evaluate(
-            "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
+            "() => new Promise(done => "
+            "requestAnimationFrame(() => requestAnimationFrame(done)))"
         )
         assert (
             seen.page.evaluate("document.documentElement.scrollWidth") <= size["width"]
@@ -199,7 +257,10 @@ HANGING = """() => {
     const start = line.textContent.search(/\\S/);
     const texts = document.createTreeWalker(line, NodeFilter.SHOW_TEXT);
     let text = texts.nextNode(), before = 0;
-    while (below && before + text.length <= start) { before += text.length; text = texts.nextNode(); }
+    while (below && before + text.length <= start) {
+      before += text.length;
+      text = texts.nextNode();
+    }
     if (!below) continue;
     range.setStart(text, start - before);
     range.setEnd(text, start - before + 1);
@@ -238,7 +299,10 @@ def test_a_line_goes_on_further_in_than_it_began(tab):
     hanging = tab.page.evaluate(HANGING)
     assert len(hanging) > 20
     assert [line for depth, line in hanging if depth < 15] == []
-    copied = "[...document.querySelectorAll('main pre > code')].map(e => [e.innerText, e.textContent])"
+    copied = (
+        "[...document.querySelectorAll('main pre > code')]"
+        ".map(e => [e.innerText, e.textContent])"
+    )
     for shown, written in tab.page.evaluate(copied):
         assert shown == written
 
@@ -251,7 +315,10 @@ def test_a_light_system_is_followed_too(browser, top):
 
 
 def test_an_address_that_does_not_exist_leads_back(tab):
-    """In whatever folder: styles, pictures and links of 404.html are found from there."""
+    """In whatever folder.
+
+    Styles, pictures and links of 404.html are found from there.
+    """
     tab.faults.clear()
     tab.page.goto(f"{tab.top}evidence/no/such/page.html")
     assert [
@@ -270,8 +337,10 @@ def test_an_address_that_does_not_exist_leads_back(tab):
 
 
 def test_ids_are_unique(seen):
-    doubled = seen.page.evaluate("""() => { const ids = [...document.querySelectorAll("[id]")].map(e => e.id);
-        return ids.filter((id, i) => ids.indexOf(id) !== i); }""")
+    doubled = seen.page.evaluate("""() => {
+      const ids = [...document.querySelectorAll("[id]")].map(e => e.id);
+      return ids.filter((id, i) => ids.indexOf(id) !== i);
+    }""")
     assert doubled == []
 
 
@@ -284,30 +353,40 @@ def test_only_the_open_page_is_marked_as_such(seen):
 
 def test_every_heading_of_a_column_has_a_name(seen):
     """And every navigation has one of its own."""
-    assert (
-        seen.page.evaluate(
-            "[...document.querySelectorAll('main th')].filter(e => !e.textContent.trim()).length"
-        )
-        == 0
+    nameless = seen.page.evaluate(
+        "[...document.querySelectorAll('main th')]"
+        ".filter(e => !e.textContent.trim()).length"
     )
-    names = seen.page.evaluate("""[...document.querySelectorAll("nav")].filter(e => e.getClientRects().length)
-        .map(e => e.ariaLabel || document.getElementById(e.getAttribute("aria-labeledby"))?.textContent || "")""")
+    assert nameless == 0
+    names = seen.page.evaluate("""() => {
+      const label = e => document.getElementById(e.getAttribute("aria-labelledby"));
+      return [...document.querySelectorAll("nav")]
+        .filter(e => e.getClientRects().length)
+        .map(e => e.ariaLabel || label(e)?.textContent || "");
+    }""")
     assert len(set(names)) == len(names)
 
 
 def test_columns_of_words_are_wide_enough(seen):
     for size in (WIDE, LAPTOP, PHONE):
         seen.page.set_viewport_size(size)
-        narrow = seen.page.evaluate("""[...document.querySelectorAll("main td")].filter(e => e.getClientRects().length)
-            .filter(e => e.textContent.trim().split(/\\s+/).length > 12 && e.getBoundingClientRect().width < 180)
-            .map(e => e.textContent.slice(0, 60))""")
+        narrow = seen.page.evaluate("""() => {
+          const words = e => e.textContent.trim().split(/\\s+/).length;
+          return [...document.querySelectorAll("main td")]
+            .filter(e => e.getClientRects().length)
+            .filter(e => words(e) > 12 && e.getBoundingClientRect().width < 180)
+            .map(e => e.textContent.slice(0, 60));
+        }""")
         assert narrow == []
 
 
 def test_buttons_that_copy_do_not_lie_on_code(seen):
     """They are shown where the mouse is."""
     seen.page.mouse.move(1, 1)
-    shown = "[...document.querySelectorAll('main button[title^=Copy]')].filter(e => getComputedStyle(e).opacity > .1).length"
+    shown = (
+        "[...document.querySelectorAll('main button[title^=Copy]')]"
+        ".filter(e => getComputedStyle(e).opacity > .1).length"
+    )
     seen.page.wait_for_function(f"{shown} === 0")
 
 
@@ -317,20 +396,22 @@ def test_on_paper_nothing_is_cut_or_dim(seen):
     seen.page.set_viewport_size(dict(width=720, height=1000))
     seen.page.emulate_media(media="print")
     try:
-        assert (
-            seen.page.evaluate(
-                "[...document.querySelectorAll('header nav, nav, button[title^=Copy]')].filter(e => !e.closest('main') && e.getClientRects().length).length"
-            )
-            == 0
-        )
-        assert (
-            seen.page.evaluate(
-                "[...document.querySelectorAll('main pre')].filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.textContent.slice(0, 60))"
-            )
-            == []
-        )
-        dim = seen.page.evaluate("""[...document.querySelectorAll("main :is(p, li, td, pre, h2)")].filter(e => e.getClientRects().length)
-            .map(e => getComputedStyle(e).color).filter(c => c !== "rgb(0, 0, 0)")""")
+        layout = seen.page.evaluate("""() => {
+          const parts = "header nav, nav, button[title^=Copy]";
+          return [...document.querySelectorAll(parts)]
+            .filter(e => !e.closest("main") && e.getClientRects().length).length;
+        }""")
+        assert layout == 0
+        cut = seen.page.evaluate("""
+          [...document.querySelectorAll("main pre")]
+            .filter(e => e.scrollWidth > e.clientWidth + 1)
+            .map(e => e.textContent.slice(0, 60))""")
+        assert cut == []
+        dim = seen.page.evaluate("""
+          [...document.querySelectorAll("main :is(p, li, td, pre, h2)")]
+            .filter(e => e.getClientRects().length)
+            .map(e => getComputedStyle(e).color)
+            .filter(c => c !== "rgb(0, 0, 0)")""")
         assert dim == []
         assert seen.page.evaluate(BACKGROUND) == "rgb(255, 255, 255)"
     finally:
@@ -338,11 +419,15 @@ def test_on_paper_nothing_is_cut_or_dim(seen):
 
 
 def test_a_phone_has_a_list_of_contents(seen):
-    """In the text, for a page that has something to list; where there is room for one beside it, not a second one."""
+    """In the text, for a page that has something to list.
+
+    Where there is room for one beside it, not a second one.
+    """
     page = seen.page
     inside = page.locator("main summary").get_by_text("On this page")
     heads = page.evaluate(
-        "[...document.querySelectorAll('main h2')].filter(h => !h.closest('.callout, [role=note]')).length"
+        "[...document.querySelectorAll('main h2')]"
+        ".filter(h => !h.closest('.callout, [role=note]')).length"
     )
     page.set_viewport_size(WIDE)
     expect(inside.locator("visible=true")).to_have_count(0)
@@ -357,13 +442,3 @@ def test_a_phone_has_a_list_of_contents(seen):
         assert links.count() == heads
         links.last.click()
         ends_in_sight(page)
-
-
-def ends_in_sight(page):
-    """Wait until the target of the page's address is in the window, and nothing of the layout lies on its first line."""
-    page.wait_for_function(
-        """() => { const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
-        const box = target.getBoundingClientRect(), top = document.elementFromPoint(box.left + Math.min(8, box.width / 2), box.top + 4);
-        return box.top >= 0 && !!top?.closest("main"); }""",
-        timeout=5000,
-    )

@@ -1,24 +1,16 @@
 """Search, links into a page, and the family tree, as a reader uses them."""
 
+from importlib import import_module
+
 import pytest
 
-from helpers import import_or_skip
-from helpers.pages import LAPTOP, PHONE, WIDE
+from helpers import require_playwright
+from helpers.pages import LAPTOP, PHONE, WIDE, ends_in_sight
 
 pytestmark = pytest.mark.browser
 
-import_or_skip("axe_playwright_python")
-expect = import_or_skip("playwright.sync_api").expect
-
-
-def ends_in_sight(page):
-    """Wait until the target of the page's address is in the window, and nothing of the layout lies on its first line."""
-    page.wait_for_function(
-        """() => { const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
-        const box = target.getBoundingClientRect(), top = document.elementFromPoint(box.left + Math.min(8, box.width / 2), box.top + 4);
-        return box.top >= 0 && !!top?.closest("main"); }""",
-        timeout=5000,
-    )
+require_playwright()
+expect = import_module("playwright.sync_api").expect
 
 
 TARGETS = [
@@ -43,8 +35,14 @@ def test_a_link_ends_below_what_stays_at_the_top(browser, top, target, size):
 
 
 def ask(page, words):
-    """Type into the search as a reader would who knows its key; returns when something is found."""
-    links = "[...document.querySelectorAll('a')].filter(e => e.getClientRects().length).length"
+    """Type into the search as a reader would who knows its key.
+
+    Returns when something is found.
+    """
+    links = (
+        "[...document.querySelectorAll('a')]"
+        ".filter(e => e.getClientRects().length).length"
+    )
     before = page.evaluate(links)
     page.keyboard.press("/")
     page.wait_for_function("document.activeElement.matches('input')")
@@ -94,7 +92,10 @@ def test_search_finds_words_in_any_order(tab, words):
 
 
 def family(page, top, size=WIDE):
-    """The page of the family tree, the drawing that is shown at this width, and where its focus is."""
+    """The page of the family tree, its drawing, and where its focus is.
+
+    The drawing is the one that is shown at this width.
+    """
     page.set_viewport_size(size)
     page.goto(f"{top}evidence/lab.html")
     return page.locator("#family svg:visible"), lambda: page.evaluate(

@@ -32,8 +32,8 @@ def test_parameters_cell_equals_config(cells):
     ]
     assert len(tagged) == 1
     lines = [
-        re.match(r"(\w+): (.+?) = (.+?)  # (.+)$|(\w+): (.+?) = (.+)$", l)
-        for l in source(tagged[0]).splitlines()
+        re.match(r"(\w+): (.+?) = (.+?)  # (.+)$|(\w+): (.+?) = (.+)$", line)
+        for line in source(tagged[0]).splitlines()
     ]
     found = {
         (m[1] or m[5]): (m[2] or m[6], ast.literal_eval(m[3] or m[7]), m[4])
@@ -70,7 +70,8 @@ def test_outputs_are_clean(path):
         assert all(
             a != "stdout" or b != "stdout" for a, b in itertools.pairwise(kinds)
         ), (
-            f"cell {cell['id']}: lines printed one by one are one output in Jupyter, and with coalesce_streams in nbclient"
+            f"cell {cell['id']}: lines printed one by one are one output in Jupyter, "
+            "and with coalesce_streams in nbclient"
         )
         for output in cell.get("outputs", []):
             words = json.dumps(
@@ -99,7 +100,10 @@ def test_outputs_are_clean(path):
     "path", [p for p in NOTEBOOKS if p.stem[0].isdigit()], ids=lambda p: p.stem
 )
 def test_page_has_its_form(path):
-    """Naive before exported, a visible check, a picture, the source's note, mistakes, and something to try."""
+    """Naive before exported, a visible check, a picture, the source's note, mistakes.
+
+    And something to try.
+    """
     nb = json.loads(path.read_text())
     prose = "\n".join(source(c) for c in nb["cells"] if c["cell_type"] == "markdown")
     for part in (
@@ -151,7 +155,10 @@ def test_imports_stand_alone(cells):
 
 
 def test_readme_is_made_from_index(tmp_path):
-    """Made again in another folder, README.md and its drawing are the committed ones."""
+    """Made again in another folder, README.md is the committed one.
+
+    And so is its drawing.
+    """
     site = runpy.run_path(str(ROOT / ".ci/site.py"))
     (tmp_path / "nbs/assets").mkdir(parents=True)
     site["readme"](tmp_path)

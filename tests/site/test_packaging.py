@@ -1,4 +1,7 @@
-"""The wheel builds, installs and imports outside the repository, and needs torch, torchvision and numpy only."""
+"""The wheel builds, installs and imports outside the repository.
+
+It needs torch, torchvision and numpy only.
+"""
 
 import configparser
 import email
@@ -62,13 +65,20 @@ def installed(wheel, tmp_path_factory):
     return site
 
 
+REFUSED = (
+    *("fastcore", "nbdev", "IPython", "matplotlib", "sklearn", "scipy", "papermill"),
+    *("safetensors", "PIL", "execnb"),
+)
+
+
+@pytest.mark.slow
 def test_lrn_needs_torch_torchvision_numpy_only(installed):
     script = f"""
 import sys
 class Refuse:
     def find_spec(self, name, path=None, target=None):
         top = name.split(".")[0]
-        if top in ("fastcore", "nbdev", "IPython", "matplotlib", "sklearn", "scipy", "papermill", "safetensors", "PIL", "execnb"):
+        if top in {REFUSED!r}:
             raise ImportError(name + " is not among the requirements")
 sys.path.insert(0, {str(installed)!r})
 sys.meta_path.insert(0, Refuse())
@@ -169,8 +179,8 @@ def test_constraints_are_the_pins_of_settings(settings):
         if "==" in w
     }
     listed = {
-        l
-        for l in (ROOT / "constraints.txt").read_text().splitlines()
-        if l and not l.startswith("#")
+        line
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if line and not line.startswith("#")
     }
     assert listed == pins

@@ -8,33 +8,15 @@ import re
 import numpy as np
 import pytest
 import torch
-from torch.nn import functional as F
 
 from alexnet_nb.augmentation import AugmentParams, InputTransform, color_axes
 from alexnet_nb.lrn import lrn
 from alexnet_nb.pooling import output_size
 from alexnet_nb.preprocessing import pixel_statistics, resize_center_crop
 from alexnet_nb.recipes import paper
-from helpers.play import put, text, value, values
+from helpers.play import put, text, torch_size, value, values
 
 pytestmark = pytest.mark.browser
-
-
-def torch_size(size, kernel, stride, pad, way):
-    """How many windows torch counts; 0 where it refuses."""
-    try:
-        if way == "ceil":
-            return F.max_pool1d(
-                torch.zeros(1, 1, size), kernel, stride, pad, ceil_mode=True
-            ).shape[-1]
-        return F.conv1d(
-            torch.zeros(1, 1, size),
-            torch.zeros(1, 1, kernel),
-            stride=stride,
-            padding=pad,
-        ).shape[-1]
-    except RuntimeError:
-        return 0
 
 
 def test_output_size_is_torchs(figure):
@@ -156,7 +138,8 @@ def test_normalized_values_are_lrns(figure):
                 wanted[chosen], rel=1e-6
             )
             bars = root.locator(".slot").evaluate_all(
-                "slots => slots.map(s => [+s.style.getPropertyValue('--out'), s.matches('.near')])"
+                "slots => slots.map("
+                "s => [+s.style.getPropertyValue('--out'), s.matches('.near')])"
             )
             assert [h for h, _ in bars] == pytest.approx(
                 [w / 200 for w in wanted], rel=1e-6
@@ -189,12 +172,17 @@ def test_presets_of_the_normalization(figure):
 PIXELS = """async (e, source) => {
   let canvas = e;
   if (source) {
-    const picture = new Image(); picture.src = e.getAttribute("href"); await picture.decode();
-    canvas = Object.assign(document.createElement("canvas"), { width: 256, height: 256 });
+    const picture = new Image();
+    picture.src = e.getAttribute("href");
+    await picture.decode();
+    canvas = document.createElement("canvas");
+    Object.assign(canvas, { width: 256, height: 256 });
     canvas.getContext("2d").drawImage(picture, 0, 0);
   }
+  const context = canvas.getContext("2d");
+  const { data } = context.getImageData(0, 0, canvas.width, canvas.height);
   let bytes = "";
-  for (const b of canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data) bytes += String.fromCharCode(b);
+  for (const b of data) bytes += String.fromCharCode(b);
   return btoa(bytes);
 }"""
 
@@ -223,7 +211,10 @@ def temple():
 
 
 def as_trained(photo, cov, axes, top, left, flip, factors):
-    """What the package makes of these choices, and the shift, before a mean is subtracted. An axis may point either way."""
+    """What the package makes of these choices, and the shift.
+
+    Before a mean is subtracted. An axis may point either way.
+    """
     ours, see = (
         color_axes(cov),
         InputTransform(paper, np.zeros((3, 256, 256)), cov, dtype=torch.float64),
@@ -301,7 +292,8 @@ def test_crop_and_colors_are_the_packages(figure, temple):
             [paper.color_std * t / 10 for t in tenths],
         )
         frame = root.locator(".frame").evaluate(
-            "e => [e.offsetTop, e.offsetLeft, e.offsetWidth].map(x => x * 256 / e.parentNode.clientWidth)"
+            "e => [e.offsetTop, e.offsetLeft, e.offsetWidth]"
+            ".map(x => x * 256 / e.parentNode.clientWidth)"
         )
         assert frame == pytest.approx([top, left, 224], abs=1)
 

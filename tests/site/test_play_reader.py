@@ -1,54 +1,42 @@
-"""The figures to play with, by mouse, finger or the keyboard alone, and without JavaScript."""
+"""The figures to play with, by mouse, finger or the keyboard alone.
+
+And without JavaScript.
+"""
 
 import pytest
-import torch
-from torch.nn import functional as F
 
-from helpers.play import PAGES, put, text, value, values
+from helpers.play import PAGES, put, text, torch_size, value, values
 
 pytestmark = pytest.mark.browser
-
-
-def torch_size(size, kernel, stride, pad, way):
-    """How many windows torch counts; 0 where it refuses."""
-    try:
-        if way == "ceil":
-            return F.max_pool1d(
-                torch.zeros(1, 1, size), kernel, stride, pad, ceil_mode=True
-            ).shape[-1]
-        return F.conv1d(
-            torch.zeros(1, 1, size),
-            torch.zeros(1, 1, kernel),
-            stride=stride,
-            padding=pad,
-        ).shape[-1]
-    except RuntimeError:
-        return 0
 
 
 def test_keyboard_alone(figure):
     for id in PAGES:
         root = figure(id)
-        wanted = root.evaluate("""r => [...r.querySelectorAll('form :is(input, button, [tabindex])')]
-            .filter(e => e.tabIndex >= 0 && !(e.type === 'radio' && !e.checked)).length""")
-        root.evaluate(
-            "r => { const a = document.createElement('a'); a.href = '#'; r.before(a); a.focus() }"
-        )
+        wanted = root.evaluate("""r =>
+          [...r.querySelectorAll('form :is(input, button, [tabindex])')]
+            .filter(e => e.tabIndex >= 0 && !(e.type === 'radio' && !e.checked))
+            .length""")
+        root.evaluate("""r => {
+          const a = document.createElement('a');
+          a.href = '#';
+          r.before(a);
+          a.focus();
+        }""")
         for i in range(wanted):
             root.page.keyboard.press("Tab")
             assert root.evaluate("r => r.contains(document.activeElement)"), (
                 f"{id}: {i} of {wanted} controls"
             )
-            assert (
-                root.evaluate(
-                    "r => { const e = document.activeElement; return getComputedStyle(e.closest('.slot') || e).outlineStyle }"
-                )
-                != "none"
-            )
+            outline = root.evaluate("""() => {
+              const e = document.activeElement;
+              return getComputedStyle(e.closest('.slot') || e).outlineStyle;
+            }""")
+            assert outline != "none"
         root.page.keyboard.press("Tab")
         assert not root.evaluate("r => r.contains(document.activeElement)")
 
-        def keys(name, *presses):
+        def keys(name, *presses, root=root):
             return [root.locator(f"{name}").first.focus()] + [
                 root.page.keyboard.press(key) for key in presses
             ]
@@ -120,16 +108,22 @@ def test_on_a_phone(figure):
         assert root.locator("svg, canvas, table, .slot").evaluate_all(
             "all => all.every(e => e.getBoundingClientRect().right <= 390)"
         )
-        small = root.evaluate("""r => [...r.querySelectorAll('form :is(input, button)')]
-            .map(e => [e, (e.matches('[type=radio], [type=checkbox]') ? e.labels[0] : e).getBoundingClientRect()])
-            .filter(([e, b]) => b.width < 39.99 || b.height < 39.99).map(([e, b]) => `${e.name || e.textContent} ${b.width} ${b.height}`)""")
+        small = root.evaluate("""r => {
+          const target = e =>
+            e.matches('[type=radio], [type=checkbox]') ? e.labels[0] : e;
+          return [...r.querySelectorAll('form :is(input, button)')]
+            .map(e => [e, target(e).getBoundingClientRect()])
+            .filter(([e, b]) => b.width < 39.99 || b.height < 39.99)
+            .map(([e, b]) => `${e.name || e.textContent} ${b.width} ${b.height}`);
+        }""")
         assert small == []
         if id == "play-lrn":
             root.locator(".track").nth(2).tap(position={"x": 20, "y": 40})
             assert value(root, "in2") == pytest.approx(150, abs=3)
             put(root, alpha=-2, **{f"a{i}": 200 for i in range(8)})
             assert root.locator(".slot span").evaluate_all(
-                "all => all.every(e => e.getBoundingClientRect().width <= e.parentNode.clientWidth)"
+                "all => all.every("
+                "e => e.getBoundingClientRect().width <= e.parentNode.clientWidth)"
             )
         if id == "play-size":
             root.get_by_role("button", name="input: one less").tap()
@@ -139,40 +133,54 @@ def test_on_a_phone(figure):
 def test_every_control_has_a_name_and_the_numbers_are_announced(figure):
     for id in PAGES:
         root = figure(id)
-        nameless = root.evaluate("""r => [...r.querySelectorAll('form :is(input, button, canvas:not(.stage *), [tabindex])')]
-            .filter(e => !(e.labels?.length || e.ariaLabel || e.textContent.trim())).map(e => e.outerHTML)""")
+        nameless = root.evaluate("""r => {
+          const kinds = 'input, button, canvas:not(.stage *), [tabindex]';
+          return [...r.querySelectorAll(`form :is(${kinds})`)]
+            .filter(e => !(e.labels?.length || e.ariaLabel || e.textContent.trim()))
+            .map(e => e.outerHTML);
+        }""")
         assert nameless == []
         assert root.locator("[aria-live=polite] [data-out]").count() >= 2
-        assert (
-            root.evaluate(
-                "r => { const ids = [...document.querySelectorAll('[id]')].map(e => e.id); return ids.length - new Set(ids).size }"
-            )
-            == 0
-        )
+        doubled = root.evaluate("""() => {
+          const ids = [...document.querySelectorAll('[id]')].map(e => e.id);
+          return ids.length - new Set(ids).size;
+        }""")
+        assert doubled == 0
 
 
 CONTRAST = """r => {
-  const paint = document.createElement('canvas').getContext('2d', { willReadFrequently: true });
+  const canvas = document.createElement('canvas');
+  const paint = canvas.getContext('2d', { willReadFrequently: true });
   const mix = layers => {
     for (const c of layers) { paint.fillStyle = c; paint.fillRect(0, 0, 1, 1); }
     return [...paint.getImageData(0, 0, 1, 1).data.slice(0, 3)];
   };
   const linear = v => v <= 10 ? v / 3294.6 : ((v / 255 + .055) / 1.055) ** 2.4;
-  const light = ([r, g, b]) => .2126 * linear(r) + .7152 * linear(g) + .0722 * linear(b);
+  const light = ([r, g, b]) =>
+    .2126 * linear(r) + .7152 * linear(g) + .0722 * linear(b);
   const paper = getComputedStyle(document.body).backgroundColor;
   const ratio = (ink, under) => {
-    const [a, b] = [light(mix([...under, ink])), light(mix(under))].sort((x, y) => y - x);
+    const both = [light(mix([...under, ink])), light(mix(under))];
+    const [a, b] = both.sort((x, y) => y - x);
     return (a + .05) / (b + .05);
   };
-  const shown = [...r.querySelectorAll('form *')].filter(e => e.getClientRects().length);
-  const words = shown.filter(e => [...e.childNodes].some(n => n.nodeType === 3 && n.data.trim())).map(e => {
+  const all = [...r.querySelectorAll('form *')];
+  const shown = all.filter(e => e.getClientRects().length);
+  const speaks = e => [...e.childNodes].some(n => n.nodeType === 3 && n.data.trim());
+  const words = shown.filter(speaks).map(e => {
     const under = [paper];
-    for (let p = e; p !== r; p = p.parentElement) if (p instanceof HTMLElement) under.splice(1, 0, getComputedStyle(p).backgroundColor);
-    return [e.textContent.trim().slice(0, 20), ratio(e instanceof SVGElement ? getComputedStyle(e).fill : getComputedStyle(e).color, under), 4.5];
+    for (let p = e; p !== r; p = p.parentElement) {
+      if (!(p instanceof HTMLElement)) continue;
+      under.splice(1, 0, getComputedStyle(p).backgroundColor);
+    }
+    const { fill, color } = getComputedStyle(e);
+    const ink = e instanceof SVGElement ? fill : color;
+    return [e.textContent.trim().slice(0, 20), ratio(ink, under), 4.5];
   });
   const mark = part => e => [part, ratio(getComputedStyle(e)[part], [paper]), 3];
-  const marks = [...r.querySelectorAll('.track i, .key')].map(mark('backgroundColor'))
-    .concat([...r.querySelectorAll('form :is(.window, .last, .over, .edge)')].map(mark('stroke')));
+  const filled = [...r.querySelectorAll('.track i, .key')];
+  const drawn = [...r.querySelectorAll('form :is(.window, .last, .over, .edge)')];
+  const marks = filled.map(mark('backgroundColor')).concat(drawn.map(mark('stroke')));
   return words.concat(marks).filter(([, found, wanted]) => found < wanted);
 }"""
 

@@ -1,7 +1,9 @@
-"""The site builds in one command, its links and mathematics are whole, and it says to others what it is."""
+"""The site builds in one command, and its links and mathematics are whole.
+
+It says to others what it is.
+"""
 
 import hashlib
-import html.parser
 import importlib
 import os
 import re
@@ -11,6 +13,7 @@ from html import unescape
 import pytest
 
 from helpers import ROOT
+from helpers.pages import Outline
 
 pytestmark = pytest.mark.slow
 
@@ -30,49 +33,6 @@ def module_pages():
 
 
 MODULES = module_pages()
-
-
-class Outline(html.parser.HTMLParser):
-    """What any renderer's page holds: its blocks in order, links with their words, head."""
-
-    BLOCKS = ("h1", "h2", "h3", "h4", "pre", "p")
-
-    def __init__(self, page):
-        super().__init__()
-        self.blocks, self.links, self.tags, self.ids = [], [], [], {}
-        self.open, self.link = None, None
-        self.feed(page)
-
-    def handle_starttag(self, tag, attributes):
-        attributes = dict(attributes)
-        self.tags.append((tag, attributes))
-        if "id" in attributes:
-            self.ids.setdefault(attributes["id"], len(self.blocks))
-        if tag in self.BLOCKS:
-            self.open = tag
-            self.blocks.append([tag, ""])
-        if tag == "em" and self.open == "p" and not self.blocks[-1][1].strip():
-            self.blocks[-1][0] = "emphasized"
-        if tag == "a":
-            self.link = [attributes.get("href") or "", ""]
-            self.links.append(self.link)
-
-    def handle_endtag(self, tag):
-        if tag == self.open:
-            self.open = None
-        if tag == "a":
-            self.link = None
-
-    def handle_data(self, data):
-        if self.open:
-            self.blocks[-1][1] += data
-        if self.link:
-            self.link[1] += data
-
-    def heading(self, name):
-        """The first heading at or after an id."""
-        blocks = self.blocks[self.ids[name] :]
-        return next(words.strip() for tag, words in blocks if tag[0] == "h")
 
 
 def meta(page):
@@ -113,14 +73,17 @@ def test_signatures_are_a_readers(pages):
 def test_no_page_loads_from_another_host(pages):
     for name, page in pages.items():
         assert not re.findall(
-            r'<(?:script|link(?! rel="canonical")|img)[^>]+(?:src|href)="(?:https?:)?//[^"]+"',
+            r'<(?:script|link(?! rel="canonical")|img)[^>]+'
+            r'(?:src|href)="(?:https?:)?//[^"]+"',
             page,
         ), name
 
 
 def test_links_to_a_missing_anchor_are_found(tmp_path):
     (tmp_path / "page.html").write_text(
-        '<a href="other.html">x</a><a href="#nowhere">y</a><h2 id="here"></h2><a href="#here">z</a><a href="/alexnet_nb/page.html#here">top</a><a href="/alexnet_nb/gone.html">w</a>'
+        '<a href="other.html">x</a><a href="#nowhere">y</a><h2 id="here"></h2>'
+        '<a href="#here">z</a><a href="/alexnet_nb/page.html#here">top</a>'
+        '<a href="/alexnet_nb/gone.html">w</a>'
     )
     CHECK["broken"].__globals__["SITE"], before = (
         tmp_path,
@@ -136,7 +99,10 @@ def test_links_to_a_missing_anchor_are_found(tmp_path):
 
 @pytest.mark.parametrize("module", MODULES)
 def test_every_exported_symbol_is_documented_on_its_page(pages, module):
-    """A function or class under a heading of its own, with its signature and a sentence; a constant in the code that is shown."""
+    """A function or class has a heading, a signature and a sentence.
+
+    A constant is in the code that is shown.
+    """
     page = Outline(pages[MODULES[module]])
     code = importlib.import_module(f"alexnet_nb.{module}")
     blocks = page.blocks
@@ -266,4 +232,4 @@ def test_llms_txt_lists_every_page(pages, site):
 def test_the_page_for_lost_readers_works_in_any_folder(pages):
     links = re.findall(r'(?:href|src)="([^"#]+)"', pages["404"])
     assert len(links) > 20
-    assert all(l.startswith(("/alexnet_nb/", "https://")) for l in links)
+    assert all(link.startswith(("/alexnet_nb/", "https://")) for link in links)

@@ -1,6 +1,5 @@
 """The staged copy pleases both renderers, and nothing else is rendered."""
 
-import html.parser
 import json
 import os
 import re
@@ -11,6 +10,7 @@ import sys
 import pytest
 
 from helpers import ROOT
+from helpers.pages import Outline
 
 pytestmark = pytest.mark.slow
 
@@ -18,49 +18,6 @@ CHECK = runpy.run_path(str(ROOT / ".ci/site.py"))
 
 
 STAGED = runpy.run_path(str(ROOT / ".ci/staged.py"))
-
-
-class Outline(html.parser.HTMLParser):
-    """What any renderer's page holds: its blocks in order, links with their words, head."""
-
-    BLOCKS = ("h1", "h2", "h3", "h4", "pre", "p")
-
-    def __init__(self, page):
-        super().__init__()
-        self.blocks, self.links, self.tags, self.ids = [], [], [], {}
-        self.open, self.link = None, None
-        self.feed(page)
-
-    def handle_starttag(self, tag, attributes):
-        attributes = dict(attributes)
-        self.tags.append((tag, attributes))
-        if "id" in attributes:
-            self.ids.setdefault(attributes["id"], len(self.blocks))
-        if tag in self.BLOCKS:
-            self.open = tag
-            self.blocks.append([tag, ""])
-        if tag == "em" and self.open == "p" and not self.blocks[-1][1].strip():
-            self.blocks[-1][0] = "emphasized"
-        if tag == "a":
-            self.link = [attributes.get("href") or "", ""]
-            self.links.append(self.link)
-
-    def handle_endtag(self, tag):
-        if tag == self.open:
-            self.open = None
-        if tag == "a":
-            self.link = None
-
-    def handle_data(self, data):
-        if self.open:
-            self.blocks[-1][1] += data
-        if self.link:
-            self.link[1] += data
-
-    def heading(self, name):
-        """The first heading at or after an id."""
-        blocks = self.blocks[self.ids[name] :]
-        return next(words.strip() for tag, words in blocks if tag[0] == "h")
 
 
 @pytest.fixture
@@ -167,7 +124,8 @@ BROKEN = {
     ),
     "html as such": (
         lambda c: notebook(c, "lrn", leave_html),
-        r"lrn\.ipynb cell \d+ output: got text/html, expected text/markdown with a raw block; ",
+        r"lrn\.ipynb cell \d+ output: got text/html, "
+        r"expected text/markdown with a raw block; ",
     ),
     "far script": (
         lambda c: notebook(
@@ -177,7 +135,8 @@ BROKEN = {
                 HTML, '<script src="https://cdn.example.org/jquery.js"></script>', "```"
             ),
         ),
-        r"tour\.ipynb: got https://cdn\.example\.org/jquery\.js, expected nothing from another host; ",
+        r"tour\.ipynb: got https://cdn\.example\.org/jquery\.js, "
+        r"expected nothing from another host; ",
     ),
     "far import": (
         lambda c: notebook(
@@ -362,7 +321,8 @@ def test_quarto_renders_only_when_asked_for(copy, tmp_path, monkeypatch, capfd):
             "quarto: got no such program, expected it on this machine; "
         )
     quarto.write_text(
-        f'#!/bin/sh\nmkdir -p "$2/_site"; echo "$1" > "{tmp_path}/asked"; echo "<h1>x</h1>" | tee "$2/_site/404.html"\n'
+        f'#!/bin/sh\nmkdir -p "$2/_site"\necho "$1" > "{tmp_path}/asked"\n'
+        'echo "<h1>x</h1>" | tee "$2/_site/404.html"\n'
     )
     quarto.chmod(0o755)
     assert run() == 0

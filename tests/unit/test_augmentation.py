@@ -1,4 +1,7 @@
-"""What an image gets depends on seed, epoch and position alone, and has its distribution."""
+"""What an image gets depends on seed, epoch and position alone.
+
+And has the distribution that it should have.
+"""
 
 import itertools
 import os
@@ -52,7 +55,10 @@ def test_half_of_the_pictures_are_mirrored_and_the_noise_has_its_covariance():
 
 
 def test_noise_does_not_round_away():
-    """On pixels from 0 to 255 the noise moves a picture by gray levels, not by hundredths."""
+    """On pixels from 0 to 255 the noise moves a picture by gray levels.
+
+    Not by hundredths.
+    """
     data = load_dataset("digits", 72)
     see = InputTransform(resolve(Config()).model_recipe, data.mean, data.cov)
     draws = sample_augment_params(512, see.max_offset, see.recipe, 0, 0)
@@ -70,14 +76,18 @@ def test_chunks_of_32_share_a_crop():
     for recipe, share in ((paper, 1), (source2012, 32)):
         draws = sample_augment_params(320, 32, recipe, 0, 0)
         keys = [
-            (*tuple(o), f) for o, f in zip(draws.offsets.tolist(), draws.flips.tolist())
+            (*tuple(o), f)
+            for o, f in zip(draws.offsets.tolist(), draws.flips.tolist(), strict=True)
         ]
         assert sum(a != b for a, b in itertools.pairwise(keys)) >= 320 // share - 1 - 5
         assert all(keys[i] == keys[i // share * share] for i in range(320))
 
 
 def seen_square(image, recipe, draws, i):
-    """What a recipe cuts out of a picture: a square of the crop's side, or torchvision's resized crop."""
+    """What a recipe cuts out of a picture.
+
+    A square of the crop's side, or torchvision's resized crop.
+    """
     top, left = draws.offsets[i].tolist()
     if recipe.crop_rule == "shift":
         return image[:, top : top + recipe.crop, left : left + recipe.crop]
@@ -108,7 +118,7 @@ def test_every_recipe_sees_its_kind_of_picture():
             draws.color.double() @ see.axes.T if recipe.color_std else torch.zeros(4, 3)
         )
         for i, ((top, left), flip) in enumerate(
-            zip(draws.offsets.tolist(), draws.flips.tolist())
+            zip(draws.offsets.tolist(), draws.flips.tolist(), strict=True)
         ):
             turn = (lambda a: a[..., ::-1]) if flip else (lambda a: a)
             square = turn(seen_square(images[i], recipe, draws, i)).astype(float)
@@ -145,14 +155,17 @@ def test_crop_takes_any_layout():
         expected = torch.stack(
             [
                 im[:, top : top + 14, left : left + 14]
-                for im, (top, left) in zip(kind, offsets.tolist())
+                for im, (top, left) in zip(kind, offsets.tolist(), strict=True)
             ]
         )
         assert torch.equal(crop_images(kind, offsets, 14), expected)
 
 
 def test_rectangles_have_torchvisions_distribution():
-    """Top, left, height, width and area, of the same number of torchvision's draws; also where hardly a rectangle fits."""
+    """Top, left, height, width and area, of the same number of torchvision's draws.
+
+    Also where hardly a rectangle fits.
+    """
     seed, n = int.from_bytes(os.urandom(3), "big"), 8_000
     rule = RandomResizedCrop(224)
     for size in (256, 17):
@@ -176,7 +189,10 @@ def test_rectangles_have_torchvisions_distribution():
 
 
 def test_rectangles_have_torchvisions_limits(monkeypatch):
-    """8 to 100 % of the area, 3:4 to 4:3; and the whole picture where none of the tries fits."""
+    """8 to 100 % of the area, 3:4 to 4:3.
+
+    And the whole picture where none of the tries fits.
+    """
     size = 4096  # so that rounding to whole pixels hardly counts
     _, shapes = sample_rectangles(
         50_000, size, make_generator(int.from_bytes(os.urandom(3), "big"))
@@ -194,7 +210,10 @@ def test_rectangles_have_torchvisions_limits(monkeypatch):
 
 
 def test_resized_crop_equals_torchvisions():
-    """Exactly that of a float tensor, and within a gray level that of a PIL image, which pytorch/examples resizes."""
+    """Exactly that of a float tensor, and within a gray level that of a PIL image.
+
+    Which pytorch/examples resizes.
+    """
     seed = int.from_bytes(os.urandom(3), "big")
     image = np.random.default_rng(seed).integers(0, 256, (3, 256, 256), np.uint8)
     offsets, shapes = sample_rectangles(12, 256, make_generator(seed))
@@ -202,7 +221,9 @@ def test_resized_crop_equals_torchvisions():
         torch.from_numpy(image).expand(12, -1, -1, -1), offsets, shapes, 224
     )
     pil = Image.fromarray(image.transpose(1, 2, 0))
-    for ours, offset, shape in zip(found, offsets.tolist(), shapes.tolist()):
+    for ours, offset, shape in zip(
+        found, offsets.tolist(), shapes.tolist(), strict=True
+    ):
         expected = (
             theirs.resized_crop(
                 torch.from_numpy(image).float(),
@@ -222,7 +243,10 @@ def test_resized_crop_equals_torchvisions():
 
 
 def test_draws_of_the_other_recipes_are_what_they_were():
-    """A recipe whose crops are shifted draws the same numbers as before there was another rule."""
+    """A recipe whose crops are shifted draws the same numbers.
+
+    As before there was another rule.
+    """
     draws = sample_augment_params(4, 32, paper, 3, 5)
     g = make_generator(3, 5)
     assert torch.equal(draws.offsets, torch.randint(0, 33, (4, 2), generator=g))

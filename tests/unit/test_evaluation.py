@@ -1,4 +1,7 @@
-"""A run is evaluated as it was trained, on its own images or on others, and counts its views as what they are."""
+"""A run is evaluated as it was trained, on its own images or on others.
+
+And counts its views as what they are.
+"""
 
 import json
 import shutil
@@ -23,7 +26,10 @@ from helpers.packing import pack_folder
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, digits):
-    """A small net after one epoch of digits, and its evaluation on its own validation images."""
+    """A small net after one epoch of digits, and its evaluation.
+
+    On its own validation images.
+    """
     folder = tmp_path_factory.mktemp("run")
     config = Config(out_dir=str(folder), width_mult=1 / 16, epochs=1)
     open_run(config, plan_placement(1, num_devices=0)).close()
@@ -33,7 +39,10 @@ def run(tmp_path_factory, digits):
 
 
 def packed(folder, names, size=72, n=12):
-    """Random images of some classes, packed; brighter than digits, so that their mean is another."""
+    """Random images of some classes, packed.
+
+    Brighter than digits, so that their mean is another.
+    """
     rng = np.random.default_rng(0)
     for name in names:
         (folder / "images" / name).mkdir(parents=True)
@@ -87,7 +96,8 @@ def test_the_training_images_of_a_run_are_not_its_result(run, digits):
 def test_other_classes_are_refused(tmp_path, run):
     with pytest.raises(
         ValueError,
-        match=r"data: got the classes cat, dog, expected those of .*, 0, 1, 2, 3, 4, … \(10 in all\)",
+        match=r"data: got the classes cat, dog, "
+        r"expected those of .*, 0, 1, 2, 3, 4, … \(10 in all\)",
     ):
         evaluate(run, packed(tmp_path, ["cat", "dog"]))
 
@@ -164,7 +174,10 @@ def test_images_of_another_size_than_the_mean_are_refused(size):
 
 @pytest.mark.parametrize(("size", "distinct"), [(64, 2), (65, 8), (66, 10), (72, 10)])
 def test_views_are_counted_as_what_they_are(size, distinct):
-    """Without a border all crops are one; with a border of one pixel the center is a corner."""
+    """Without a border all crops are one.
+
+    With a border of one pixel the center is a corner.
+    """
     see = transform(size, 64)
     images = torch.randint(256, (1, 3, size, size), dtype=torch.uint8)
     views = see.views(images, 10)
@@ -175,7 +188,7 @@ def test_views_are_counted_as_what_they_are(size, distinct):
 
 
 def test_the_report_counts_distinct_views(tmp_path, digits):
-    """Stored images of the size of the crop have one view where they are not mirrored."""
+    """Images of the size of the crop have one view where they are not mirrored."""
     folder = tmp_path / "run"
     config = Config(out_dir=str(folder), width_mult=1 / 16, epochs=1, crop_size=72)
     open_run(config, plan_placement(1, num_devices=0)).close()

@@ -1,5 +1,7 @@
-"""Traced, scripted and exported, the layers and the network of every recipe give what
-they give in eager mode, for images and batch sizes other than the recorded ones.
+"""Layers and networks give what they give in eager mode, however they are recorded.
+
+Traced, scripted and exported, the network of every recipe, for images and batch sizes
+other than the recorded ones.
 """
 
 import copy
@@ -47,7 +49,10 @@ def saved(script):
 
 
 def by_trace(module, example):
-    """Without torch's own check, which asks for 1e-5 of numbers that are nearly zero."""
+    """Without torch's own check.
+
+    It asks for 1e-5 of numbers that are nearly zero.
+    """
     return saved(torch.jit.trace(module, example, check_trace=False))
 
 
@@ -114,15 +119,19 @@ def by_feature_extractor(module, example):
     return lambda x: features(x)["logits"]
 
 
-# about twenty times the others' time
-onnx_from_export = pytest.param(by_onnx_from_export, marks=pytest.mark.slow)
-ON_BOTH = [by_trace, by_fx, by_export, by_onnx_from_trace, onnx_from_export]
+ON_BOTH = [by_trace, by_fx, by_export, by_onnx_from_trace, by_onnx_from_export]
 ON_LAYERS = [*ON_BOTH, by_script]
 ON_NETWORKS = [*ON_BOTH, by_script_of_fx, by_feature_extractor]
 if LONG:
     ON_LAYERS += [by_script_of_fx, by_strict_export]
     ON_NETWORKS += [by_strict_export]
 names = {"ids": lambda value: value.__name__}
+
+
+def each_of(tools):
+    """Tools as parameters; one of them takes about twenty times the others' time."""
+    marks = {by_onnx_from_export: pytest.mark.slow}
+    return [pytest.param(tool, marks=marks.get(tool, ())) for tool in tools]
 
 
 # ---- layers
@@ -143,7 +152,7 @@ def activities(batch, layout=torch.contiguous_format):
 
 
 @pytest.mark.parametrize("layer", LAYERS_TO_RECORD.values(), ids=LAYERS_TO_RECORD)
-@pytest.mark.parametrize("tool", ON_LAYERS, **names)
+@pytest.mark.parametrize("tool", each_of(ON_LAYERS), **names)
 @torch.no_grad()
 def test_layer_under_every_tool(tool, layer):
     recorded = tool(layer, activities(2))
@@ -292,7 +301,7 @@ def compare(net, recorded, x):
 
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
-@pytest.mark.parametrize("tool", ON_NETWORKS, **names)
+@pytest.mark.parametrize("tool", each_of(ON_NETWORKS), **names)
 def test_network_of_every_recipe(tool, recipe):
     small = scale_width(recipe, 1 / 16, 68)
     net = sensitive(small)
@@ -333,7 +342,7 @@ def test_features_are_those_of_the_hooks(recipe):
         torch.testing.assert_close(found[name], hooked[name], rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("tool", ON_NETWORKS, **names)
+@pytest.mark.parametrize("tool", each_of(ON_NETWORKS), **names)
 def test_recorded_network_refuses_images_of_another_size(tool):
     """69 pixels would pass every layer of this net, and mean something else."""
     small = scale_width(source2012, 1 / 16, 68)

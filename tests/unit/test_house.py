@@ -2,6 +2,7 @@
 
 import ast
 import graphlib
+from pathlib import Path
 
 import pytest
 
@@ -16,7 +17,7 @@ LONGEST_MODULE = 500  # lines
 LONGEST_FUNCTION = 40
 
 
-# The lab notes are still a part of the recipes; they are to become a module of their own.
+# The lab notes are still a part of the recipes; they are to become a module.
 TOO_LONG = {"recipes"}
 
 
@@ -91,6 +92,16 @@ def test_no_import_runs_up():
 def test_imports_make_no_circle():
     graph = {name: imports(name, tree) for name, tree in modules().items()}
     assert len(list(graphlib.TopologicalSorter(graph).static_order())) == len(graph)
+
+
+def test_every_module_has_a_file_of_unit_tests():
+    missing = []
+    for name in modules():
+        *folders, module = name.split(".")
+        path = Path("tests/unit", *folders, f"test_{module}.py")
+        if not (ROOT / path).exists():
+            missing.append(str(path))
+    assert missing == []
 
 
 def test_no_module_is_too_long():

@@ -76,7 +76,10 @@ def test_parents_exist_and_dates_run_forward():
 
 
 def test_figures_can_be_traced_and_are_counts_of_pictures():
-    """Ten views: whole numbers of wrong pictures among 50,000 (validation, 2012) or 150,000 (test, 2010)."""
+    """Ten views: whole numbers of wrong pictures.
+
+    Among 50,000 (validation, 2012) or 150,000 (test, 2010).
+    """
     for r in RUNS.values():
         if not figures(r):
             continue
@@ -96,7 +99,7 @@ def test_seven_pairs_equal_the_paper():
         return tuple(round(100 * x, 1) for x in e[1:])
 
     def points(a, b):
-        return tuple(round(100 * (x - y), 1) for x, y in zip(a[1:], b[1:]))
+        return tuple(round(100 * (x - y), 1) for x, y in zip(a[1:], b[1:], strict=True))
 
     ten = {id: r.ten for id, r in RUNS.items()}
     assert percent(ten["145-2010"]) == (37.5, 17.0)
@@ -125,7 +128,7 @@ def test_recipe_can_be_built_and_run(id):
 
 def test_recipes_hold_the_authors_numbers():
     counts = {
-        id: sum(l.parameters for l in layer_specs(lab_recipe(id)))
+        id: sum(layer.parameters for layer in layer_specs(lab_recipe(id)))
         for id in ("145", "145-half", "150", "148", "170")
     }
     assert counts == {
@@ -144,7 +147,7 @@ def epochs(recipe, n):
     rates = [learning_rates(recipe, e / n) for e in range(n)]
     return {
         e + 1: {k: v for k, v in b.items() if v != a[k]}
-        for e, (a, b) in enumerate(zip([rates[0], *rates], rates))
+        for e, (a, b) in enumerate(itertools.pairwise([rates[0], *rates]))
         if a != b
     }
 
@@ -162,7 +165,10 @@ def test_the_papers_schedules_are_the_recorded_ones(recipe, id, n):
 
 
 def test_rates_follow_the_notes():
-    """147: drops at 23, 51 and 79, where conv1 stops; 171: five levels from 0.01 to 0.00002."""
+    """147: drops at 23, 51 and 79, where conv1 stops.
+
+    171: five levels from 0.01 to 0.00002.
+    """
     changes = epochs(lab_recipe("147"), 90)
     assert list(changes) == [23, 51, 79]
     assert changes[79]["weights"] == pytest.approx(1e-5)
@@ -229,10 +235,13 @@ def test_every_value_of_the_table_is_read():
 
 
 def test_columns_of_the_table_agree_with_each_other():
-    """conv1's epochs are those of its drops, and a file saved at the end of a run holds what the last drop says."""
+    """conv1's epochs are those of its drops.
+
+    And a file saved at the end of a run holds what the last drop says.
+    """
     for id, run in RUNS.items():
         if id == "120-4gpu":
-            continue  # the timetable of its stage files is in run4.sh, and was not finished
+            continue  # its stage files' timetable is in run4.sh, and was not finished
         conv1 = [d for d in run.drops if d.layers in ("conv1", "conv1-2")]
         assert [d.epoch for d in conv1 if not d.value] == [
             e for e in [run.conv1_freeze] if e
@@ -266,7 +275,10 @@ def test_contrast_normalization_of_109_and_114_is_in_conv2_only():
 
 
 def row_rates(run, progress):
-    """Rates and noise at a point of a run, computed from the row alone, with none of the code that makes recipes."""
+    """Rates and noise at a point of a run, computed from the row alone.
+
+    With none of the code that makes recipes.
+    """
     length = run.planned or (90 if run.weight_schedule else run.epochs or 90)
     now = progress * length + 1 + 1e-9
     usual = {
@@ -317,8 +329,9 @@ def test_recipe_has_the_rates_of_its_row(id, progress):
 
 
 ON, OFF = True, False
-# Epochs, then rates of the weights, conv1's weights, conv1's biases, the other biases, and the noise. By hand from
-# layers/layer-params-ID.cfg: the comments at its end, epsW and epsB of its sections, sched, schedW and schedB.
+# Epochs, then rates of the weights, conv1's weights, conv1's biases, the other biases,
+# and the noise. By hand from layers/layer-params-ID.cfg: the comments at its end, epsW
+# and epsB of its sections, sched, schedW and schedB.
 READ = {
     "145": (
         91,
@@ -344,7 +357,8 @@ READ = {
     ),
     "149": (
         90,
-        {  # 179-182; saved in the slowed stage: epsW 0.00001 and epsB 0.002 in conv1, lines 2-3 and 10-11
+        {  # 179-182; saved in the slowed stage: epsW 0.00001 and epsB 0.002 in conv1,
+            # lines 2-3 and 10-11
             1: (0.01, 0.01, 0.02, 0.02, ON),
             21: (0.001, 0.001, 0.02, 0.02, ON),
             54: (0.0001, 0.0001, 0.02, 0.02, ON),
@@ -365,7 +379,8 @@ READ = {
     ),
     "155": (
         90,
-        {  # 185-186; sched=exp[4000], 0.02 and 0.04; 46 is half way, where the factor is 63.2456
+        {  # 185-186; sched=exp[4000], 0.02 and 0.04; 46 is half way, where the
+            # factor is 63.2456
             1: (0.02, 0.02, 0.04, 0.04, ON),
             46: (3.16228e-4, 3.16228e-4, 6.32456e-4, 6.32456e-4, ON),
             61: (7.93701e-5, 7.93701e-5, 1.58740e-4, 1.58740e-4, OFF),
@@ -393,7 +408,8 @@ READ = {
     ),
     "160": (
         90,
-        {  # 185; sched=dexp[2000,4], 0.02 and 0.04: quarters of the run, 12.5992 apart; conv1's freeze has no date
+        {  # 185; sched=dexp[2000,4], 0.02 and 0.04: quarters of the run, 12.5992
+            # apart; conv1's freeze has no date
             1: (0.02, 0.02, 0.04, 0.04, ON),
             24: (1.58740e-3, 1.58740e-3, 3.17480e-3, 3.17480e-3, ON),
             46: (1.25992e-4, 1.25992e-4, 2.51984e-4, 2.51984e-4, ON),
@@ -414,7 +430,8 @@ READ = {
     ),
     "170": (
         95,
-        {  # 201-203, length in 207; schedW and schedB with 250 in 4 steps and 10 in 2; the fade-in came later
+        {  # 201-203, length in 207; schedW and schedB with 250 in 4 steps and 10 in 2;
+            # the fade-in came later
             1: (0.01, 0.01, 0.02, 0.02, ON),
             25: (1.58740e-3, 1.58740e-3, 0.02, 0.02, ON),
             49: (2.51984e-4, 2.51984e-4, 0.002, 0.002, ON),
@@ -470,7 +487,8 @@ SOURCE_NET = dict(
     conv4=[nn.ReLU],
     conv5=[nn.ReLU, nn.MaxPool2d],
 )
-# What follows the layers, by hand from layers/layers-ID.cfg. A ReLU over a max pooling is written before it, which gives the same values.
+# What follows the layers, by hand from layers/layers-ID.cfg. A ReLU over a max pooling
+# is written before it, which gives the same values.
 OTHER_NETS = {
     "148": dict(conv1=[nn.ReLU, nn.MaxPool2d], conv2=[nn.ReLU, nn.MaxPool2d]),
     "149": dict(conv5=[LRN, nn.ReLU, nn.MaxPool2d]),
@@ -484,7 +502,10 @@ WIDTHS = {
 
 
 def steps_after_convolutions(net):
-    """What runs after each convolution, in the order in which a forward pass runs it."""
+    """What runs after each convolution.
+
+    In the order in which a forward pass runs it.
+    """
     ran = []
     for module in net.modules():
         if not list(module.children()):

@@ -29,9 +29,15 @@ RATES = ("conv1", "conv1_bias", "weights", "biases")
 def test_error_rates_equal_a_plain_count():
     scores, labels = torch.randn(500, 20), torch.randint(0, 20, (500,))
     best = scores.topk(5).indices
-    one = sum(label != row[0] for row, label in zip(best, labels)).item() / 500
+    one = (
+        sum(label != row[0] for row, label in zip(best, labels, strict=True)).item()
+        / 500
+    )
     five = (
-        sum(label not in row for row, label in zip(best.tolist(), labels.tolist()))
+        sum(
+            label not in row
+            for row, label in zip(best.tolist(), labels.tolist(), strict=True)
+        )
         / 500
     )
     assert error_rates(scores, labels) == pytest.approx((one, five))
@@ -60,7 +66,11 @@ def test_every_drop_of_a_plateau_divides_all_rates_by_ten():
 def test_biases_of_conv1_are_slowed_and_frozen_with_its_weights(
     recipe, length, slowed, frozen
 ):
-    """The other biases keep their rate. layer-params-145.cfg has epsB=0.0 for conv1a and conv1b; 149, saved in the slowed stage, 0.002."""
+    """The other biases keep their rate.
+
+    Layer-params-145.cfg has epsB=0.0 for conv1a and conv1b; 149, saved in the slowed
+    stage, 0.002.
+    """
     rates = {
         epoch: learning_rates(recipe, (epoch - 1) / length)
         for epoch in range(1, length + 1)
@@ -77,7 +87,10 @@ def test_biases_of_conv1_are_slowed_and_frozen_with_its_weights(
 
 
 def test_a_frozen_conv1_neither_moves_nor_loses_its_velocity():
-    """Over the recorded schedule, every group at its own rate; when conv1 is frozen its velocity is kept as it is."""
+    """Over the recorded schedule, every group at its own rate.
+
+    When conv1 is frozen its velocity is kept as it is.
+    """
     net = AlexNet(
         replace(source2012, crop=72, kernels=(8, 16, 24, 24, 16), hidden=(32, 32)), 10
     ).double()
@@ -122,7 +135,10 @@ def test_a_frozen_conv1_neither_moves_nor_loses_its_velocity():
 
 
 def test_torchvision_is_trained_as_its_reference_scripts_say():
-    """0.01, divided by ten every 30 of 90 epochs; momentum 0.9; a decay of 0.0001 for all; plain torch's velocity."""
+    """0.01, divided by ten every 30 of 90 epochs; momentum 0.9.
+
+    A decay of 0.0001 for all; plain torch's velocity.
+    """
     rates = [learning_rates(torchvision, epoch / 90) for epoch in range(90)]
     for name in RATES:
         assert [r[name] for r in rates] == pytest.approx(

@@ -1,4 +1,7 @@
-"""LRN is a drop-in for torch's layer: everything that can be done to that one can be done to this."""
+"""LRN is a drop-in for torch's layer.
+
+Everything that can be done to that one can be done to this.
+"""
 
 import subprocess
 import sys
@@ -61,7 +64,9 @@ def test_many_blocks_are_one(layout, monkeypatch):
     whole = [lrn_blocked(x, None, *settings), lrn_blocked(x, g, *settings)]
     monkeypatch.setattr("alexnet_nb.kernels._BLOCK", 6 * 5 * 5 * 2)
     for a, b in zip(
-        whole, [lrn_blocked(x, None, *settings), lrn_blocked(x, g, *settings)]
+        whole,
+        [lrn_blocked(x, None, *settings), lrn_blocked(x, g, *settings)],
+        strict=True,
     ):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-14)
 
@@ -87,7 +92,7 @@ def test_function_transforms():
     torch.testing.assert_close(
         torch.func.vmap(lrn, 1, 1)(x), torch.stack([lrn(x[:, i]) for i in range(2)], 1)
     )
-    for one, g in zip(x, torch.func.vmap(torch.func.grad(value))(x)):
+    for one, g in zip(x, torch.func.vmap(torch.func.grad(value))(x), strict=True):
         one.requires_grad_()
         torch.testing.assert_close(torch.autograd.grad(value(one), one)[0], g)
     torch.testing.assert_close(
@@ -99,7 +104,11 @@ def test_function_transforms():
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_keeps_the_sum(dtype, layout):
-    """300² is beyond float16. Within the rounding of the result, half precision agrees with float32, forward and backward."""
+    """300² is beyond float16.
+
+    Within the rounding of the result, half precision agrees with float32, forward and
+    backward.
+    """
     x = (draw(2, 8, 3, 3, layout=layout) * 10).to(dtype)
     g, tolerance = torch.ones_like(x), dict(rtol=2 * torch.finfo(dtype).eps, atol=1e-2)
     half, full = (

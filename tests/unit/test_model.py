@@ -1,4 +1,7 @@
-"""The class reads as the paper does: the order of its layers, their names, their sizes."""
+"""The class reads as the paper does.
+
+The order of its layers, their names, their sizes.
+"""
 
 from dataclasses import replace
 

@@ -33,9 +33,11 @@ def test_weights_go_to_columns_and_back_and_to_the_plain_grouped_net():
             nn.Linear(512, 10),
         ]
     )
-    plain.load_state_dict(dict(zip(plain.state_dict(), joined.values())))
+    plain.load_state_dict(dict(zip(plain.state_dict(), joined.values(), strict=True)))
     back = AlexNet(recipe, 10)
-    back.load_state_dict(dict(zip(back.state_dict(), plain.state_dict().values())))
+    back.load_state_dict(
+        dict(zip(back.state_dict(), plain.state_dict().values(), strict=True))
+    )
     for name, w in whole.state_dict().items():
         assert torch.equal(joined[name], w), name
         assert torch.equal(back.state_dict()[name], w), name

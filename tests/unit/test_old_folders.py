@@ -1,4 +1,7 @@
-"""Runs and packed sets that an earlier version wrote are read, verified and resumed, or refused by name."""
+"""Runs and packed sets that an earlier version wrote.
+
+They are read, verified and resumed, or refused by name.
+"""
 
 import json
 import shutil
@@ -47,7 +50,10 @@ def resumed(folder, data, **changes):
 
 
 def test_a_run_is_resumed_to_its_end(tmp_path):
-    """And its weights differ from those it had, are finite, and its metrics follow on."""
+    """And its weights differ from those it had, and are finite.
+
+    Its metrics follow on.
+    """
     shutil.copytree(OLD / "run", tmp_path, dirs_exist_ok=True)
     data = verify(OLD / "packed-raw")
     before = load_file(last_checkpoint(resumed(tmp_path, data)) / "weights.safetensors")

@@ -78,7 +78,10 @@ def test_extreme_shapes(tmp_path, size):
 
 @pytest.mark.parametrize("decoder", ["torchvision", "PIL"])
 def test_fast_jpegs_equal_pil(tmp_path, monkeypatch, decoder):
-    """To within 2 gray levels in any picture, 0.5 on average, of PIL with torchvision's Resize and CenterCrop; without torchvision's decoder, too."""
+    """To within 2 gray levels in any picture, 0.5 on average.
+
+    Of PIL with torchvision's Resize and CenterCrop; without torchvision's decoder, too.
+    """
     if decoder == "PIL":
         monkeypatch.delattr("torchvision.io.decode_jpeg")
     jpegs(tmp_path)

@@ -25,7 +25,10 @@ def test_a_recipe_without_a_training_value_is_refused(monkeypatch):
 
 
 def test_differences_say_what_the_paper_prints():
-    """The paper states eigenvalues, and all kernels of a layer: `not stated` would be false there."""
+    """The paper states eigenvalues, and all kernels of a layer.
+
+    There `not stated` would be false.
+    """
     rows = dict(
         line.strip("| ").split(" | ", 1) for line in diff(paper, caffe).splitlines()
     )

@@ -7,7 +7,10 @@ from alexnet_nb.base.files import atomic_write
 
 
 def test_files_reach_the_disk_before_their_name(tmp_path, monkeypatch):
-    """Every file in a folder, the folder, then the new name, then the folder with the name."""
+    """Every file in a folder, the folder, then the new name.
+
+    Then the folder with the name.
+    """
     calls, fsync, replace = [], os.fsync, Path.replace
 
     def recorded_fsync(handle):

@@ -30,7 +30,10 @@ def tar(path, folder, mode="w:gz"):
 
 
 def test_cifar10_in_miniature(tmp_path):
-    """Torchvision's own archive layout, with a subclass that names the checksums; a damaged archive is refused."""
+    """Torchvision's own archive layout, with a subclass that names the checksums.
+
+    A damaged archive is refused.
+    """
     folder, md5 = tmp_path / "cifar-10-batches-py", {}
     folder.mkdir()
     for name, n in {
@@ -96,7 +99,10 @@ def test_imagenette_in_miniature(tmp_path):
 
 
 def imagenet(tmp_path):
-    """A miniature of ILSVRC-2012 as torchvision leaves it: folders by WordNet id, and meta.bin."""
+    """A miniature of ILSVRC-2012 as torchvision leaves it.
+
+    Folders by WordNet id, and meta.bin.
+    """
     import torch
 
     wnids = ["n01440764", "n01443537", "n01484850"]
@@ -130,7 +136,10 @@ def test_imagenet_in_miniature(tmp_path):
 
 
 def test_imagenet_archives_in_miniature(tmp_path, monkeypatch):
-    """From the three archives as they are downloaded, with checksums of their own; a damaged one is refused."""
+    """From the three archives as they are downloaded, with checksums of their own.
+
+    A damaged one is refused.
+    """
     from scipy.io import savemat
     from torchvision.datasets import imagenet as module
 

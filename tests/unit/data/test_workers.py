@@ -39,7 +39,8 @@ def test_a_process_in_trouble_ends_the_work_with_a_sentence(trouble, reason):
         "import sys; sys.path[:0] = [sys.argv[1], sys.argv[1] + '/..']\n"
         "from helpers import troubles\n"
         "from alexnet_nb.data.workers import map_in_workers\n"
-        "for item in map_in_workers(troubles.Items(getattr(troubles, sys.argv[2])), 2):\n"
+        "items = troubles.Items(getattr(troubles, sys.argv[2]))\n"
+        "for item in map_in_workers(items, 2):\n"
         "    print(item)\n"
     )
     done = subprocess.run(
@@ -64,7 +65,8 @@ class LargeItems(Items):
 
 
 def test_what_is_left_of_the_work_ends_its_processes():
-    items = map_in_workers(LargeItems(int), 2)
+    many = 1_000_000  # more than a pipe holds, so that nobody is done early
+    items = map_in_workers(Items(int, many), 2)
     with closing(items):
         next(items)
         children = multiprocessing.active_children()
@@ -87,6 +89,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_where_processes_are_not_forked_a_mapped_file_is_handed_over_by_its_path(
     tmp_path,
 ):

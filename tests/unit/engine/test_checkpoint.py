@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from alexnet_nb.engine import checkpoint
 from alexnet_nb.engine.loop import run_training, train_loop
 from alexnet_nb.engine.run_dir import RunDir
-from helpers.runs import begin, metrics
+from helpers.runs import Killed, begin, dies, metrics
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -20,27 +20,25 @@ def assert_same(run, whole):
     assert metrics(run) == metrics(whole)
 
 
-class Killed(Exception):
-    """Stands for a process that goes away."""
-
-
-def dies(*_, **__):
-    raise Killed
-
-
 def kill_in_validation(trainer, patch):
     """The process goes away while it validates, after the last step of an epoch."""
     trainer.validate = dies
 
 
 def kill_before_checkpoint(trainer, patch):
-    """It goes away when the validation is recorded, before the checkpoint of the epoch is there."""
+    """It goes away when the validation is recorded.
+
+    The checkpoint of the epoch is not there yet.
+    """
     patch.setattr(checkpoint, "write_tensors", dies)
 
 
 @pytest.fixture(scope="module")
 def plateau():
-    """The printed recipe, whose learning rate follows the validation errors; four steps an epoch."""
+    """The printed recipe, whose learning rate follows the validation errors.
+
+    Four steps an epoch.
+    """
     return dict(recipe="paper", epochs=10, batch_size=360)
 
 
@@ -82,7 +80,10 @@ def test_a_run_killed_in_its_last_validation_makes_up_for_it(tmp_path, digits):
 
 
 def test_a_checkpoint_without_its_validation_is_refused(tmp_path, digits):
-    """As an earlier version wrote them: another run would come of it, without a word."""
+    """As an earlier version wrote them.
+
+    Another run would come of it, without a word.
+    """
     run_training(begin(tmp_path, digits))
     state = RunDir(tmp_path).checkpoints()[-1] / "state.json"
     state.write_text(json.dumps(json.loads(state.read_text()) | {"val_errors": []}))

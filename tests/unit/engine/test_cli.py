@@ -180,7 +180,8 @@ def test_the_command_line_is_config(monkeypatch):
         (
             "--resume --out-dir full",
             {},
-            "out_dir: got 'full', which has no config.json, expected the folder of a run",
+            "out_dir: got 'full', which has no config.json, "
+            "expected the folder of a run",
         ),
         (
             "--resume",
@@ -221,7 +222,10 @@ export SLURM_CPUS_PER_TASK=32 SLURM_JOB_NODELIST=x SLURM_NNODES=2 SLURM_JOB_ID=7
 
 @pytest.mark.parametrize("begun", [False, True])
 def test_the_slurm_script_says_what_it_means(cells, tmp_path, begun):
-    """The script of the how-to page, with Slurm's programs replaced: torchrun and alexnet-train understand every option."""
+    """The script of the how-to page, with Slurm's programs replaced.
+
+    torchrun and alexnet-train understand every option.
+    """
     from torch.distributed.run import get_args_parser
 
     (script,) = re.findall(

@@ -26,12 +26,10 @@ def test_layouts_in_words():
         (4, 4, False, 1): "2 pairs of devices",
         (4, 0, False, 1): "2 pairs of CPU processes",
         (3, 8, True, 1): "the whole network on each of 3 devices",
-        (
-            16,
-            8,
-            False,
-            2,
-        ): "8 pairs of devices with a column each, which share the batch, over NCCL, on 2 machines",
+        (16, 8, False, 2): (
+            "8 pairs of devices with a column each, which share the batch, over NCCL, "
+            "on 2 machines"
+        ),
     }.items():
         assert words in str(plan_placement(gpus, found, together, machines))
     for gpus, found, together, machines in [

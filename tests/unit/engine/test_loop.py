@@ -10,22 +10,17 @@ from alexnet_nb.engine.launch import train
 from alexnet_nb.engine.loop import run_training
 from alexnet_nb.engine.run_dir import RunDir
 from alexnet_nb.engine.trainer import StepMetrics, mean_metrics
-from helpers.runs import TINY, begin, metrics
+from helpers.runs import TINY, begin, dies, metrics
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-class Killed(Exception):
-    """Stands for a process that goes away."""
-
-
-def dies(*_, **__):
-    raise Killed
-
-
 @pytest.mark.distributed
 def test_a_run_that_ends_in_overflow_does_not_succeed(tmp_path):
-    """One step of all images, after which nothing else would notice; and what it wrote is JSON to any reader."""
+    """One step of all images, after which nothing else would notice.
+
+    And what it wrote is JSON to any reader.
+    """
     with pytest.raises(
         RuntimeError, match="FloatingPointError: validation loss: got nan after step 1"
     ):
@@ -37,7 +32,10 @@ def test_a_run_that_ends_in_overflow_does_not_succeed(tmp_path):
 
 
 def test_means_are_over_images_not_over_batches(tmp_path, digits):
-    """520 images in batches of 128 leave a batch of 8, which is no quarter of the epoch."""
+    """520 images in batches of 128 leave a batch of 8.
+
+    Which is no quarter of the epoch.
+    """
     steps = [StepMetrics(128, 1.0, 0.75, 0.5, 0.1, 0.0)] * 4 + [
         StepMetrics(8, 2.0, 0.0, 0.0, 0.1, 0.0)
     ]

@@ -21,7 +21,10 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_a_run_is_trained_by_one_at_a_time(tmp_path):
-    """A second one is refused before anything is written, by the name of the first; the run is free when that has ended."""
+    """A second one is refused before anything is written, by the name of the first.
+
+    The run is free when that has ended.
+    """
     config = Config(out_dir=str(tmp_path / "run"), **SMALL)
     run_dir = open_run(config, plan_placement(1))
     folder = run_dir.path
@@ -58,7 +61,8 @@ def test_a_name_is_no_folder_to_stay_out_of(tmp_path, monkeypatch):
     validate(Config(out_dir="digits/001"))
     with pytest.raises(
         ValueError,
-        match="out_dir: got 'photos/001', expected a folder outside of the data, photos",
+        match="out_dir: got 'photos/001', "
+        "expected a folder outside of the data, photos",
     ):
         validate(Config(data="photos", out_dir="photos/001"))
 
@@ -103,7 +107,8 @@ def test_a_folder_that_is_a_link_is_refused(tmp_path, digits, name):
     ):
         with pytest.raises(
             ValueError,
-            match=f"out_dir: got .*{name}, a link to .*elsewhere, expected a folder of the run itself",
+            match=f"out_dir: got .*{name}, a link to .*elsewhere, "
+            "expected a folder of the run itself",
         ):
             start()
     if name == "checkpoints":

@@ -45,7 +45,7 @@ def test_batch_size_prefetch_and_resuming_change_nothing(trainer, recipe):
             if ahead
             else (w.load_batch(None, draws, i) for i in numbers)
         )
-        xs, ys = zip(*(w.to_network_input(*read, True) for read in reads))
+        xs, ys = zip(*(w.to_network_input(*read, True) for read in reads), strict=True)
         return torch.cat(xs), torch.cat(ys)
 
     x, y = epoch(128)
@@ -87,7 +87,10 @@ def anonymous():
 
 
 def test_ten_gigabytes_stay_on_disk(tmp_path):
-    """Every fifth batch of 10 GB (a sparse file) of packed pictures takes next to no memory of its own."""
+    """Every fifth batch of 10 GB of packed pictures takes next to no memory of its own.
+
+    The file is sparse.
+    """
     n = 51_000
     images = np.lib.format.open_memmap(
         tmp_path / "images.npy", "w+", np.uint8, (n, 3, 256, 256)
