@@ -9,7 +9,6 @@ import sys
 import pytest
 import torch
 
-from alexnet_nb.kernels import lrn_blocked
 from alexnet_nb.lrn import LRN, lrn
 
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
@@ -51,24 +50,6 @@ def test_agrees_with_the_naive_loop_forward_and_backward(n, channels, columns, l
         a, b = (torch.autograd.grad(y, x, g)[0] for y in (want, got))
         torch.testing.assert_close(b, a, rtol=1e-11, atol=1e-13)
         assert got.is_contiguous(memory_format=layout) or channels == 1
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_many_blocks_are_one(layout, monkeypatch):
-    """Block sizes that leave a remainder give the same numbers."""
-    x, g, settings = (
-        draw(7, 6, 5, 5, layout=layout),
-        draw(7, 6, 5, 5, layout=layout),
-        (5, 2.0, 1e-4, 0.75, 2),
-    )
-    whole = [lrn_blocked(x, None, *settings), lrn_blocked(x, g, *settings)]
-    monkeypatch.setattr("alexnet_nb.kernels._BLOCK", 6 * 5 * 5 * 2)
-    for a, b in zip(
-        whole,
-        [lrn_blocked(x, None, *settings), lrn_blocked(x, g, *settings)],
-        strict=True,
-    ):
-        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -3,7 +3,10 @@
 import os
 from pathlib import Path
 
-from alexnet_nb.base.files import atomic_write
+import pytest
+
+from alexnet_nb.base import files
+from alexnet_nb.base.files import atomic_write, sync_folder
 
 
 def test_files_reach_the_disk_before_their_name(tmp_path, monkeypatch):
@@ -41,3 +44,29 @@ def test_a_planted_temporary_name_is_not_used(tmp_path):
             temp.write_text("{}")
     assert len(set(names)) == 2
     assert not any(str(os.getpid()) == name.rpartition(".")[2] for name in names)
+
+
+def write_half(path):
+    with atomic_write(path) as temp:
+        temp.write_text("half of the new")
+        raise KeyError
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text("old")
+    with pytest.raises(KeyError):
+        write_half(path)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_system_that_opens_no_folder_syncs_none(tmp_path, monkeypatch):
+    """Windows: there is no O_DIRECTORY, and `os.open` refuses a folder."""
+
+    def refuse(*args):
+        raise PermissionError("a folder")
+
+    monkeypatch.delattr(os, "O_DIRECTORY")
+    monkeypatch.setattr(files.os, "open", refuse)
+    sync_folder(tmp_path)
