@@ -141,8 +141,8 @@ def rename_parameters(parameters: dict[str, Any], warn: bool = True) -> dict[str
         new_name = _OLD_NAMES.get(name, name)
         if new_name != name and new_name in parameters:
             raise ValueError(
-                f"{name}: got {value!r} beside {new_name}={parameters[new_name]!r}, expected"
-                f" one of the two, which are the same parameter; remove {name}"
+                f"{name}: got {value!r} beside {new_name}={parameters[new_name]!r},"
+                f" expected one of the two, which are the same; remove {name}"
             )
         if new_name != name and warn:
             warnings.warn(

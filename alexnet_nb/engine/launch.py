@@ -312,8 +312,8 @@ def describe_failure(
         return f"process {first['rank']} failed; {location}\n\n{first['trace']}"
     log_tail = "\n".join(log_text.splitlines()[-20:])
     return (
-        f"torchrun ended with {exit_code}; {location}, the end of log/torchrun.txt is\n\n"
-        f"{log_tail}"
+        f"torchrun ended with {exit_code}; {location}, the end of log/torchrun.txt"
+        f" is\n\n{log_tail}"
     )
 
 # %% ../../nbs/engine/launch.ipynb #train

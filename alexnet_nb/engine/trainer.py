@@ -160,7 +160,7 @@ class Trainer:
         index: int,  # of the batch in the epoch
         shard: BatchShard | None = None,  # None: this process's
     ) -> tuple[torch.Tensor, AugmentParams, torch.Tensor]:
-        """Read a share of a batch and crop it: uint8 images, their parameters, labels."""
+        """Read a share of a batch and crop it: images, their parameters, labels."""
         rows = (shard or self.shard(index)).rows
         first = index * self.config.batch_size
         positions = slice(first + rows.start, first + rows.stop)

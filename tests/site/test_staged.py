@@ -208,7 +208,8 @@ BROKEN = {
         lambda c: notebook(
             c, "evidence/experiments/plateau", markdown("[x](lrn.ipynb)")
         ),
-        r"evidence/experiments/plateau\.ipynb lrn\.ipynb: got no such target, expected a file; ",
+        r"evidence/experiments/plateau\.ipynb lrn\.ipynb: got no such target, expected "
+        r"a file; ",
     ),
     "page of the sidebar": (
         lambda c: replaced(
