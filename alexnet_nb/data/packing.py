@@ -336,7 +336,7 @@ def write_meta(
 
 # %% ../../nbs/engine/packing.ipynb #left_out_rows
 def left_out_rows(left_out: Sequence[Sequence[str]], origin: str) -> list[list[str]]:
-    """Return rows [path, reason] for `meta.json`, paths from the source's folder on."""
+    """Return rows [path, reason] for `meta.json`, paths within the folder of images."""
     rows = []
     for path, reason in left_out:
         if os.path.isabs(path):

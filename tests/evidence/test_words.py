@@ -39,7 +39,44 @@ EVERYDAY_WORDS = re.compile(
 MODULES = sorted((ROOT / "alexnet_nb").rglob("[a-z]*.py"))
 PAGES = sorted((ROOT / "nbs").rglob("*.ipynb"))
 # Whoever has rewritten a page, or the docstrings of a module, removes it from here.
-NOT_YET: set[str] = set()
+NOT_YET = {
+    "nbs/00_recipes.ipynb",
+    "nbs/01_preprocessing.ipynb",
+    "nbs/02_relu.ipynb",
+    "nbs/03_multigpu.ipynb",
+    "nbs/04_lrn.ipynb",
+    "nbs/05_pooling.ipynb",
+    "nbs/06_model.ipynb",
+    "nbs/07_augmentation.ipynb",
+    "nbs/08_dropout.ipynb",
+    "nbs/09_learning.ipynb",
+    "nbs/10_training.ipynb",
+    "nbs/11_evaluation.ipynb",
+    "nbs/12_qualitative.ipynb",
+    "nbs/evidence/claims.ipynb",
+    "nbs/evidence/experiments/analogues.ipynb",
+    "nbs/evidence/experiments/figure1.ipynb",
+    "nbs/evidence/experiments/plateau.ipynb",
+    "nbs/evidence/lab.ipynb",
+    "nbs/evidence/pitfalls.ipynb",
+    "nbs/evidence/survived.ipynb",
+    "nbs/guides/scale.ipynb",
+    "nbs/guides/train.ipynb",
+    "nbs/guides/troubleshooting.ipynb",
+    "nbs/index.ipynb",
+    "nbs/tour.ipynb",
+    "alexnet_nb/recipes.py",
+}
+
+
+def relative(path):
+    """Name a file as `NOT_YET` does."""
+    return str(path.relative_to(ROOT))
+
+
+def rewritten(paths):
+    """Leave out the files that are not rewritten yet."""
+    return [path for path in paths if relative(path) not in NOT_YET]
 
 
 def private_words(text):
@@ -51,6 +88,24 @@ def private_words(text):
         for match in re.finditer(pattern, text, re.I):
             context = text[max(0, match.start() - 30) : match.end() + 20]
             words.append(f"{context!r}: write {instead}")
+    return words
+
+
+def page_words(path):
+    """Find the private words in the prose of a page."""
+    words = []
+    for cell in json.loads(path.read_text())["cells"]:
+        if cell["cell_type"] == "markdown":
+            words += private_words("".join(cell["source"]))
+    return words
+
+
+def docstring_words(path):
+    """Find the private words in the docstrings of a module."""
+    words = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+            words += private_words(ast.get_docstring(node) or "")
     return words
 
 
@@ -71,32 +126,27 @@ def bound_names(tree):
     return names
 
 
-def relative(path):
-    """Name a file as `NOT_YET` does."""
-    return str(path.relative_to(ROOT))
+def test_what_is_rewritten_leaves_the_list():
+    """A page or module of the list has a private word still, or does not exist."""
+    clean = []
+    for name in NOT_YET:
+        if (ROOT / name).suffix == ".py":
+            words = docstring_words(ROOT / name)
+        else:
+            words = page_words(ROOT / name)
+        if not words:
+            clean.append(name)
+    assert clean == []
 
 
-@pytest.mark.parametrize("path", PAGES, ids=relative)
+@pytest.mark.parametrize("path", rewritten(PAGES), ids=relative)
 def test_pages_use_the_words_of_the_field(path):
-    if relative(path) in NOT_YET:
-        pytest.skip("not rewritten yet")
-    words = []
-    for cell in json.loads(path.read_text())["cells"]:
-        if cell["cell_type"] == "markdown":
-            words += private_words("".join(cell["source"]))
-    assert words == []
+    assert page_words(path) == []
 
 
-@pytest.mark.parametrize("path", MODULES, ids=relative)
+@pytest.mark.parametrize("path", rewritten(MODULES), ids=relative)
 def test_docstrings_use_the_words_of_the_field(path):
-    if relative(path) in NOT_YET:
-        pytest.skip("not rewritten yet")
-    words = []
-    documented = ast.Module | ast.ClassDef | ast.FunctionDef
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, documented):
-            words += private_words(ast.get_docstring(node) or "")
-    assert words == []
+    assert docstring_words(path) == []
 
 
 def test_names_say_what_a_value_is():
