@@ -71,7 +71,7 @@ def test_an_orphan_ends_by_itself():
     assert not alone
 
 
-def test_who_listens_to_a_notebook_ends_when_it_hangs_up():
+def test_who_listens_to_a_notebook_ends_with_it():
     listener = start(LISTENER)
     assert listener.stdout.readline() == "listens\n"
     assert listener.poll() is None
