@@ -1,6 +1,8 @@
-"""Draw nbs/card.png, which other sites show beside a link to this one, and nbs/favicon.svg, from nbs/columns.svg. Needs playwright and Chromium.
+"""Draw nbs/card.png and nbs/assets/favicon.svg from nbs/assets/columns.svg.
 
-python .ci/card.py
+Other sites show the card beside a link to this one. Needs playwright and Chromium.
+
+    python .ci/card.py
 """
 
 import configparser
@@ -10,10 +12,16 @@ import shutil
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-DRAWING = (ROOT / "nbs/columns.svg").read_text()
+DRAWING = (ROOT / "nbs/assets/columns.svg").read_text()
 CARD = """<!doctype html><style>
-body { margin: 0; width: 1200px; height: 630px; box-sizing: border-box; padding: 40px 80px 0; background: white; color: #343a40; font-family: system-ui, "DejaVu Sans", sans-serif; }
-h1 { margin: 0; font-size: 64px; border-bottom: 6px solid #b32d46; padding-bottom: 10px; }
+body {
+  margin: 0; width: 1200px; height: 630px; box-sizing: border-box;
+  padding: 40px 80px 0; background: white; color: #343a40;
+  font-family: system-ui, "DejaVu Sans", sans-serif;
+}
+h1 {
+  margin: 0; font-size: 64px; border-bottom: 6px solid #b32d46; padding-bottom: 10px;
+}
 p { margin: 18px 0 14px; font-size: 31px; line-height: 1.35; }
 svg { width: 1000px; } svg text { fill: #5a626a; }
 </style><h1>%s</h1><p>%s</p>%s"""
@@ -29,12 +37,21 @@ def favicon():
         f'<rect x="{x}" y="{y}" width="12" height="12" rx="2" fill="{color}"/>'
         for x, y, color in corners
     )
-    lines = '<path d="M7 12V20M25 12V20M8 12L24 20M24 12L8 20" stroke="#808890" stroke-width="2"/>'
-    return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32">{lines}{boxes}</svg>\n'
+    lines = (
+        '<path d="M7 12V20M25 12V20M8 12L24 20M24 12L8 20" stroke="#808890"'
+        ' stroke-width="2"/>'
+    )
+    return (
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32'
+        f' 32">{lines}{boxes}</svg>\n'
+    )
 
 
 def card():
-    """The drawing under name and description, as a small PNG that remembers which drawing it shows."""
+    """Draw the card: the drawing under name and description, as a small PNG.
+
+    The PNG remembers which drawing it shows.
+    """
     from PIL import Image, PngImagePlugin
     from playwright.sync_api import sync_playwright
 
@@ -66,5 +83,5 @@ def card():
 
 
 if __name__ == "__main__":
-    (ROOT / "nbs/favicon.svg").write_text(favicon())
+    (ROOT / "nbs/assets/favicon.svg").write_text(favicon())
     card()

@@ -15,6 +15,7 @@ import argparse
 import configparser
 import html
 import html.parser
+import importlib
 import json
 import os
 import re
@@ -26,8 +27,8 @@ from urllib.parse import unquote, urlsplit
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT / ".ci"))  # also where this file is read by another name
-import redirects
-import staged
+redirects = importlib.import_module("redirects")
+staged = importlib.import_module("staged")
 
 REMEDIES = {
     "smalldocs": "pip install -e '.[dev]'",
@@ -42,7 +43,7 @@ SIGNATURES = (  # as nbdev writes them, and as a reader would
     (r"\b__main__\.", ""),
     (r"(\ndef \w+\()\n\s*\n\)", r"\1)"),
 )
-DRAWING = "nbs/columns.svg"
+DRAWING = "nbs/assets/columns.svg"
 NUMBER = re.compile(  # in a link, from any folder to any other
     r"(\]\(|^\[[^\]\n]+\]: )(/?(?:[\w.-]+/)*)\d\d_(\w+\.ipynb)", re.M
 )
@@ -54,7 +55,10 @@ def text(cell):
 
 
 def readme(folder=ROOT):
-    """README.md in a folder: the index notebook's prose, its code, and text outputs; the drawing as a file."""
+    """README.md in a folder: the index notebook's prose, its code, and text outputs.
+
+    The drawing as a file.
+    """
     parts = []
     for cell in json.loads((ROOT / "nbs/index.ipynb").read_text())["cells"]:
         source = text(cell)
@@ -160,7 +164,10 @@ def figure(drawing, alt):
 
 
 def code_in_tables(words):
-    """Code with a pipe in a table's row: pandoc prints the backslash before the pipe."""
+    """Code with a pipe in a table's row.
+
+    Pandoc prints the backslash before the pipe.
+    """
 
     def spelled(found):
         code = found[1].replace("\\|", "|")
@@ -242,7 +249,7 @@ def mathml(source):
     from latex2mathml.converter import convert
 
     def math(tex, display):
-        """With the gap of TeX after ln, which is missing, and without those around max, which are too many."""
+        """Convert with TeX's gap after ln, and without gaps around max."""
         words = re.sub(
             r"(<mi>(?:ln|log)</mi>)(?=<m[in]>)",
             r'\1<mspace width="0.17em" />',
@@ -279,7 +286,8 @@ def render(tool):
     subprocess.run([program, "render", STAGED], check=True, cwd=ROOT)
     shutil.rmtree(SITE, ignore_errors=True)
     (STAGED / "_site").rename(SITE)
-    # a server shows this page at the address that was not found, in whatever folder: its links start at the top
+    # a server shows this page at the address that was not found, in whatever folder:
+    # its links start at the top
     lost, base = SITE / "404.html", address()[1]
     lost.write_text(
         re.sub(

@@ -71,7 +71,7 @@ class Markup(html.parser.HTMLParser):
 
 
 def split_markdown(text):
-    """The prose of a Markdown text, the HTML of its raw blocks, and its fences' names."""
+    """Split a Markdown text: prose, HTML of raw blocks, names of fences."""
     prose, raw, names, fence, keep = [], [], [], None, False
     for line in text.split("\n"):
         found = FENCE.match(line)

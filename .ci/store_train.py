@@ -1,4 +1,9 @@
-"""Store the outputs of `papermill nbs/train.ipynb out.ipynb -p gpus 2` in nbs/train.ipynb, cell by cell: python .ci/store_train.py."""
+"""Store the outputs of a run of the training notebook in it, cell by cell.
+
+The run is `papermill nbs/train.ipynb out.ipynb -p gpus 2`.
+
+    python .ci/store_train.py
+"""
 
 import json
 import subprocess

@@ -36,9 +36,7 @@ class AugmentParams:
 
     offsets: torch.Tensor  # int64, N × 2: top and left, pixels
     flips: torch.Tensor  # bool, N
-    color: (
-        torch.Tensor
-    )  # float32, N × 3: along the principal axes, in units of their std
+    color: torch.Tensor  # float32, N × 3: along the color axes, in units of their std
     shapes: torch.Tensor | None = None  # int64, N × 2: height, width; None: squares
 
     def __getitem__(self, rows: slice | torch.Tensor) -> "AugmentParams":
@@ -152,7 +150,7 @@ def color_axes(
     cov: np.ndarray,  # 3 × 3, of RGB values on the scale 0–255
     lengths: str = "deviations",  # or "eigenvalues", as the paper prints
 ) -> torch.Tensor:  # float64, 3 × 3: a column an axis
-    """Compute the principal axes of the colors, as long as the std along them (§4.1)."""
+    """Compute the principal axes of the colors, as long as their std (§4.1)."""
     values, vectors = np.linalg.eigh(cov)
     if lengths == "deviations":
         values = np.sqrt(values.clip(0))
@@ -253,7 +251,8 @@ class InputTransform:
         if (height, width) != (size, size):
             raise ValueError(
                 f"images: got {height}×{width} pixels, expected {size}×{size}, the size"
-                f" of the mean image; resize them with resize_center_crop(image, {size})"
+                " of the mean image; resize them with"
+                f" resize_center_crop(image, {size})"
             )
 
     def view_places(

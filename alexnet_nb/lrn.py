@@ -8,11 +8,9 @@ __all__ = ['window_sum', 'formula', 'gradient', 'lrn', 'LRN', 'SpatialNorm']
 # %% ../nbs/04_lrn.ipynb #imports
 import torch
 from torch import nn
-from torch._C._functorch import (
-    is_batchedtensor,
-    is_legacy_batchedtensor,
-)  # torch has no public way to ask
 from torch.nn import functional as F
+
+from .kernels import can_block, lrn_blocked
 
 # %% ../nbs/04_lrn.ipynb #window_sum
 def window_sum(
@@ -36,14 +34,14 @@ def window_sum(
 # %% ../nbs/04_lrn.ipynb #wide
 @torch.fx.wrap
 def _to_float32(t: torch.Tensor) -> torch.Tensor:
-    """Half precision as float32, anything else as it is."""
+    """Convert half precision to float32; return anything else as it is."""
     if t.dtype == torch.float16 or t.dtype == torch.bfloat16:
         return t.float()
     return t
 
 # %% ../nbs/04_lrn.ipynb #power
 def _inverse_power(d: torch.Tensor, beta: float) -> torch.Tensor:
-    """D to the power of -beta."""
+    """Raise a tensor to the power of -beta."""
     if beta != 0.75:
         return d**-beta
     root = d.rsqrt()
@@ -58,19 +56,27 @@ def formula(
     beta: float,
     columns: int,
 ) -> torch.Tensor:
-    """Response normalization of `x`, N × C × … (§3.3)."""
+    """Normalize `x`, N × C × …, by the printed formula (§3.3)."""
     w = _to_float32(x)
-    return (
-        w * _inverse_power(k + scale * window_sum(w.square(), n, columns), beta)
-    ).to(x.dtype)
+    bracket = k + scale * window_sum(w.square(), n, columns)
+    return (w * _inverse_power(bracket, beta)).to(x.dtype)
 
 # %% ../nbs/04_lrn.ipynb #gradient
-def gradient(g, x, n, k, scale, beta, columns):
-    """Gradient with respect to `x`, from the gradient `g` with respect to the output."""
-    w, u = _to_float32(x), _to_float32(g)
-    d = k + scale * window_sum(w.square(), n, columns)
-    p = u * _inverse_power(d, beta)
-    return (p - 2 * beta * scale * w * window_sum(p * w / d, n, columns)).to(x.dtype)
+def gradient(
+    grad: torch.Tensor,  # of the loss, with respect to the output of `formula`
+    x: torch.Tensor,
+    n: int,
+    k: float,
+    scale: float,
+    beta: float,
+    columns: int,
+) -> torch.Tensor:  # of the shape of `x`
+    """Compute the gradient of the loss with respect to the input of `formula`."""
+    w, u = _to_float32(x), _to_float32(grad)
+    bracket = k + scale * window_sum(w.square(), n, columns)
+    p = u * _inverse_power(bracket, beta)
+    shared = window_sum(p * w / bracket, n, columns)
+    return (p - 2 * beta * scale * w * shared).to(x.dtype)
 
 # %% ../nbs/04_lrn.ipynb #lrn
 def lrn(
@@ -79,20 +85,31 @@ def lrn(
     k: float = 2.0,
     alpha: float = 1e-4,
     beta: float = 0.75,
-    alpha_over: str = "sum",  # alpha multiplies the "sum" over the window (the paper) or its "mean" (the source, torch, Caffe)
+    alpha_over: str = "sum",  # the paper; "mean" of the squares: source, torch, Caffe
     columns: int = 1,  # windows stay within each of this many equal groups of channels
 ) -> torch.Tensor:  # of the shape and type of `x`
-    """Response normalization across kernel maps (§3.3). Half precision is computed in float32. Raises `ValueError` on settings that cannot be meant."""
+    """Normalize the responses across kernel maps (§3.3).
+
+    Half precision is computed in float32. Raises `ValueError` on settings that cannot
+    be meant.
+    """
     if n < 1 or n % 2 == 0:
-        raise ValueError(f"n: found {n}, expected an odd number of kernel maps")
+        raise ValueError(
+            f"n: got {n}, expected an odd number of kernel maps; choose 3, 5 or 7"
+        )
     if alpha_over not in ["sum", "mean"]:
-        raise ValueError(f"alpha_over: found '{alpha_over}', expected 'sum' or 'mean'")
+        raise ValueError(
+            f"alpha_over: got '{alpha_over}', expected 'sum' or 'mean'; choose one"
+        )
     scale = alpha if alpha_over == "sum" else alpha / n
     return _normalize(x, n, k, scale, beta, columns)
 
 # %% ../nbs/04_lrn.ipynb #LRN
 class LRN(nn.Module):
-    """Local response normalization; without arguments the printed formula (§3.3). It has no parameters."""
+    """Local response normalization; without arguments the printed formula (§3.3).
+
+    It has no parameters.
+    """
 
     def __init__(
         self,
@@ -102,7 +119,8 @@ class LRN(nn.Module):
         beta: float = 0.75,
         alpha_over: str = "sum",
         columns: int = 1,
-    ):
+    ) -> None:
+        """Keep the settings, which are those of `lrn`."""
         super().__init__()
         self.n = n
         self.k = float(k)  # TorchScript takes no whole number for a float
@@ -112,102 +130,16 @@ class LRN(nn.Module):
         self.columns = columns
         self(torch.zeros(1, columns))  # refuses settings that cannot be meant
 
-    def forward(self, x):  # N × C × …
+    def forward(self, x: torch.Tensor) -> torch.Tensor:  # N × C × …
+        """Normalize the responses across kernel maps."""
         return lrn(
             x, self.n, self.k, self.alpha, self.beta, self.alpha_over, self.columns
         )
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
+        """List the settings, for `print(model)`."""
         names = ("n", "k", "alpha", "beta", "alpha_over", "columns")
         return ", ".join(f"{name}={getattr(self, name)}" for name in names)
-
-# %% ../nbs/04_lrn.ipynb #by_rows
-def _by_rows(x, columns):
-    """A view of `x` as it lies in memory: rows × columns × channels of a column × rest."""
-    flat = x if x.is_contiguous() else x.permute(0, 2, 3, 1).reshape(-1, x.shape[1], 1)
-    return flat.view(len(flat), columns, x.shape[1] // columns, -1)
-
-# %% ../nbs/04_lrn.ipynb #add_window
-def _add_window(padded, n, pairs, out):
-    """`out[:, :, i]` becomes the sum of `padded[:, :, i:i + n]`; behind a column's last channel it means nothing."""
-    step, flat, pairs, out = (
-        padded[0, 0, 0].numel(),
-        padded.view(-1),
-        pairs.view(-1),
-        out.view(-1),
-    )
-    if n == 1:
-        return out.copy_(flat)
-    torch.add(flat[:-step], flat[step:], out=pairs[:-step])
-
-    def at(t, i):
-        return t[i * step : len(flat) - (n - 1 - i) * step]
-
-    parts = [at(pairs, i) for i in range(0, n - 1, 2)]
-    parts.append(at(flat, n - 1))
-    total = out[: len(parts[0])]
-    torch.add(parts[0], parts[1], out=total)
-    for part in parts[2:]:
-        total += part
-
-# %% ../nbs/04_lrn.ipynb #blocked
-_BLOCK = 600_000  # numbers in a block: two pictures at conv1
-
-
-@torch.autocast("cpu", enabled=False)
-def _lrn_blocked(x, grad, n, k, scale, beta, columns):
-    """`formula` (where `grad` is None) or `gradient`, block by block."""
-    result = torch.empty_like(x)
-    xs, gs, out = (
-        None if t is None else _by_rows(t, columns) for t in (x, grad, result)
-    )
-    (count, _, size, rest), rows = xs.shape, max(1, _BLOCK // xs[0].numel())
-    scratch = torch.zeros(
-        5, min(rows, count), columns, size + n - 1, rest, dtype=_to_float32(x[:0]).dtype
-    )
-    share = torch.full_like(scratch[0, 0, 0, 0, 0], k / n)
-    scratch[0] = share
-    for block in (slice(i, i + rows) for i in range(0, count, rows)):
-        x = _to_float32(xs[block])
-        squares, products, d, root, p = scratch[:, : len(x)]
-        center, front = (
-            (lambda t: t[:, :, n // 2 : n // 2 + size]),
-            (lambda t: t[:, :, :size]),
-        )
-        torch.addcmul(share, x, x, value=scale, out=center(squares))
-        _add_window(squares, n, p, d)
-        if beta == 0.75:
-            torch.sqrt(torch.rsqrt(d, out=root), out=p).mul_(root)
-        else:
-            torch.pow(d, -beta, out=p)
-        if grad is not None:
-            front(p).mul_(_to_float32(gs[block]))
-            torch.mul(front(p), x, out=center(products)).div_(front(d))
-            _add_window(products, n, root, d)
-            torch.addcmul(
-                front(p), x, front(d), value=-2 * beta * scale, out=out[block]
-            )
-        else:
-            torch.mul(front(p), x, out=out[block])
-    return result
-
-# %% ../nbs/04_lrn.ipynb #in_blocks
-def _can_block(x, grad=None):
-    """Can `_lrn_blocked` take these tensors?"""
-    if torch.compiler.is_compiling() or x.device.type != "cpu":
-        return False
-    if torch._C._len_torch_dispatch_stack():
-        return False  # a recorder, such as make_fx
-    if any(
-        is_batchedtensor(t) or is_legacy_batchedtensor(t)
-        for t in (x, grad)
-        if t is not None
-    ):
-        return False
-    return x.numel() > 0 and (
-        x.is_contiguous()
-        or (x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last))
-    )
 
 # %% ../nbs/04_lrn.ipynb #Normalize
 class _LRNFunction(torch.autograd.Function):
@@ -215,10 +147,9 @@ class _LRNFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(x, n, k, scale, beta, columns):
-        settings = n, k, scale, beta, columns
-        return (
-            _lrn_blocked(x, None, *settings) if _can_block(x) else formula(x, *settings)
-        )
+        if can_block(x):
+            return lrn_blocked(x, None, n, k, scale, beta, columns)
+        return formula(x, n, k, scale, beta, columns)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -228,16 +159,18 @@ class _LRNFunction(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         (x,) = ctx.saved_tensors
-        if torch.is_grad_enabled() or not _can_block(x, grad):
+        if torch.is_grad_enabled() or not can_block(x, grad):
             return gradient(grad, x, *ctx.settings), *[None] * 5
         layout = torch.contiguous_format if x.is_contiguous() else torch.channels_last
-        return _lrn_blocked(x, grad.contiguous(memory_format=layout), *ctx.settings), *[
-            None
-        ] * 5
+        grad = grad.contiguous(memory_format=layout)
+        return lrn_blocked(x, grad, *ctx.settings), *[None] * 5
 
 # %% ../nbs/04_lrn.ipynb #Transformable
 class _LRNFunctionFunctorch(_LRNFunction):
-    """The same with rules for forward-mode derivatives and `torch.func.vmap`, which `torch.compile` does not take."""
+    """The same with rules for forward-mode derivatives and `torch.func.vmap`.
+
+    `torch.compile` does not take a function that has them.
+    """
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -246,20 +179,20 @@ class _LRNFunctionFunctorch(_LRNFunction):
 
     @staticmethod
     def jvp(ctx, tangent, *_):
-        (x,), (n, k, scale, beta, columns) = ctx.saved_tensors, ctx.settings
+        (x,) = ctx.saved_tensors
+        n, k, scale, beta, columns = ctx.settings
         w, u = _to_float32(x), _to_float32(tangent)
-        d = k + scale * window_sum(w.square(), n, columns)
-        return (
-            _inverse_power(d, beta)
-            * (u - 2 * beta * scale * w / d * window_sum(w * u, n, columns))
-        ).to(x.dtype)
+        bracket = k + scale * window_sum(w.square(), n, columns)
+        products = window_sum(w * u, n, columns)
+        moved = u - 2 * beta * scale * w / bracket * products
+        return (_inverse_power(bracket, beta) * moved).to(x.dtype)
 
     @staticmethod
     def vmap(info, in_dims, x, *settings):
         x = x.movedim(in_dims[0], 0)
-        return _LRNFunctionFunctorch.apply(
-            x.reshape(-1, *x.shape[2:]), *settings
-        ).reshape(x.shape), 0
+        merged = x.reshape(-1, *x.shape[2:])
+        result = _LRNFunctionFunctorch.apply(merged, *settings)
+        return result.reshape(x.shape), 0
 
 # %% ../nbs/04_lrn.ipynb #_normalize
 @torch.fx.wrap
@@ -271,7 +204,7 @@ def _normalize(
     beta: float,
     columns: int,
 ) -> torch.Tensor:
-    """Apply the autograd function, or the plain formula where `torch.jit` records operations."""
+    """Apply the autograd function, or where `torch.jit` records, the plain formula."""
     if torch.jit.is_scripting() or torch.jit.is_tracing():
         return formula(x, n, k, scale, beta, columns)
     else:  # torch.jit.script does not compile this branch
@@ -280,18 +213,18 @@ def _normalize(
                 f"columns: got {columns} for {x.shape[1]} channels, expected a divisor;"
                 " choose columns that cut the channels into equal groups"
             )
-        function = (
-            _LRNFunction if torch.compiler.is_compiling() else _LRNFunctionFunctorch
-        )
+        function: type[_LRNFunction] = _LRNFunctionFunctorch
+        if torch.compiler.is_compiling():
+            function = _LRNFunction
         return function.apply(x, n, k, scale, beta, columns)
 
 # %% ../nbs/04_lrn.ipynb #SpatialNorm
 class SpatialNorm(nn.Module):
-    """The source's response normalization over 5×5 neighbors of the same map (`layers-145.cfg`, cnorm2)."""
+    """The released code's norm over 5×5 neighbors in a map (`layers-145.cfg`)."""
 
-    def forward(self, x):  # N × C × H × W
+    def forward(self, x: torch.Tensor) -> torch.Tensor:  # N × C × H × W
+        """Divide each value by its neighborhood's mean square, to the power 0.75."""
         w = _to_float32(x)
-        mean = F.avg_pool2d(
-            w.square(), 5, stride=1, padding=2
-        )  # zeros beyond the edge, divided by 25 everywhere
+        # zeros beyond the edge, divided by 25 everywhere
+        mean = F.avg_pool2d(w.square(), 5, stride=1, padding=2)
         return (w * _inverse_power(1 + 0.001 * mean, 0.75)).to(x.dtype)

@@ -67,7 +67,7 @@ class AlexNet(nn.Module):
         x: Tensor,  # N × 3 × crop × crop
         masks: dict[str, Tensor] | None = None,  # what dropout keeps, by layer
     ) -> Tensor:  # N × classes; N × 0 in column 1
-        """Compute the logits. In training, dropout draws the masks that are not given."""
+        """Compute the logits. In training, dropout draws masks that are not given."""
         x = self.forward_features(x, masks)
         if self.column is not None:
             x = gather_to_column0(x, self.column)
@@ -113,7 +113,7 @@ class AlexNet(nn.Module):
         return norm(self.act(x))
 
     def _gather_columns(self, x: Tensor, name: str) -> Tensor:
-        """Return what a layer reads: `x`, with the other process's column if it must."""
+        """Return what a layer reads: `x`, perhaps with the other process's column."""
         if self.column is None:
             return x
         return gather_columns(x, self.column) if name in self.recipe.joined else x
@@ -121,7 +121,7 @@ class AlexNet(nn.Module):
     def _dropout(
         self, x: Tensor, side: str, name: str, masks: dict[str, Tensor] | None
     ) -> Tensor:
-        """Drop the inputs or the outputs of a layer, if it is this side's turn (§4.2)."""
+        """Drop the inputs or the outputs of a layer, as the recipe has it (§4.2)."""
         if side != self.recipe.dropout_of:
             return x
         keep = 1 - self.recipe.dropout
@@ -143,7 +143,7 @@ class AlexNet(nn.Module):
         return nn.utils.skip_init(kind, spec.inputs, spec.outputs)
 
     def _make_norm(self, name: str) -> nn.Module | None:
-        """Build the response normalization of a layer, None where it has none (§3.3)."""
+        """Build the response normalization of a layer, or None (§3.3)."""
         r = self.recipe
         columns = r.columns if self.column is None else 1
         if r.lrn_across:
@@ -215,13 +215,11 @@ def feature_map_sizes(
     sizes = []
     size = recipe.crop
     pooling = (recipe.pool, recipe.pool_stride, 0, recipe.pool_ceil)
-    for name, pad in zip(LAYERS, recipe.pads):
+    for name, pad in zip(LAYERS[:5], recipe.pads, strict=True):
         window, stride = KERNEL_STRIDE[name]
         ceil = name == "conv1" and recipe.conv1_ceil
         before = output_size(size, window, stride, pad, ceil)
-        size = before
-        if name in POOLED:
-            size = output_size(before, *pooling)
+        size = output_size(before, *pooling) if name in POOLED else before
         sizes.append((before, size))
     return sizes
 
@@ -237,7 +235,7 @@ def smallest_crop(recipe: Recipe) -> int:
 def layer_specs(
     recipe: Recipe = paper, num_classes: int = 1000
 ) -> tuple[LayerSpec, ...]:
-    """Compute the sizes of the eight layers. Raises `ValueError` where they do not fit."""
+    """Compute the eight layers' sizes. Raises `ValueError` where they do not fit."""
     if not isinstance(recipe, Recipe):
         raise TypeError(
             f"recipe: got {recipe!r}, expected a Recipe; pass one such as"
@@ -262,7 +260,8 @@ def _conv_specs(recipe: Recipe) -> list[LayerSpec]:
     """Compute the sizes of conv1 to conv5."""
     specs = []
     channels = 3
-    layers = zip(LAYERS, recipe.kernels, recipe.pads, feature_map_sizes(recipe))
+    sizes = feature_map_sizes(recipe)
+    layers = zip(LAYERS[:5], recipe.kernels, recipe.pads, sizes, strict=True)
     for name, kernels, pad, (size, pooled_size) in layers:
         if pooled_size < 1:
             raise ValueError(
@@ -280,7 +279,7 @@ def _linear_specs(recipe: Recipe, num_classes: int) -> list[LayerSpec]:
     _, side = feature_map_sizes(recipe)[-1]
     units = [recipe.kernels[-1] * side**2, *recipe.hidden, num_classes]
     specs = []
-    for name, (inputs, outputs) in zip(LAYERS[5:], pairwise(units)):
+    for name, (inputs, outputs) in zip(LAYERS[5:], pairwise(units), strict=True):
         specs.append(LayerSpec(name, inputs, outputs, groups=_groups(recipe, name)))
     return specs
 
@@ -295,17 +294,17 @@ def _column_spec(spec: LayerSpec, column: int | None) -> LayerSpec:
 
 # %% ../nbs/06_model.ipynb #summary
 def summary(recipe: Recipe = paper, num_classes: int = 1000) -> MarkdownTable:
-    """Tabulate every layer: output, what it reads, parameters, multiply-adds, neurons."""
+    """Tabulate every layer: output, inputs, parameters, multiply-adds, neurons."""
     rows: list[tuple] = []
     totals = [0, 0, 0]
     for spec in layer_specs(recipe, num_classes):
-        output = (
-            f"{spec.outputs}×{spec.size}×{spec.size}" if spec.is_conv else spec.outputs
-        )
+        output: str | int = spec.outputs
+        if spec.is_conv:
+            output = f"{spec.outputs}×{spec.size}×{spec.size}"
         kernel = f"{spec.inputs // spec.groups}×{spec.window}×{spec.window}"
         counts = (spec.parameters, spec.multiply_adds, spec.neurons)
         rows.append((spec.name, output, kernel, _reads(spec, recipe), *counts))
-        totals = [total + count for total, count in zip(totals, counts)]
+        totals = [sum(pair) for pair in zip(totals, counts, strict=True)]
     rows.append(("total", "", "", "", *totals))
     columns = "layer output kernel reads parameters multiply-adds neurons"
     return MarkdownTable(columns.split(), rows)
@@ -328,7 +327,7 @@ def initial_weights(
     seed: int | None = None,  # None: from torch's global generator
     column: int | None = None,  # None: both
 ) -> dict[str, Tensor]:  # 'conv1.weight' → tensor …, float32
-    """Draw the weights that a recipe starts from (§5), for both columns, then cut them."""
+    """Draw the initial weights of a recipe (§5) for both columns, then cut them."""
     generator = None if seed is None else torch.Generator().manual_seed(seed)
     state: dict[str, Tensor] = {}
     for i, spec in enumerate(layer_specs(recipe, num_classes)):
@@ -350,7 +349,7 @@ def initial_weights(
 
 # %% ../nbs/06_model.ipynb #GroupedLinear
 class GroupedLinear(nn.Linear):
-    """A fully connected layer of two columns, each reading its own half of the units."""
+    """A fully connected layer of two columns, each reading its half of the units."""
 
     def __init__(self, inputs: int, outputs: int, device: str | None = None) -> None:
         """Allocate a layer of `inputs` and `outputs` units, both columns together."""
@@ -416,7 +415,7 @@ def from_torchvision(
     convolutions = [f"features.{i}" for i in (0, 3, 6, 8, 10)]
     linears = [f"classifier.{i}" for i in (1, 4, 6)]
     renamed = {}
-    for name, torchvision_name in zip(LAYERS, convolutions + linears):
+    for name, torchvision_name in zip(LAYERS, convolutions + linears, strict=True):
         for part in ("weight", "bias"):
             renamed[f"{name}.{part}"] = state_dict[f"{torchvision_name}.{part}"]
     model = AlexNet(torchvision, len(renamed["fc8.bias"]))
@@ -431,24 +430,22 @@ class Svg(str):
         return str(self)
 
     def __repr__(self) -> str:
+        """Name the drawing instead of writing it out."""
         return f"Svg({len(self):,} characters)"
 
 # %% ../nbs/06_model.ipynb #draw
 def draw_network(recipe: Recipe = paper, num_classes: int = 1000) -> Svg:
-    """Draw one block for each layer and column, and a line for what it reads (Figure 2)."""
+    """Draw a block for each layer and column, and a line for each input (Figure 2)."""
     specs = layer_specs(recipe, num_classes)
     blocks = [_place_blocks(recipe, i, spec) for i, spec in enumerate(specs)]
-    shapes = [_draw_layer(spec, placed) for spec, placed in zip(specs, blocks)]
-    for spec, (sources, targets) in zip(specs[1:], pairwise(blocks)):
+    shapes = list(map(_draw_layer, specs, blocks))
+    for spec, (sources, targets) in zip(specs[1:], pairwise(blocks), strict=True):
         shapes.append(_draw_lines(spec, sources, targets))
-    style = (
-        "text{font:14px system-ui,sans-serif;fill:#808890;text-anchor:middle}"
-        ".b{font-weight:600}"
-    )
-    title = f"{recipe.name}: the layers and who reads whom"
+    style = "text{font:14px system-ui,sans-serif;fill:#808890;text-anchor:middle}"
     return Svg(
         '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 880 322" role="img">'
-        f"<title>{title}</title><style>{style}</style>{''.join(shapes)}</svg>"
+        f"<title>{recipe.name}: the layers and who reads whom</title>"
+        f"<style>{style}.b{{font-weight:600}}</style>{''.join(shapes)}</svg>"
     )
 
 # %% ../nbs/06_model.ipynb #draw-parts
@@ -472,12 +469,14 @@ def _place_blocks(recipe: Recipe, index: int, spec: LayerSpec) -> list[_Block]:
 def _draw_layer(spec: LayerSpec, blocks: list[_Block]) -> str:
     """Draw the blocks of a layer, with its kernels or units in each, and its name."""
     shapes = ""
-    for (left, center, height), color in zip(blocks, ("#d1495b", "#2e86ab")):
+    colors = ("#d1495b", "#2e86ab")
+    units = spec.outputs // len(blocks)
+    for (left, center, height), color in zip(blocks, colors, strict=False):
         shapes += (
             f'<rect x="{left}" y="{center - height / 2:.0f}" width="58"'
             f' height="{height:.0f}" rx="4"'
             f' fill="{color}" fill-opacity=".25" stroke="{color}"/>'
-            f'<text x="{left + 29}" y="{center + 5}">{spec.outputs // len(blocks)}</text>'
+            f'<text x="{left + 29}" y="{center + 5}">{units}</text>'
         )
     middle = blocks[0].left + 29
     size = f"{spec.size}×{spec.size}" if spec.is_conv else "units"

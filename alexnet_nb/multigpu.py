@@ -90,10 +90,10 @@ class GatherToColumn0(torch.autograd.Function):
         if ctx.column == 1:
             dist.broadcast(ctx.half, group=_column_group, group_src=0)
             return ctx.half, None
-        own, other = grad.chunk(2, 1)
-        other = other.contiguous()
-        dist.broadcast(other, group=_column_group, group_src=0)
-        bytes_sent["backward"] += other.nbytes
+        own, peer = grad.chunk(2, 1)
+        peer = peer.contiguous()
+        dist.broadcast(peer, group=_column_group, group_src=0)
+        bytes_sent["backward"] += peer.nbytes
         return own, None
 
 # %% ../nbs/03_multigpu.ipynb #to_first
@@ -110,7 +110,7 @@ def rows_of(
     rows: int,  # of the parameter of both columns: output kernels or units
     column: int,
 ) -> slice:
-    """Select the rows of a parameter that a column owns: half, but column 0 all of fc8."""
+    """Select a column's rows of a parameter: half, but column 0 has all of fc8."""
     cut = rows if name.startswith("fc8") else rows // 2
     return slice(0, cut) if column == 0 else slice(cut, rows)
 

@@ -46,13 +46,13 @@ def draw_predictions(
     p: torch.Tensor,  # N × classes, probabilities
     names: Sequence[str],  # of the classes
 ) -> Any:  # a matplotlib figure
-    """Draw images with bars for the five likeliest classes (the paper's Figure 4, left)."""
+    """Draw images with bars for the five likeliest classes (Figure 4, left)."""
     import matplotlib.pyplot as plt
 
     fig, axes = plt.subplots(
         2, len(p), figsize=(1.15 * len(p), 2.7), height_ratios=[1, 0.9], squeeze=False
     )
-    for (top, bottom), image, label, row in zip(axes.T, images, labels, p):
+    for (top, bottom), image, label, row in zip(axes.T, images, labels, p, strict=True):
         top.imshow(image)
         top.set_title(names[label], fontsize=9)
         _draw_bars(bottom, row, label, names)
@@ -64,7 +64,7 @@ def draw_predictions(
 
 # %% ../nbs/12_qualitative.ipynb #draw-bars
 def _draw_bars(ax: Any, p: torch.Tensor, label: int, names: Sequence[str]) -> None:
-    """Draw the five largest probabilities of one image, the bar of its label colored."""
+    """Draw the five largest probabilities of an image, its label's bar colored."""
     top, classes = p.topk(min(5, len(p)))
     colors = ["C0" if c == label else "#808890" for c in classes.tolist()]
     ax.barh(range(len(top)), top, color=colors)

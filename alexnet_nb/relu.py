@@ -13,7 +13,7 @@ from torch import nn
 def activation(
     name: str,  # "relu" or "tanh"
 ) -> nn.Module:
-    """Build the non-linearity of a recipe (§3.1). Raises `ValueError` for other names."""
+    """Build a recipe's non-linearity (§3.1). Raises `ValueError` for other names."""
     classes = {"relu": nn.ReLU, "tanh": nn.Tanh}
     if name not in classes:
         raise ValueError(

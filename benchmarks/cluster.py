@@ -1,5 +1,7 @@
-"""Times the training step of recipe paper in one to four processes on two cores, column by column and whole, and between two network
-namespaces, "machines", that are joined by a wire of limited rate; writes results/cluster/{cores,wire}.{json,md}.
+"""Time the training step of recipe paper in one to four processes on two cores.
+
+Column by column and whole, and between two network namespaces, "machines", that are
+joined by a wire of limited rate. Writes results/cluster/{cores,wire}.{json,md}.
 
     python benchmarks/cluster.py
 """
@@ -54,7 +56,10 @@ def crossed():
 
 
 def work(processes, data_parallel):
-    """What a process does: a step that does not count, then STEPS that do; prints what it saw as JSON."""
+    """What a process does: a step that does not count, then STEPS that do.
+
+    Prints what it saw as JSON.
+    """
     torch.set_num_threads(max(1, 2 // processes))
     images = torch.randint(
         0,
@@ -114,7 +119,10 @@ def work(processes, data_parallel):
 
 
 def launch(processes, data_parallel, machines=None):
-    """Results of each process of a run, on this machine, or on machines that are network namespaces."""
+    """Return the results of each process of a run.
+
+    It runs on this machine, or on machines that are network namespaces.
+    """
     with socket.create_server(("127.0.0.1", 0)) as free:
         port, running = free.getsockname()[1], []
     for rank in range(processes):
@@ -151,7 +159,10 @@ def launch(processes, data_parallel, machines=None):
 
 
 def lay_wire(rate):
-    """Two network namespaces and a pair of virtual Ethernet devices between them, each of which sends at most so much."""
+    """Make two network namespaces that are joined by a wire.
+
+    The wire is a pair of virtual Ethernet devices, each of which sends at most so much.
+    """
 
     def run(words):
         return subprocess.run(words.split(), check=True)
@@ -183,7 +194,9 @@ def speed(runs):
 def note(runs):
     loads = [p["load"] for run in runs for p in run]
     return (
-        f"The whole net, 224 pixels, float32, a batch of {BATCH} pictures in all; medians of {len(runs[0][0]['seconds']) * ROUNDS} steps, in brackets the least and the most. "
+        f"The whole net, 224 pixels, float32, a batch of {BATCH} pictures in all;"
+        f" medians of {len(runs[0][0]['seconds']) * ROUNDS} steps, in brackets the"
+        " least and the most. "
         f"Load average {min(loads):.0f} to {max(loads):.0f}, this included."
     )
 
@@ -217,7 +230,10 @@ def table(results):
         ],
         rows,
         note([r for runs in layouts.values() for r in runs])
-        + " MB: what a process sends in a step; exchanges are counted, gradients computed for a ring from the bytes of its weights.",
+        + (
+            " MB: what a process sends in a step; exchanges are counted, gradients"
+            " computed for a ring from the bytes of its weights."
+        ),
     )
 
 
@@ -257,7 +273,11 @@ def wire_table(results):
                 for r in runs
             ]
         )
-        + " The machines are network namespaces on the same two cores, the wire a pair of virtual Ethernet devices, MB what the kernel counts on it in a step.",
+        + (
+            " The machines are network namespaces on the same two cores, the wire a"
+            " pair of virtual Ethernet devices, MB what the kernel counts on it in a"
+            " step."
+        ),
     )
 
 

@@ -1,5 +1,7 @@
-"""Times the training step of recipe paper in two processes of one column each, with one thread each, and in one process with two
-threads, in turn, and writes results/benchmarks/columns.{json,md}.
+"""Time the training step of recipe paper in two processes and in one, in turn.
+
+The two have one column and one thread each, the one has two threads. Writes
+results/benchmarks/columns.{json,md}.
 
     python benchmarks/columns.py
 """
@@ -14,11 +16,11 @@ import tempfile
 import time
 from collections import defaultdict
 from datetime import timedelta
+from functools import partial
 
 import torch
 import torch.distributed as dist
 from timing import save, spread, start
-from torch.nn import functional as F
 
 from alexnet_nb import multigpu
 from alexnet_nb.dropout import dropout_masks
@@ -27,99 +29,100 @@ from alexnet_nb.engine.launch import torchrun_command, worker_environment
 from alexnet_nb.learning import make_optimizer
 from alexnet_nb.model import AlexNet
 from alexnet_nb.recipes import MarkdownTable, paper
+from alexnet_nb.training import classification_loss, train_step
 
 BATCH, STEPS, ROUNDS = 32, 6, 3
 
 
-def timed(spent, name, function):
+def timed(seconds, name, function):
+    """Make a function that adds the time of every call to `seconds[name]`."""
+
     def run(*args, **kw):
         begin = time.perf_counter()
         try:
             return function(*args, **kw)
         finally:
-            spent[name] += time.perf_counter() - begin
+            seconds[name] += time.perf_counter() - begin
 
     return run
 
 
 def peak():
-    """Peak memory of this process so far, bytes."""
+    """Return the peak memory of this process so far, in bytes."""
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
+def column_loss(model, images, labels, masks):
+    """Return the loss and the logits; column 1 has none, and its sum is its loss."""
+    if model.column == 1:
+        logits = model(images, masks)
+        return logits.sum(), logits
+    return classification_loss(model, images, labels, masks)
+
+
+def count_kept_bytes(model, function):
+    """Call a function; return the bytes it keeps for the backward pass."""
+    own = {p.data_ptr() for p in model.parameters()}
+    kept = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        function()
+    return sum(kept.values())
+
+
 def train():
-    """What a process does: a step that does not count, then STEPS that do; prints what it saw as JSON."""
+    """Take a step that does not count, then STEPS that do; print them as JSON.
+
+    The backward pass is what forward pass and update leave of a step.
+    """
     column = int(os.environ["RANK"]) if os.environ["WORLD_SIZE"] == "2" else None
     if column is not None:
         init_process_group(2, "gloo", timedelta(minutes=5))
     torch.manual_seed(0)
     torch.optim.SGD([torch.zeros(1)])  # imports what torch's optimizers need
     baseline = peak()
-    net, spent, kept = AlexNet(paper, column=column), defaultdict(float), {}
-    own = {p.data_ptr() for p in net.parameters()}
+    net = AlexNet(paper, column=column)
     optimizer = make_optimizer(net, paper)
-    x, y = torch.randn(BATCH, 3, 224, 224) * 60, torch.randint(1000, (BATCH,))
+    x = torch.randn(BATCH, 3, 224, 224) * 60
+    y = torch.randint(1000, (BATCH,))
+    seconds = defaultdict(float)
     if column is not None:
-        multigpu.exchange_with_peer, dist.broadcast = (
-            timed(spent, "exchange", f)
-            for f in (multigpu.exchange_with_peer, dist.broadcast)
-        )
+        exchange = multigpu.exchange_with_peer
+        multigpu.exchange_with_peer = timed(seconds, "exchange", exchange)
+        dist.broadcast = timed(seconds, "exchange", dist.broadcast)
+    optimizer.step = timed(seconds, "update", optimizer.step)
+    forward = timed(seconds, "forward", column_loss)
 
-    def forward(step):
-        logits = net(x, dropout_masks(paper, BATCH, 0, step, column))
-        return logits.sum() if column == 1 else F.cross_entropy(logits, y)
+    def step(number):
+        masks = dropout_masks(paper, BATCH, 0, number, column)
+        train_step(net, optimizer, x, y, partial(forward, masks=masks))
 
-    def backward(loss):
-        optimizer.zero_grad()
-        loss.backward()
-
-    parts = {
-        name: timed(spent, name, f)
-        for name, f in (
-            ("forward", forward),
-            ("backward", backward),
-            ("update", optimizer.step),
-        )
-    }
-
-    def keep(t):
-        return (
-            kept.update(
-                {}
-                if t.untyped_storage().data_ptr() in own
-                else {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes()}
-            )
-            or t
-        )
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
-        loss = forward(0)
-    backward(loss)
-    optimizer.step()
-    del loss
-    rows, before = [], multigpu.bytes_sent.total()
-    for step in range(STEPS):
-        spent.clear()
+    kept_bytes = count_kept_bytes(net, partial(step, 0))
+    rows = []
+    sent_before = multigpu.bytes_sent.total()
+    for number in range(STEPS):
+        seconds.clear()
         begin = time.perf_counter()
-        parts["backward"](parts["forward"](step))
-        parts["update"]()
-        rows.append(dict(spent) | {"step": time.perf_counter() - begin})
-    print(
-        json.dumps(
-            dict(
-                column=column,
-                steps=rows,
-                parameters=sum(p.numel() for p in net.parameters()),
-                kept_bytes=sum(kept.values()),
-                sent_bytes=(multigpu.bytes_sent.total() - before) // STEPS,
-                start_bytes=baseline,
-                peak_bytes=peak(),
-            )
-        )
-        + "\n",
-        end="",
-        flush=True,
+        step(number)
+        seconds["step"] = time.perf_counter() - begin
+        rest = seconds["step"] - seconds["forward"] - seconds["update"]
+        rows.append(dict(seconds) | {"backward": rest})
+    result = dict(
+        column=column,
+        steps=rows,
+        parameters=sum(p.numel() for p in net.parameters()),
+        kept_bytes=kept_bytes,
+        sent_bytes=(multigpu.bytes_sent.total() - sent_before) // STEPS,
+        start_bytes=baseline,
+        peak_bytes=peak(),
     )
+    print(json.dumps(result) + "\n", end="", flush=True)
     os._exit(0)
 
 
@@ -127,7 +130,9 @@ def launch(processes):
     """Results of each process of a run."""
     with tempfile.TemporaryDirectory() as store:
         command = [*torchrun_command(processes, store), __file__, "worker"]
-        environment = worker_environment(plan_placement(processes, found=0), store)
+        environment = worker_environment(
+            plan_placement(processes, num_devices=0), store
+        )
         environment |= dict(OMP_NUM_THREADS=str(2 // processes))
         del environment["PYTHONSAFEPATH"]  # this script imports its neighbors
         out = subprocess.run(
@@ -155,6 +160,9 @@ def table(results):
     def row(name, show):
         return (name, *map(show, runs))
 
+    def part_row(part):
+        return row(f"{part}, ms", lambda r: f"{1e3 * median(r, part):.0f}")
+
     rows = [
         row("parameters", lambda r: r[0]["parameters"]),
         row(
@@ -175,22 +183,22 @@ def table(results):
             "step, of one process",
             lambda r: f"{median(r, 'step') / median(whole, 'step'):.2f}",
         ),
-        *(
-            row(f"{part}, ms", lambda r: f"{1e3 * median(r, part):.0f}")
-            for part in ("forward", "backward", "update")
-        ),
+        *map(part_row, ("forward", "backward", "update")),
         row(
             "exchange and waiting, ms (of the step)",
             lambda r: (
-                f"{1e3 * median(r, 'exchange'):.0f} ({median(r, 'exchange') / median(r, 'step'):.1%})"
+                f"{1e3 * median(r, 'exchange'):.0f}"
+                f" ({median(r, 'exchange') / median(r, 'step'):.1%})"
             ),
         ),
     ]
     return MarkdownTable(
         ["", "one process", "column 0", "column 1"],
         rows,
-        f"Batch {BATCH}, 224 pixels, the whole net, float32; medians of {ROUNDS * STEPS} steps, "
-        "in brackets the least and the most. Forward and backward include the exchange.",
+        f"Batch {BATCH}, 224 pixels, the whole net, float32; medians of"
+        f" {ROUNDS * STEPS} steps, "
+        "in brackets the least and the most. Forward and backward include the"
+        " exchange.",
     )
 
 

@@ -1,4 +1,6 @@
-"""Times packing and batches beside what people use, on JPEGs of ImageNet's usual size made from two photographs, and writes
+"""Time packing and batches beside what people use.
+
+The images are JPEGs of ImageNet's usual size, made from two photographs. Writes
 results/benchmarks/data.{json,md}.
 
     python benchmarks/data.py
@@ -21,6 +23,7 @@ from torchvision import datasets, io, transforms
 
 from alexnet_nb.augmentation import InputTransform, sample_augment_params
 from alexnet_nb.data.packing import pack
+from alexnet_nb.data.sources import list_images
 from alexnet_nb.engine.trainer import load_images
 from alexnet_nb.preprocessing import load_image
 from alexnet_nb.recipes import MarkdownTable, paper
@@ -31,7 +34,7 @@ square = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(256)]
 
 
 def make_files(folder):
-    """JPEGs of 500 × 375 pixels at quality 75 to 95, cut from china.jpg and flower.jpg."""
+    """Cut JPEGs of 500 × 375 pixels, quality 75 to 95, from two photographs."""
     rng, photos = (
         np.random.default_rng(0),
         [Image.fromarray(load_sample_image(f"{n}.jpg")) for n in ("china", "flower")],
@@ -142,14 +145,18 @@ def table(results):
     ):
         group = results[what]
         for name in group["seconds"]:
-            ratio = statistics.median(
-                a / b for a, b in zip(rate(group, name), rate(group, against))
-            )
+            pairs = zip(rate(group, name), rate(group, against), strict=True)
+            ratio = statistics.median(a / b for a, b in pairs)
             rows.append((what, name, spread(rate(group, name)), f"{ratio:.3g}"))
     note = (
-        f"Pictures of 500×375, {FILES} files. Batches of {BATCH} at 224, uint8, from pictures of 256×256 in the page cache; the two loaders have two processes, "
-        "ours and the copy none. `ImageFolder` decodes, rescales, crops, mirrors and normalizes: what people do, not the same work. "
-        f"`pack` as a whole, {results['pack']['processes']} processes, statistics and checksums included: {results['pack']['pictures'] / results['pack']['seconds']:,.0f} pictures a second."
+        f"Pictures of 500×375, {FILES} files. Batches of {BATCH} at 224, uint8, from"
+        " pictures of 256×256 in the page cache; the two loaders have two processes, "
+        "ours and the copy none. `ImageFolder` decodes, rescales, crops, mirrors and"
+        " normalizes: what people do, not the same work. "
+        f"`pack` as a whole, {results['pack']['processes']} processes, statistics and"
+        " checksums included:"
+        f" {results['pack']['pictures'] / results['pack']['seconds']:,.0f} pictures a"
+        " second."
     )
     return MarkdownTable(
         ["", "", "pictures a second", "PIL or the copy = 1"], rows, note
@@ -167,7 +174,7 @@ def main():
         packing = dict(pictures=len(files), seconds=in_turns(readers, rounds=5))
         stored = {
             q: pack(
-                folder / "files",
+                list_images(folder / "files"),
                 folder / f"packed{q}",
                 quality=q,
                 progress=lambda line: None,
@@ -187,7 +194,9 @@ def main():
                 link.hardlink_to(path)
         (many / "val").symlink_to(folder / "files/val")
         begin = time.perf_counter()
-        whole = pack(many, folder / "whole", processes=2, progress=lambda line: None)
+        whole = pack(
+            list_images(many), folder / "whole", processes=2, progress=lambda line: None
+        )
         packed = dict(
             pictures=len(whole.train), processes=2, seconds=time.perf_counter() - begin
         )

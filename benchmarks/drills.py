@@ -1,6 +1,8 @@
-"""Runs the drills of tests/faults/test_survival.py and tests/faults/test_packing_stopped.py several times and writes results/drills/drills.{tsv,md}.
+"""Run the drills several times, and write results/drills/drills.{tsv,md}.
 
-python benchmarks/drills.py [passes]
+They are tests of tests/faults/test_survival.py and test_packing_stopped.py.
+
+    python benchmarks/drills.py [passes]
 """
 
 import csv
@@ -16,8 +18,13 @@ from alexnet_nb.recipes import MarkdownTable
 
 ROOT = Path(__file__).resolve().parent.parent
 DRILLS = {  # part of the test's name: what happens
-    "killed_at_any_step": "SIGKILL at a random step, then resumed: weights and metrics bit for bit; processes:",
-    "takes_up": "an error at a random step, resumed on another number of processes, float64:",
+    "killed_at_any_step": (
+        "SIGKILL at a random step, then resumed: weights and metrics bit for bit;"
+        " processes:"
+    ),
+    "takes_up": (
+        "an error at a random step, resumed on another number of processes, float64:"
+    ),
     "failing_process": "a run of two processes, at a random step process",
     "killed_notebook": "both processes hang and the kernel is killed",
     "a_kernel_is": "both processes hang and the kernel is",
@@ -99,8 +106,11 @@ def table(rows):
         )
     left = {r["pass"]: int(r["left behind"]) for r in rows}
     note = (
-        f"{sum(r['outcome'] == 'survived' for r in rows)} of {len(rows)} drills in {len(left)} passes; processes left behind: {sum(left.values())}. "
-        "A drill passes when the run ends within 30 s and says why, nothing of it stays behind after 10 s, and where it is resumed nothing beyond the last checkpoint is lost."
+        f"{sum(r['outcome'] == 'survived' for r in rows)} of {len(rows)} drills in"
+        f" {len(left)} passes; processes left behind: {sum(left.values())}. "
+        "A drill passes when the run ends within 30 s and says why, nothing of it"
+        " stays behind after 10 s, and where it is resumed nothing beyond the last"
+        " checkpoint is lost."
     )
     return MarkdownTable(["drill", "survived", "seconds"], lines, note)
 
@@ -120,7 +130,8 @@ def main():
             with atomic_write(ROOT / "results/drills/drills.md") as temp:
                 temp.write_text(f"{table(rows)}\n")
             print(
-                f"pass {number}: {sum(r['outcome'] == 'survived' for r in rows)} of {len(rows)} so far, {rows[-1]['left behind']} processes left behind",
+                f"pass {number}: {sum(r['outcome'] == 'survived' for r in rows)} of"
+                f" {len(rows)} so far, {rows[-1]['left behind']} processes left behind",
                 flush=True,
             )
     print(table(rows))

@@ -1,6 +1,8 @@
-"""Times response normalization, forward and backward, beside torch's, and writes results/benchmarks/lrn.{json,md}.
+"""Time response normalization, forward and backward, beside torch's.
 
-python benchmarks/lrn.py
+Writes results/benchmarks/lrn.{json,md}.
+
+    python benchmarks/lrn.py
 """
 
 import statistics
@@ -23,7 +25,10 @@ def torchs(x):
 
 
 def measure(shape, layout, busy=False, compiled=True):
-    """Seconds of a forward and backward pass of each, in turn; the floor is what has to be read and written, at the rate of a copy."""
+    """Seconds of a forward and backward pass of each, in turn.
+
+    The floor is what has to be read and written, at the rate of a copy.
+    """
     x, g = (
         torch.randn(shape).contiguous(memory_format=LAYOUTS[layout]) * s
         for s in (30, 1)
@@ -58,35 +63,39 @@ def measure(shape, layout, busy=False, compiled=True):
     )
 
 
+def ratio(seconds, over, under):
+    """Write one median over another, or nothing where one was not measured."""
+    if over not in seconds or under not in seconds:
+        return ""
+    quotient = statistics.median(seconds[over]) / statistics.median(seconds[under])
+    return f"{quotient:.1f}"
+
+
+def table_row(result):
+    """Write the line of one tensor."""
+    seconds = result["seconds"]
+    tensor = f"{'×'.join(map(str, result['shape']))}, {result['layout']}"
+    if result["busy"]:
+        tensor += ", one core busy"
+    floors = statistics.median(seconds["ours"]) / result["floor_seconds"]
+    return (
+        tensor,
+        spread([1e3 * t for t in seconds["ours"]]),
+        spread([1e3 * t for t in seconds["torch's"]]),
+        ratio(seconds, "torch's", "ours"),
+        ratio(seconds, "torch's", "ours, compiled"),
+        ratio(seconds, "torch's, compiled", "ours, compiled"),
+        f"{floors:.1f}",
+    )
+
+
 def table(results):
-    rows = []
-    for r in results:
-        median = {name: 1e3 * statistics.median(s) for name, s in r["seconds"].items()}
-
-        def ratio(over, under):
-            return (
-                f"{median[over] / median[under]:.1f}"
-                if over in median and under in median
-                else ""
-            )
-
-        rows.append(
-            (
-                f"{'×'.join(map(str, r['shape']))}, {r['layout']}"
-                + ", one core busy" * r["busy"],
-                *(
-                    spread([1e3 * t for t in r["seconds"][n]])
-                    for n in ("ours", "torch's")
-                ),
-                ratio("torch's", "ours"),
-                ratio("torch's", "ours, compiled"),
-                ratio("torch's, compiled", "ours, compiled"),
-                f"{median['ours'] / 1e3 / r['floor_seconds']:.1f}",
-            )
-        )
+    rows = [table_row(r) for r in results]
     note = (
-        "Forward and backward, float32. The floor: the input is read twice, the gradient once, output and gradient are written once, at the rate "
-        f"of a copy of 256 MB ({results[0]['copy_bytes_per_second'] / 1e9:.0f} GB/s, read and written)."
+        "Forward and backward, float32. The floor: the input is read twice, the"
+        " gradient once, output and gradient are written once, at the rate "
+        f"of a copy of 256 MB ({results[0]['copy_bytes_per_second'] / 1e9:.0f} GB/s,"
+        " read and written)."
     )
     return MarkdownTable(
         [

@@ -1,9 +1,12 @@
-"""Breaks the package on purpose and sees whether a test notices; writes results/mutants/{traps,random}.tsv and their tables.
+"""Breaks the package on purpose and sees whether a test notices.
+
+Writes results/mutants/{traps,random}.tsv and their tables.
 
     python benchmarks/mutants.py [traps | random] [how many]
 
-traps: the patches of tests/patches.tsv, each of which steps into a trap; that trap's own test is to fail.
-random: constants, operators and comparisons of lrn, multigpu and learning, changed one at a time, drawn with a fixed seed.
+traps: the patches of tests/patches.tsv, each of which steps into a trap; that trap's
+own test is to fail. random: constants, operators and comparisons of lrn, multigpu and
+learning, changed one at a time, drawn with a fixed seed.
 """
 
 import ast
@@ -24,8 +27,18 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results/mutants"
 SUITES = {  # tests of a module, the fast ones first
     "lrn": "tests/unit/test_lrn.py tests/evidence/test_traps*.py",
-    "multigpu": "tests/unit/test_multigpu.py tests/distributed/test_two_processes.py tests/faults/test_survival.py -k 'faults_are_caught or ten_steps or plain_grouped or one_step or takes_up'",
-    "learning": "tests/unit/test_learning.py tests/unit/test_recipes.py tests/unit/test_multigpu.py tests/unit/test_lab.py tests/evidence/test_claims.py tests/evidence/test_traps*.py tests/distributed/test_two_processes.py -k 'not digits and not one_step'",
+    "multigpu": (
+        "tests/unit/test_multigpu.py tests/distributed/test_two_processes.py "
+        "tests/faults/test_survival.py -k 'faults_are_caught or ten_steps or "
+        "plain_grouped or one_step or takes_up'"
+    ),
+    "learning": (
+        "tests/unit/test_learning.py tests/unit/test_recipes.py "
+        "tests/unit/test_multigpu.py tests/unit/test_lab.py "
+        "tests/evidence/test_claims.py tests/evidence/test_traps*.py "
+        "tests/distributed/test_two_processes.py -k 'not digits and not "
+        "one_step'"
+    ),
 }
 
 
@@ -59,20 +72,27 @@ def failing(folder, tests):
 
 
 def patches():
-    """The patches of tests/patches.tsv: trap, module, what is found, what is put in its place."""
+    """The patches of tests/patches.tsv.
+
+    Trap, module, what is found, what is put in its place.
+    """
     with open(ROOT / "tests/patches.tsv") as f:
         return list(csv.DictReader(f, delimiter="\t", quoting=csv.QUOTE_NONE))
 
 
 def patched(source, patch):
-    """A module's source with its patch. The patch is written against the source as `ast.unparse` writes it, so that it
-    does not depend on how lines are broken. Raises `ValueError` where it does not fit exactly once.
+    """A module's source with its patch.
+
+    The patch is written against the source as `ast.unparse` writes it, so that it does
+    not depend on how lines are broken. Raises `ValueError` where it does not fit
+    exactly once.
     """
     plain = ast.unparse(ast.parse(source))
     count = plain.count(patch["find"])
     if count != 1:
         raise ValueError(
-            f"trap {patch['trap']}: got {patch['find']!r} {count} times in {patch['module']}, expected it once"
+            f"trap {patch['trap']}: got {patch['find']!r} {count} times in"
+            f" {patch['module']}, expected it once"
         )
     return plain.replace(patch["find"], patch["put"] or "")
 
@@ -97,7 +117,10 @@ SWAPS = {
 
 
 def places(tree):
-    """Everything that can be changed, with what it becomes; words of messages are left alone."""
+    """Everything that can be changed, with what it becomes.
+
+    Words of messages are left alone.
+    """
     words = {
         id(n)
         for s in ast.walk(tree)
@@ -125,13 +148,13 @@ def mutant(source, draw):
     after = ast.unparse(tree)
     return after, *next(
         (a.strip(), b.strip())
-        for a, b in zip(before.splitlines(), after.splitlines())
+        for a, b in zip(before.splitlines(), after.splitlines(), strict=False)
         if a != b
     )
 
 
 def try_it(folder, module, source, tests):
-    """Seconds, and the test that noticed, with a module's source replaced in the copy."""
+    """Replace a module in the copy; return seconds, and the test that noticed."""
     path, begin = folder / f"alexnet_nb/{module}.py", time.monotonic()
     before = path.read_text()
     path.write_text(source)
@@ -165,7 +188,8 @@ def trap_table(rows):
             )
             for r in rows
         ],
-        f"{sum(bool(r['caught by']) for r in rows)} of {len(rows)} patches were caught by the trap's own test.",
+        f"{sum(bool(r['caught by']) for r in rows)} of {len(rows)} patches were caught"
+        " by the trap's own test.",
     )
 
 
@@ -181,7 +205,8 @@ def random_table(rows):
             )
             for r in rows
         ],
-        f"{sum(bool(r['caught by']) for r in rows)} of {len(rows)} random changes were caught.",
+        f"{sum(bool(r['caught by']) for r in rows)} of {len(rows)} random changes were"
+        " caught.",
     )
 
 

@@ -1,6 +1,8 @@
-"""Times the training step (forward, backward, update) of AlexNets, side by side, and writes results/benchmarks/step-DEVICE.{json,md}.
+"""Time the training step of AlexNets: forward pass, backward pass, update.
 
-python benchmarks/step.py [cpu | cuda] [pictures in a batch …]
+They take turns. Writes results/benchmarks/step-DEVICE.{json,md}.
+
+    python benchmarks/step.py [cpu | cuda] [pictures in a batch …]
 """
 
 import statistics
@@ -17,10 +19,14 @@ from alexnet_nb.lrn import LRN
 from alexnet_nb.model import AlexNet, layer_specs
 from alexnet_nb.recipes import MarkdownTable, no_lrn, paper, source2012
 from alexnet_nb.recipes import torchvision as theirs
+from alexnet_nb.training import train_step
 
 
 def naive():
-    """AlexNet as it is usually written: grouped convolutions, torch's normalization over all kernel maps, dropout layers."""
+    """AlexNet as it is usually written.
+
+    Grouped convolutions, torch's normalization over all kernel maps, dropout layers.
+    """
 
     def norm():
         return nn.LocalResponseNorm(5, alpha=5e-4, beta=0.75, k=2.0)
@@ -140,18 +146,22 @@ def stepper(name, device, batch, autocast):
     if "best" in name:
         x = x.to(**best)
 
-    def step():
+    def compute_loss(model, images, labels):
         with torch.autocast(device, torch.bfloat16, enabled=autocast):
-            logits = run(x)
-        optimizer.zero_grad()
-        F.cross_entropy(logits.float(), y).backward()
-        optimizer.step()
+            logits = model(images)
+        return F.cross_entropy(logits.float(), labels), logits
+
+    def step():
+        train_step(run, optimizer, x, y, compute_loss)
 
     return step, optimizer
 
 
 def operations(name):
-    """Of one picture, forward and backward, in the layers alone: two a multiply-add, and conv1 needs no gradient of its input."""
+    """Of one picture, forward and backward, in the layers alone.
+
+    Two a multiply-add, and conv1 needs no gradient of its input.
+    """
     layers = layer_specs(theirs if name.startswith("torchvision") else paper)
     return 2 * (
         3 * sum(layer.multiply_adds for layer in layers) - layers[0].multiply_adds
@@ -176,7 +186,10 @@ def dropout(device, batch, autocast):
 
 
 def measure(device, batch, precision):
-    """Seconds of every net's step, of a large matrix product and of the parts, all in turn."""
+    """Time every net's step, a large matrix product and the parts, all in turn.
+
+    Return the seconds.
+    """
     autocast, tf32 = PRECISIONS[precision]
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
     torch._dynamo.reset()
@@ -212,19 +225,17 @@ def table(results):
     rows, notes = (
         [],
         [
-            f"The layers of each net take {operations('paper') / 1e9:.2f} GFLOP a picture, torchvision's {operations('torchvision') / 1e9:.2f}."
+            f"The layers of each net take {operations('paper') / 1e9:.2f} GFLOP a"
+            f" picture, torchvision's {operations('torchvision') / 1e9:.2f}."
         ],
     )
+    best_way = "torchvision's, the best way"
     for r in results:
         median = {name: statistics.median(s) for name, s in r["seconds"].items()}
         rate = {name: r["flops"][name] / median[name] / 1e9 for name in r["flops"]}
         for name in NETS:
-            against = [
-                b / a
-                for a, b in zip(
-                    r["seconds"][name], r["seconds"]["torchvision's, the best way"]
-                )
-            ]
+            pairs = zip(r["seconds"][name], r["seconds"][best_way], strict=True)
+            against = [best / own for own, best in pairs]
             rows.append(
                 (
                     f"{r['precision']}, {r['batch']}",
@@ -237,8 +248,11 @@ def table(results):
         lrn = median["ours, paper"] - median["ours, paper without LRN"]
         share = (lrn + median["dropout"] + median["update"]) / median["ours, paper"]
         notes.append(
-            f"{r['precision']}, batch {r['batch']}: a matrix product of {rate['matrix product']:,.0f} GFLOP/s; LRN, dropout and update take "
-            f"{share:.1%} of the paper's step ({1e3 * lrn:.0f}, {1e3 * median['dropout']:.0f} and {1e3 * median['update']:.0f} of {1e3 * median['ours, paper']:.0f} ms)."
+            f"{r['precision']}, batch {r['batch']}: a matrix product of"
+            f" {rate['matrix product']:,.0f} GFLOP/s; LRN, dropout and update take "
+            f"{share:.1%} of the paper's step ({1e3 * lrn:.0f},"
+            f" {1e3 * median['dropout']:.0f} and {1e3 * median['update']:.0f} of"
+            f" {1e3 * median['ours, paper']:.0f} ms)."
         )
     return MarkdownTable(
         [

@@ -1,4 +1,7 @@
-"""What both benchmarks share: the allocator of the package's launcher, timing in turns, and the files under results/."""
+"""What both benchmarks share.
+
+The allocator of the package's launcher, timing in turns, and the files under results/.
+"""
 
 import json
 import os
@@ -17,7 +20,10 @@ RESULTS = Path(__file__).resolve().parent.parent / "results/benchmarks"
 
 
 def start():
-    """Begin again with the allocator's environment, which glibc reads only when a process starts; two threads."""
+    """Begin again with the allocator's environment, and with two threads.
+
+    glibc reads that environment only when a process starts.
+    """
     if not ALLOCATOR.items() <= os.environ.items():
         os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | ALLOCATOR)
     torch.set_num_threads(2)
@@ -29,7 +35,10 @@ def in_turns(
     repeats: int = 1,
     done=lambda: None,  # waits for the device
 ) -> dict:  # name → seconds of every round
-    """Time functions side by side: each once a round, so that what disturbs the machine disturbs all."""
+    """Time functions side by side.
+
+    Each once a round, so that what disturbs the machine disturbs all.
+    """
     seconds = {name: [] for name in functions}
     for turn in range(rounds + 1):
         for name, function in functions.items():
@@ -46,16 +55,11 @@ def in_turns(
 def processor():
     """The model of the processor, as Linux or the platform names it."""
     cpuinfo = Path("/proc/cpuinfo")
-    names = (
-        [
-            l.split(":")[1].strip()
-            for l in cpuinfo.read_text().splitlines()
-            if l.startswith("model name")
-        ]
-        if cpuinfo.exists()
-        else []
-    )
-    return names[0] if names else platform.processor()
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":")[1].strip()
+    return platform.processor()
 
 
 def save(name: str, results: dict, table: str):
@@ -76,4 +80,7 @@ def save(name: str, results: dict, table: str):
 
 def spread(values: list, digits: int = 0) -> str:
     """Median, and in brackets the least and the most."""
-    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+    return (
+        f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to"
+        f" {max(values):.{digits}f})"
+    )

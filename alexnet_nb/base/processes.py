@@ -12,17 +12,25 @@ import time
 
 # %% ../../nbs/engine/processes.ipynb #available-cores
 def available_cores() -> int:
-    """Return how many cores this process may use."""
+    """Return how many cores this process may use.
+
+    A container or a batch system may allow fewer than the machine has. Where the system
+    does not tell (macOS, Windows), return how many the machine has.
+    """
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 # %% ../../nbs/engine/processes.ipynb #end_with_parent
-def exit_when_orphaned(worker=None):
-    """End this process when the one that started it is gone; it might work, or wait, for nobody."""
+def exit_when_orphaned() -> None:
+    """End this process soon after the one that started it has ended.
+
+    It would work, or wait, for nobody. Windows does not tell a process that its parent
+    has ended; there it ends when it next sends something.
+    """
     parent = os.getppid()
 
-    def watch():
+    def watch() -> None:
         while os.getppid() == parent:
             time.sleep(1)
         os._exit(1)
@@ -30,8 +38,8 @@ def exit_when_orphaned(worker=None):
     threading.Thread(target=watch, daemon=True).start()
 
 # %% ../../nbs/engine/processes.ipynb #end_with_notebook
-def exit_when_stdin_closes():
-    """Wait for the notebook to go away, then go, too."""
+def exit_when_stdin_closes() -> None:
+    """Wait until whoever writes to this process has ended, then end it, too."""
     while os.read(0, 1):
         pass
     os._exit(1)

@@ -7,83 +7,110 @@ __all__ = ['ImageSplit', 'JpegArray', 'PackedDataset', 'open_packed', 'open_spli
 
 # %% ../../nbs/engine/packed.ipynb #imports
 import json
-from dataclasses import dataclass
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ..base.files import printable, sha256
+from .workers import pickled_by_path
 from ..preprocessing import decode_jpeg
+
+# %% ../../nbs/engine/packed.ipynb #by-path
+@dataclass(frozen=True)
+class _PickledByPath:
+    """A base of dataclasses whose memory-mapped files are pickled as their paths.
+
+    A worker process that is not forked opens the files again; their bytes are not sent.
+    """
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[type, bytes]]:
+        values = [getattr(self, field.name) for field in fields(self)]
+        return _unpickled, (type(self), pickled_by_path(values))
+
+
+def _unpickled(kind: type, values: bytes) -> Any:
+    """Make an object again from the pickled values of its fields."""
+    return kind(*pickle.loads(values))
 
 # %% ../../nbs/engine/packed.ipynb #Split
 @dataclass(frozen=True)
-class ImageSplit:
-    """One half of a data set."""
+class ImageSplit(_PickledByPath):
+    """The training or the validation half of a data set."""
 
-    images: (
-        np.ndarray
-    )  # uint8, N × 3 × size × size; or Jpegs, which are indexed in the same way
+    images: np.ndarray  # uint8, N × 3 × size × size; or a JpegArray, indexed alike
     labels: np.ndarray  # int64, N
 
-    def __len__(self):
+    def __len__(self) -> int:
+        """Return the number of images."""
         return len(self.labels)
 
 # %% ../../nbs/engine/packed.ipynb #Jpegs
 @dataclass(frozen=True)
-class JpegArray:
-    """Pictures that are stored as JPEG and decoded when they are asked for."""
+class JpegArray(_PickledByPath):
+    """Images that are stored as JPEG and decoded when they are indexed."""
 
-    data: np.ndarray  # uint8, all strings one after the other
-    offsets: np.ndarray  # int64, N + 1
+    data: np.ndarray  # uint8, the JPEG strings one after the other
+    offsets: np.ndarray  # int64, N + 1, bytes
     size: int  # side, pixels
 
-    def __len__(self):
+    def __len__(self) -> int:
+        """Return the number of images."""
         return len(self.offsets) - 1
 
     @property
-    def shape(self):
+    def shape(self) -> tuple[int, int, int, int]:
+        """N, 3, size and size, as of an array of pixels."""
         return len(self), 3, self.size, self.size
 
     def __getitem__(
-        self, rows
-    ):  # a number, a slice or an array of numbers -> uint8, (N ×) 3 × size × size
-        def read(i):
-            return decode_jpeg(
-                self.data[self.offsets[i] : self.offsets[i + 1]].tobytes()
-            ).numpy()
-
+        self, rows: "int | np.integer | slice | np.ndarray"
+    ) -> np.ndarray:  # uint8
+        """Decode an image, 3 × size × size, or several, N × 3 × size × size."""
         if isinstance(rows, (int, np.integer)):
-            return read(range(len(self))[rows])
-        return np.ascontiguousarray(
-            np.stack([read(i) for i in np.arange(len(self))[rows]])
-        )
+            return self._decode(range(len(self))[rows])
+        images = [self._decode(row) for row in np.arange(len(self))[rows]]
+        return np.ascontiguousarray(np.stack(images))
+
+    def _decode(self, row: int) -> np.ndarray:
+        first, last = self.offsets[row], self.offsets[row + 1]
+        return decode_jpeg(self.data[first:last].tobytes()).numpy()
 
 # %% ../../nbs/engine/packed.ipynb #Packed
 @dataclass(frozen=True)
-class PackedDataset:
-    """A packed data set, opened: its pictures stay on disk until they are used."""
+class PackedDataset(_PickledByPath):
+    """A packed data set, opened: its images stay on disk until they are used."""
 
     path: Path
     train: ImageSplit
     val: ImageSplit
-    names: tuple  # of the classes
-    mean: np.ndarray  # float64, 3 × size × size, of the training pictures
+    names: tuple[str, ...]  # of the classes
+    mean: np.ndarray  # float64, 3 × size × size, of the training images
     cov: np.ndarray  # float64, 3 × 3, of the training pixels
-    meta: dict
+    meta: dict[str, Any]
 
     @property
-    def size(self):
+    def size(self) -> int:
+        """The side of the stored images, in pixels."""
         return self.mean.shape[-1]
 
-    def __repr__(self):
+    def __repr__(self) -> str:
+        """Count images and classes, and name the first ten classes."""
+        names = [printable(name) for name in self.names[:10]]
+        if len(self.names) > 10:
+            names[-1] += " …"
         return (
-            f"{len(self.train):,} training and {len(self.val):,} validation pictures of {self.size}×{self.size} pixels, "
-            f"{len(self.names)} classes: {', '.join(map(printable, self.names[:10]))}{' …' * (len(self.names) > 10)}"
+            f"{len(self.train):,} training and {len(self.val):,} validation images of"
+            f" {self.size}×{self.size} pixels, {len(self.names)} classes:"
+            f" {', '.join(names)}"
         )
 
 # %% ../../nbs/engine/packed.ipynb #open_packed
 def open_packed(
-    path,  # a folder written by pack
+    path: Path | str,  # a folder written by pack
 ) -> PackedDataset:
     """Open a packed data set.
 
@@ -94,7 +121,8 @@ def open_packed(
     for name in ("meta.json", "names.txt", "stats.npz"):
         if not (path / name).exists():
             raise FileNotFoundError(
-                f"{path} is not a packed data set: it has no {name}"
+                f"data: got {path}, which has no {name}, expected a packed data set;"
+                " pack it again, or name another folder"
             )
     stats = np.load(path / "stats.npz")
     meta = json.loads((path / "meta.json").read_text(encoding="utf-8"))
@@ -103,66 +131,67 @@ def open_packed(
     classes = meta.get("classes") if isinstance(meta, dict) else None
     if len(names) != classes:
         raise ValueError(
-            f"{path}/names.txt: got {len(names)} names, expected {classes}, the number of"
-            " classes in meta.json; pack the data set again"
+            f"{path}/names.txt: got {len(names)} names, expected {classes}, the number"
+            " of classes in meta.json; pack the data set again"
         )
     train, val = open_split(path / "train"), open_split(path / "val")
     return PackedDataset(path, train, val, names, stats["mean"], stats["cov"], meta)
 
 # %% ../../nbs/engine/packed.ipynb #open_split
-def open_split(folder):
-    """A split of a packed data set, memory-mapped."""
+def open_split(folder: Path) -> ImageSplit:
+    """Open a half of a packed data set, memory-mapped; packing may be unfinished."""
 
-    def load(name):
+    def load(name: str) -> np.ndarray:
         return np.load(folder / f"{name}.npy", mmap_mode="r")
 
     if (folder / "images.npy").exists():
         return ImageSplit(load("images"), load("labels"))
-    data, offsets = load("jpegs"), load("offsets")
-    return ImageSplit(
-        JpegArray(
-            data,
-            offsets,
-            json.loads(
-                (
-                    folder.parent
-                    / (
-                        "meta.json"
-                        if (folder.parent / "meta.json").exists()
-                        else "plan.json"
-                    )
-                ).read_text()
-            )["size"],
-        ),
-        load("labels"),
-    )
+    settings = folder.parent / "meta.json"
+    if not settings.exists():
+        settings = folder.parent / "plan.json"
+    size = json.loads(settings.read_text(encoding="utf-8"))["size"]
+    jpegs: Any = JpegArray(load("jpegs"), load("offsets"), size)
+    return ImageSplit(jpegs, load("labels"))
 
 # %% ../../nbs/engine/packed.ipynb #check
 def verify(
-    path,  # a folder written by pack
+    path: Path | str,  # a folder written by pack
 ) -> PackedDataset:
-    """Verify a packed data set: checksums, shapes, labels and a decoded sample. Raises `ValueError` saying what is wrong."""
+    """Verify checksums, shapes and labels of a packed data set, and decode a sample.
+
+    Raises `ValueError` listing all that is damaged.
+    """
     packed = open_packed(path)
-    wrong = [
-        f"{name} is not what was written"
-        for name, digest in packed.meta["sha256"].items()
-        if not (packed.path / name).exists() or sha256(packed.path / name) != digest
-    ]
-    for name, split in (("train", packed.train), ("val", packed.val)):
-        if split.images.shape != (len(split), 3, packed.size, packed.size):
-            wrong.append(
-                f"{name}: {split.images.shape[0]} pictures of {split.images.shape[2:]}, {len(split)} labels"
-            )
-        if len(split) and not 0 <= split.labels.min() <= split.labels.max() < len(
-            packed.names
-        ):
-            wrong.append(
-                f"{name}: labels from {split.labels.min()} to {split.labels.max()}, {len(packed.names)} classes"
-            )
-        try:
-            split.images[:: max(1, len(split) // 10)]
-        except Exception as e:
-            wrong.append(f"{name}: a picture cannot be read: {e}")
-    if wrong:
-        raise ValueError(f"{path}: " + "; ".join(wrong))
+    faults = []
+    for name, checksum in packed.meta["sha256"].items():
+        file = packed.path / name
+        if not file.exists() or sha256(file) != checksum:
+            faults.append(f"{name} is not what was written")
+    faults += _split_faults("train", packed.train, packed)
+    faults += _split_faults("val", packed.val, packed)
+    if faults:
+        raise ValueError(
+            f"{path}: got damaged files ({'; '.join(faults)}), expected what pack has"
+            " written; pack the data set again"
+        )
     return packed
+
+
+def _split_faults(name: str, split: ImageSplit, packed: PackedDataset) -> list[str]:
+    """List what is damaged in a half of a packed data set."""
+    faults = []
+    if split.images.shape != (len(split), 3, packed.size, packed.size):
+        count, _, *sides = split.images.shape
+        faults.append(f"{name}: {count} images of {sides}, {len(split)} labels")
+    if len(split):
+        least, greatest = split.labels.min(), split.labels.max()
+        if least < 0 or greatest >= len(packed.names):
+            faults.append(
+                f"{name}: labels from {least} to {greatest}, but"
+                f" {len(packed.names)} classes"
+            )
+    try:
+        split.images[:: max(1, len(split) // 10)]
+    except Exception as error:
+        faults.append(f"{name}: an image cannot be read: {error}")
+    return faults

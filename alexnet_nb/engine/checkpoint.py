@@ -24,7 +24,6 @@ from alexnet_nb.base.files import (
     sha256,
     sync_folder,
 )
-from .run_dir import checkpoints, refuse_linked_folders
 from .trainer import Trainer
 from ..multigpu import gather_state_dict, shard_state_dict
 from ..recipes import Recipe
@@ -33,22 +32,25 @@ from ..recipes import Recipe
 def save_checkpoint(
     trainer: Trainer,
     keep: int = 2,  # checkpoints that stay
-):
-    """Write weights, momentum and state of the whole network; the first process writes."""
+) -> None:
+    """Write weights, momentum and state of the whole network; the main process writes.
+
+    Raises `FloatingPointError` where weights or momentum are not finite.
+    """
     trainer.last_save = time.monotonic()
-    folder = trainer.folder
-    path = folder / "checkpoints" / f"step-{trainer.step:07}"
     if trainer.replica:
         return
+    run_dir = trainer.run_dir
+    path = run_dir.path / "checkpoints" / f"step-{trainer.step:07}"
     weights = gather_state_dict(trainer.model.state_dict(), trainer.column)
     velocity = gather_state_dict(momentum_buffers(trainer), trainer.column)
     if not trainer.is_main or path.exists():
         return
-    refuse_linked_folders(folder)
+    run_dir.refuse_links()
     refuse_non_finite({"weights": weights, "velocity": velocity}, trainer)
-    if (folder / "metrics.jsonl").exists():
-        fsync_path(folder / "metrics.jsonl")  # no checkpoint is ahead of its metrics
-    sync_folder(folder)
+    if run_dir.metrics_path.exists():  # no checkpoint is ahead of its metrics
+        fsync_path(run_dir.metrics_path)
+    sync_folder(run_dir.path)
     with atomic_write(path) as temp:
         temp.mkdir()
         write_tensors(temp / "weights.safetensors", weights)
@@ -61,12 +63,12 @@ def save_checkpoint(
             sha256={p.name: sha256(p) for p in sorted(temp.iterdir())},
         )
         (temp / "state.json").write_text(json.dumps(state, indent=1))
-    for old in checkpoints(folder)[:-keep]:
+    for old in run_dir.checkpoints()[:-keep]:
         shutil.rmtree(old)
 
 # %% ../../nbs/engine/checkpoint.ipynb #momentum-buffers
 def momentum_buffers(trainer: Trainer) -> dict[str, torch.Tensor]:
-    """Return torch's momentum buffers by parameter; zeros where there was no step yet."""
+    """Return torch's momentum buffers by parameter; zeros before the first step."""
     buffers = {}
     for name, parameter in trainer.model.named_parameters():
         state = trainer.optimizer.state[parameter]
@@ -74,7 +76,10 @@ def momentum_buffers(trainer: Trainer) -> dict[str, torch.Tensor]:
     return buffers
 
 # %% ../../nbs/engine/checkpoint.ipynb #refuse-non-finite
-def refuse_non_finite(tensors: dict[str, dict[str, torch.Tensor]], trainer: Trainer):
+def refuse_non_finite(
+    tensors: dict[str, dict[str, torch.Tensor]],  # by kind and name
+    trainer: Trainer,
+) -> None:
     """Raise `FloatingPointError` instead of saving numbers that are infinite or NaN.
 
     The checkpoints before stay.
@@ -89,33 +94,39 @@ def refuse_non_finite(tensors: dict[str, dict[str, torch.Tensor]], trainer: Trai
                 )
 
 # %% ../../nbs/engine/checkpoint.ipynb #write_tensors
-def write_tensors(path: Path, tensors: dict):
-    """A file of named tensors, with the rights that the user's files have; safetensors' own `save_file` hides it from others."""
+def write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """Write named tensors to a safetensors file with the usual permissions.
+
+    `save_file` of safetensors would hide it from other users.
+    """
     from safetensors.torch import save
 
-    path.write_bytes(
-        save({n: t.detach().cpu().contiguous() for n, t in tensors.items()})
-    )
+    on_cpu = {}
+    for name, tensor in tensors.items():
+        on_cpu[name] = tensor.detach().cpu().contiguous()
+    path.write_bytes(save(on_cpu))
 
 # %% ../../nbs/engine/checkpoint.ipynb #identity
-def fingerprint(trainer):
-    """What a checkpoint must have in common with the run that takes it up."""
+def fingerprint(trainer: Trainer) -> dict[str, dict]:
+    """Return what a checkpoint and the run that resumes from it must share."""
+    data: dict[str, Any]
     data = dict(train=len(trainer.data.train), names=list(trainer.data.names))
     data |= trainer.data.meta.get("sha256", {})
     return dict(recipe=as_stored(trainer.recipe), data=data)
 
 # %% ../../nbs/engine/checkpoint.ipynb #as_stored
-def as_stored(recipe: Recipe) -> dict:
-    """A recipe as it is read from a file, where tuples are lists."""
+def as_stored(recipe: Recipe) -> dict[str, Any]:
+    """Return a recipe as it is read from a JSON file, where tuples are lists."""
     return json.loads(json.dumps(asdict(recipe)))
 
 # %% ../../nbs/engine/checkpoint.ipynb #upgrade-recipe
+# of Recipe, before version 0.2
 _OLD_FIELDS = {
     "mirror": "hflip",
     "colour_std": "color_std",
     "colour_lengths": "color_lengths",
     "colour_divide": "color_divide",
-}  # of Recipe, before version 0.2
+}
 
 
 def upgrade_recipe(stored: dict[str, Any]) -> dict[str, Any]:
@@ -133,74 +144,94 @@ def upgrade_recipe(stored: dict[str, Any]) -> dict[str, Any]:
 
 # %% ../../nbs/engine/checkpoint.ipynb #last_checkpoint
 def last_checkpoint(trainer: Trainer) -> Path | None:
-    """The checkpoint from which all processes go on: the last that the first of them finds."""
-    found = [(checkpoints(trainer.folder) or [None])[-1]]
+    """Return the checkpoint to resume from: the last one that the main process sees."""
+    paths: list[Path | None] = [None, *trainer.run_dir.checkpoints()]
+    last = [paths[-1]]
     if trainer.mesh:
-        dist.broadcast_object_list(found, src=0)
-    return found[0]
+        dist.broadcast_object_list(last, src=0)
+    return last[0]
 
 # %% ../../nbs/engine/checkpoint.ipynb #read_checkpoint
 def read_checkpoint(
     path: Path,
-    expected: dict,  # what identity says of the run
-) -> dict:
-    """The state of a checkpoint. Raises `ValueError` where a file is damaged, or the checkpoint is another recipe's or data set's."""
+    expected: dict[str, dict],  # fingerprint of the run
+) -> dict[str, Any]:
+    """Read the state of a checkpoint, and check every file of it.
 
-    def lost(name):
-        return ValueError(
-            f"{path / name} is damaged or missing; remove {path} to go on from the checkpoint before it"
-        )
-
+    Raises `ValueError` where a file is damaged, and where the checkpoint belongs to
+    another recipe or data set; `FileNotFoundError` where it is not there.
+    """
     if not path.exists():
         raise FileNotFoundError(
-            f"{path}, which the first process has found, is not there for this one; the folder of a run must be on a disk that all machines share"
+            f"out_dir: got no {path} on this machine, expected the checkpoint that"
+            " process 0 has found; put the run on a disk that all machines share"
         )
     try:
         state = read_json(path / "state.json")
     except (FileNotFoundError, ValueError):
-        raise lost("state.json") from None
+        raise _damaged(path, "state.json") from None
     if not {"sha256", "step", *expected} <= state.keys():
-        raise lost("state.json")
+        raise _damaged(path, "state.json")
     for name, digest in state["sha256"].items():
         if not (path / name).exists() or sha256(path / name) != digest:
-            raise lost(name)
+            raise _damaged(path, name)
     if "recipe" in state:
         state["recipe"] = upgrade_recipe(state["recipe"])
-    for what, now in expected.items():
-        for name in sorted({*now, *state[what]}):
-            if now.get(name) != state[what].get(name):
-                raise ValueError(
-                    f"{path}: {what}: {name} was {state[what].get(name)!r}, and is {now.get(name)!r} now"
-                )
+    for part, values in expected.items():
+        _refuse_other_values(path, part, state[part], values)
     return state
 
+# %% ../../nbs/engine/checkpoint.ipynb #read-checkpoint-parts
+def _damaged(path: Path, name: str) -> ValueError:
+    """Return the error for a file of a checkpoint that is damaged or missing."""
+    return ValueError(
+        f"{path / name}: got a damaged or missing file, expected the one that was"
+        f" saved; remove {path} to resume from the checkpoint before it"
+    )
+
+
+def _refuse_other_values(
+    path: Path, part: str, stored: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    """Raise `ValueError` where a recipe or data set is not that of the checkpoint."""
+    for name in sorted({*expected, *stored}):
+        if expected.get(name) != stored.get(name):
+            raise ValueError(
+                f"{path}: got a checkpoint whose {part} has {name}"
+                f" {stored.get(name)!r}, expected {expected.get(name)!r}, as in this"
+                " run; resume with what the run was started with"
+            )
+
 # %% ../../nbs/engine/checkpoint.ipynb #load_checkpoint
-def load_checkpoint(trainer: Trainer, path: Path):
-    """Put a worker where a checkpoint was written."""
+def load_checkpoint(trainer: Trainer, path: Path) -> None:
+    """Load weights, momentum, learning rates and step of a checkpoint into a trainer.
+
+    Raises `ValueError` where `read_checkpoint` does, and where a validation is missing.
+    """
     from safetensors.torch import load_file
 
-    state, model = read_checkpoint(path, fingerprint(trainer)), trainer.model
-    epochs, rest = divmod(state["step"], trainer.steps_per_epoch)
-    if rest == 0 and len(state["val_errors"]) < epochs:
+    state = read_checkpoint(path, fingerprint(trainer))
+    epochs, remaining_steps = divmod(state["step"], trainer.steps_per_epoch)
+    if remaining_steps == 0 and len(state["val_errors"]) < epochs:
         raise ValueError(
-            f"{path}: got {len(state['val_errors'])} validation errors, expected {epochs}, one an epoch; "
-            "remove it to resume from the checkpoint before it"
+            f"{path}: got {len(state['val_errors'])} validation errors, expected"
+            f" {epochs}, one an epoch; remove it to resume from the one before it"
         )
-    weights, velocity = (
-        shard_state_dict(load_file(path / f"{n}.safetensors"), trainer.column)
-        for n in ("weights", "velocity")
-    )
-    model.load_state_dict(weights)
-    for name, p in model.named_parameters():
-        trainer.optimizer.state[p]["momentum_buffer"] = as_parameter_layout(
-            p, velocity[name]
-        )
+    weights = load_file(path / "weights.safetensors")
+    velocity = load_file(path / "velocity.safetensors")
+    trainer.model.load_state_dict(shard_state_dict(weights, trainer.column))
+    velocity = shard_state_dict(velocity, trainer.column)
+    for name, parameter in trainer.model.named_parameters():
+        momentum = as_parameter_layout(parameter, velocity[name])
+        trainer.optimizer.state[parameter]["momentum_buffer"] = momentum
+    rates = state["rates"]
     for group in trainer.optimizer.param_groups:
-        earlier = state["rates"]["biases"]  # conv1's had no group of their own
-        group["lr"] = state["rates"].get(group["name"], earlier)
-    trainer.step, trainer.val_errors = state["step"], state["val_errors"]
+        # before version 0.2, the biases of conv1 had no group of their own
+        group["lr"] = rates.get(group["name"], rates["biases"])
+    trainer.step = state["step"]
+    trainer.val_errors = state["val_errors"]
 
 # %% ../../nbs/engine/checkpoint.ipynb #like
-def as_parameter_layout(p, values):
-    """These values in the memory layout of a parameter, which fused SGD takes for granted."""
-    return torch.empty_like(p, requires_grad=False).copy_(values)
+def as_parameter_layout(parameter: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """Return values in the memory layout of a parameter, as fused SGD expects them."""
+    return torch.empty_like(parameter, requires_grad=False).copy_(values)

@@ -11,10 +11,11 @@ import argparse
 import inspect
 import os
 import re
+import sys
 from dataclasses import fields, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, TextIO, get_args
+from typing import Any, get_args
 
 import torch.distributed as dist
 
@@ -29,208 +30,264 @@ from alexnet_nb.engine.config import (
     validate_values,
 )
 from .distributed import Placement, plan_placement
-from .launch import train, worker_main
-from .run_dir import load_run_config, open_run, validate
+from .launch import LINE_MARK, train, worker_main
+from .run_dir import RunDir, load_run_config, open_run, validate
 
 # %% ../../nbs/engine/cli.ipynb #command_line
 def command_line() -> argparse.ArgumentParser:
-    """The parser of `alexnet-train`: an option for every field of `Config`, with its comment and its default."""
-    comments = dict(
-        re.findall(r"^    (\w+): .*?  # (.*)$", inspect.getsource(Config), re.M)
-    )
+    """Return the parser of `alexnet-train`: an option for every field of `Config`."""
     parser = argparse.ArgumentParser(
         "alexnet-train",
-        description="Train AlexNet, on this machine, or as one of the processes that torchrun starts. None is what leaving an option out means.",
+        description=(
+            "Train AlexNet, on this machine, or as one of the processes that torchrun"
+            " starts. None is what leaving an option out means."
+        ),
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,
     )
-    known = {f.name: f for f in fields(Config)}
-    for old, new in _OLD_NAMES.items():
-        how = _option(known[new].type)
-        parser.add_argument(f"--{old}", help=argparse.SUPPRESS, **how)
-    for f in fields(Config):
-        default = ""
-        unset = f.default is None or f.default is False or f.default == ""
-        if not unset:
-            default = f" (default: {f.default})"
-        name = "--" + f.name.replace("_", "-")
-        help = comments[f.name] + default
-        parser.add_argument(name, help=help, **_option(f.type))
+    config_fields = {field.name: field for field in fields(Config)}
+    for old_name, name in _OLD_NAMES.items():
+        option = _option(config_fields[name].type)
+        parser.add_argument(f"--{old_name}", help=argparse.SUPPRESS, **option)
+    comments = _field_comments()
+    for name, field in config_fields.items():
+        help = comments[name]
+        is_unset = field.default is None or field.default is False
+        if not is_unset and field.default != "":
+            help += f" (default: {field.default})"
+        option = _option(field.type)
+        parser.add_argument(f"--{_dashed(name)}", help=help, **option)
     return parser
 
 # %% ../../nbs/engine/cli.ipynb #option
-def _option(kind: Any) -> dict[str, Any]:
+def _option(field_type: Any) -> dict[str, Any]:
     """Return what argparse needs to know of an option of this type."""
-    kind = (get_args(kind) or (kind,))[0]
+    kind = (get_args(field_type) or (field_type,))[0]
     if kind is bool:
         return dict(action="store_true")
     return dict(type=kind, metavar=kind.__name__.upper())
 
+
+def _field_comments() -> dict[str, str]:
+    """Return the comment behind every field of `Config`."""
+    source = inspect.getsource(Config)
+    return dict(re.findall(r"^    (\w+): .*?  # (.*)$", source, re.M))
+
+
+def _dashed(name: str) -> str:
+    """Return the name of a parameter as an option has it."""
+    return name.replace("_", "-")
+
 # %% ../../nbs/engine/cli.ipynb #examples
 EXAMPLES = """examples:
-  alexnet-train                                        digits, a minute: does everything work?
-  alexnet-train --gpus 2 --data photos                 a folder of pictures, one column on each of two GPUs
-  alexnet-train --gpus 8 --data-parallel --data photos the whole net on each of eight GPUs
+  digits, a minute: does everything work?
+    alexnet-train
+  a folder of images, one column on each of two GPUs
+    alexnet-train --gpus 2 --data photos
+  the whole network on each of eight GPUs
+    alexnet-train --gpus 8 --data-parallel --data photos
 
-Under torchrun --gpus is the number of processes, and --out-dir must be a folder that all machines see; every machine runs
+Under torchrun, --gpus is the number of processes, and --out-dir must be a folder that
+all machines see. Every machine runs
 
-  export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1          or restarted processes may look for each other where they were before
-  torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:29500 --max-restarts 3 \\
+  export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
+  torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d \\
+      --rdzv-endpoint HOST:29500 --max-restarts 3 \\
       $(which alexnet-train) --data photos --out-dir runs/photos --data-parallel
 
-The first process makes the folder and packs the data; the first of every other machine packs them once more where the machines
-do not share a cache (ALEXNET_NB_CACHE). A restarted run goes on from its last checkpoint. --resume needs --out-dir only: every other
-option is then what the run was begun with."""
+Without the variable, processes that are started again may look for each other where
+they were before. The first process makes the folder and packs the data; the first one
+of every other machine packs them once more where the machines do not share a cache
+(ALEXNET_NB_CACHE). A run that is started again resumes from its last checkpoint.
+--resume needs --out-dir only: every other option is then what the run was started
+with."""
 
 # %% ../../nbs/engine/cli.ipynb #main-1
-def main():
-    """`alexnet-train`: train a run, or, where `torchrun` has set RANK, be one process of it."""
-    parser, env = command_line(), os.environ
-    asked = vars(parser.parse_args())
+def main() -> None:
+    """Train a run: the command `alexnet-train`.
+
+    Where torchrun has set RANK, be one process of the run instead.
+    """
+    options = vars(command_line().parse_args())
     try:
-        asked = rename_parameters(asked)
-        known = (
-            load_run_config(asked.get("out_dir", "")) if asked.get("resume") else {}
-        )  # what is not asked for stays as it was
-        config = Config(
-            **{
-                f.name: coerce(f.name, (known | asked)[f.name], f.type)
-                for f in fields(Config)
-                if f.name in known | asked
-            }
-        )
-        if not TORCHRUN_VARS & env.keys():
-            return print(f"the run is in {train(config, shell=True)}")
-        config, where = config_from_torchrun(config, asked.get("gpus"))
+        options = rename_parameters(options)
+        config = _config_from_options(options)
+        if not TORCHRUN_VARS & os.environ.keys():
+            print(f"the run is in {train(config, shell=True)}")
+            return
+        config, placement = config_from_torchrun(config, options.get("gpus"))
     except KeyboardInterrupt:
-        parser.exit(130)
-    except (ValueError, OSError, RuntimeError) as e:
-        words = re.sub(
-            r"\b(resume|data_parallel|dry_run)=True",
-            lambda m: "--" + m[1].replace("_", "-"),
-            str(e),
-        )
-        parser.exit(
-            2,
-            f"alexnet-train: {words}\n" if env.get("LOCAL_RANK", "0") == "0" else None,
-        )  # once on every machine
-    env.setdefault("ALEXNET_NB_DEVICE", where.device)
-    os._exit(
-        worker_main(
-            resolve(config), lambda: setup_rank(config, where), 1 + config.dry_run
-        )
+        sys.exit(130)
+    except (ValueError, OSError, RuntimeError) as error:
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # once on every machine
+            print(f"alexnet-train: {_with_options(str(error))}", file=sys.stderr)
+        sys.exit(2)
+    os.environ.setdefault("ALEXNET_NB_DEVICE", placement.device)
+    launches = 2 if config.dry_run else 1
+    exit_code = worker_main(
+        resolve(config), lambda: setup_rank(config, placement), launches
     )
+    os._exit(exit_code)  # as in `launch`
+
+# %% ../../nbs/engine/cli.ipynb #main-parts
+def _config_from_options(options: dict[str, Any]) -> Config:
+    """Return the configuration; a run to resume keeps what was not asked for."""
+    parameters = options
+    if options.get("resume"):
+        parameters = load_run_config(options.get("out_dir", "")) | options
+    values = {}
+    for field in fields(Config):
+        if field.name in parameters:
+            value = parameters[field.name]
+            values[field.name] = coerce(field.name, value, field.type)
+    return Config(**values)
+
+
+def _with_options(message: str) -> str:
+    """Name parameters as options: --resume, where a notebook has resume=True."""
+    pattern = r"\b(resume|data_parallel|dry_run)=True"
+    return re.sub(pattern, lambda match: f"--{_dashed(match[1])}", message)
 
 # %% ../../nbs/engine/cli.ipynb #place
-TORCHRUN_VARS = {
-    "RANK",
-    "LOCAL_RANK",
-    "WORLD_SIZE",
-}  # of a process among the others; torchrun sets them
+# torchrun sets them for every process
+TORCHRUN_VARS = {"RANK", "LOCAL_RANK", "WORLD_SIZE"}
 
 # %% ../../nbs/engine/cli.ipynb #one_of_many
 def config_from_torchrun(
     config: Config,
-    gpus: int | None,  # asked for
+    gpus: int | None,  # as the user asked
 ) -> tuple[Config, Placement]:
-    """What one of the processes that torchrun has started is to do. Raises `ValueError` where that is not what was asked for."""
+    """Return what one of the processes that torchrun has started is to do.
+
+    Raises `ValueError` where that is not what was asked for.
+    """
+    _check_torchrun_environment()
     env = os.environ
-    if missing := TORCHRUN_VARS - env.keys():
-        raise ValueError(
-            f"found {', '.join(sorted(TORCHRUN_VARS & env.keys()))} in the environment, but not {', '.join(sorted(missing))}; torchrun sets them all"
-        )
     processes = int(env["WORLD_SIZE"])
     if gpus not in (None, processes):
         raise ValueError(
-            f"parameter gpus: found {gpus}, but torchrun has started {processes} process{'es' * (processes > 1)}"
+            f"gpus: got {gpus}, expected {processes}, the number of processes that"
+            " torchrun has started; leave --gpus out"
         )
     if not config.out_dir:
-        raise ValueError("parameter out_dir: expected a folder that every process sees")
-    if (
-        env.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0"
-        and env.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    ):
         raise ValueError(
-            "--max-restarts needs TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in the environment of torchrun (pytorch issue 135712), and --standalone or --rdzv-backend c10d"
+            "out_dir: got none, expected a folder that every process sees; give"
+            " --out-dir"
         )
     config = replace(config, gpus=processes)
-    validate_values(config)  # the folder is for the first process to look at
-    where = plan_placement(
-        processes,
-        data_parallel=config.data_parallel,
-        machines=processes // int(env.get("LOCAL_WORLD_SIZE", processes)),
+    validate_values(config)  # the main process alone looks at the folder
+    machines = processes // int(env.get("LOCAL_WORLD_SIZE", processes))
+    placement = plan_placement(
+        processes, data_parallel=config.data_parallel, machines=machines
     )
-    if where.processes != processes:
-        raise ValueError(f"parameter gpus: found {processes}, but there is {where}")
-    return config, where
+    if placement.processes != processes:
+        raise ValueError(
+            f"gpus: got {processes} processes from torchrun, expected"
+            f" {placement.processes}: {placement}"
+        )
+    return config, placement
+
+# %% ../../nbs/engine/cli.ipynb #torchrun-environment
+def _check_torchrun_environment() -> None:
+    """Raise `ValueError` where torchrun's variables are incomplete or cannot work."""
+    env = os.environ
+    missing = sorted(TORCHRUN_VARS - env.keys())
+    if missing:
+        present = sorted(TORCHRUN_VARS & env.keys())
+        raise ValueError(
+            f"environment: got {', '.join(present)} without {', '.join(missing)},"
+            " expected all of them, as torchrun sets them, or none"
+        )
+    may_restart = env.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0"
+    if may_restart and env.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        raise ValueError(
+            "environment: got --max-restarts with a store that all restarts share,"
+            " expected TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in the environment of"
+            " torchrun, and --standalone or --rdzv-backend c10d (pytorch issue 135712)"
+        )
 
 # %% ../../nbs/engine/cli.ipynb #set_up
 def setup_rank(
     config: Config,
-    where: Placement,
-) -> tuple[Path, Path, TextIO | None]:  # folder of the run, packed data, its lock
-    """Make a run and its data, or find them, as a process that torchrun started.
+    placement: Placement,
+) -> tuple[RunDir, Path]:  # the run, folder of packed data
+    """Make a run and its data, or find them, as a process that torchrun has started.
 
-    The first process makes the run and packs the data, while the others wait. Then the
+    The main process makes the run and packs the data, while the others wait. Then the
     first process of every other machine packs them, where no cache is shared.
     """
     rank = int(os.environ["RANK"])
     local_rank = int(os.environ["LOCAL_RANK"])
     group = None
-    if where.processes > 1:  # packing takes its time
+    if placement.processes > 1:  # packing takes its time
         group = dist.new_group(backend="gloo", timeout=timedelta(days=1))
-    error_file = Path(os.environ.get("TORCHELASTIC_ERROR_FILE", ""))
-    # the names of torchrun's own folders, the same after a restart
-    agent = "".join(error_file.parts[-4:-3])
-    agents = sorted({*all_gather(agent, where, group)} - {""})
-    folder, data, lock = None, None, None
+    agents = sorted({*all_gather(_torchrun_agent(), placement, group)} - {""})
+    path, data, run_dir = None, None, None
     if rank == 0:  # everything is checked before anything is made
         config = validate(resume_if_restarted(config, agents))
         data = pack_data(config)
-        folder, lock = open_run(config, where, agents)
-    folder, data = all_gather((folder, data), where, group)[0]
-    if not (folder / "config.json").exists():
+        run_dir = open_run(config, placement, agents)  # stays locked by this process
+        path = run_dir.path
+    path, data = all_gather((path, data), placement, group)[0]
+    run_dir = run_dir or RunDir(path)
+    if not (run_dir.path / "config.json").exists():
         raise FileNotFoundError(
-            f"parameter out_dir: process {rank} does not see {folder}, which process 0"
-            " has made; it must be on a disk that all machines share"
+            f"out_dir: got {run_dir.path}, which process 0 has made and process {rank}"
+            " does not see, expected a folder on a disk that all machines share"
         )
     if local_rank == 0 and rank != 0:
         data = pack_data(config)
     first_rank_here = rank - local_rank
-    return folder, all_gather(data, where, group)[first_rank_here], lock
+    return run_dir, all_gather(data, placement, group)[first_rank_here]
 
 # %% ../../nbs/engine/cli.ipynb #set-up-parts
-def all_gather(thing: Any, where: Placement, group: Any) -> list:
+def all_gather(value: Any, placement: Placement, group: Any) -> list:
     """Return what each process has given, by rank."""
-    of_every_rank = [thing] * where.processes
+    values = [value] * placement.processes
     if group:
-        dist.all_gather_object(of_every_rank, thing, group=group)
-    return of_every_rank
+        dist.all_gather_object(values, value, group=group)
+    return values
+
+
+def _torchrun_agent() -> str:
+    """Return the name of torchrun's folder, which stays the same after a restart."""
+    error_file = Path(os.environ.get("TORCHELASTIC_ERROR_FILE", ""))
+    return "".join(error_file.parts[-4:-3])
 
 # %% ../../nbs/engine/cli.ipynb #pack-data
 def pack_data(config: Config) -> Path:
     """Pack the data of a run where that has not been done; return their folder."""
 
-    def progress(line):
-        print(f"alexnet_nb: {line}", flush=True)
+    def print_line(line: str) -> None:
+        print(f"{LINE_MARK}{line}", flush=True)
 
     image_size = resolve(config).image_size
-    data = load_dataset(config.data, image_size, config.batch_size, progress=progress)
+    data = load_dataset(config.data, image_size, config.batch_size, progress=print_line)
     return data.path
 
 # %% ../../nbs/engine/cli.ipynb #started_again
 def resume_if_restarted(
     config: Config,
-    agents: list,  # that have started these processes
+    agents: list[str],  # of torchrun, which have started these processes
 ) -> Config:
-    """Go on with a run that one of these agents began. Somebody else's in that folder is left to `validate`, which refuses it."""
-    folder = Path(config.out_dir).expanduser()
-    begun = all((folder / n).exists() for n in ("config.json", "env.json")) and {
-        *agents
-    } & {*read_json(folder / "env.json").get("agents", [])}
-    if begun and config.dry_run:
+    """Resume the run in `out_dir` where one of these agents has started it.
+
+    A run that somebody else has started is left to `validate`, which refuses it.
+    """
+    if not _was_started_by(agents, Path(config.out_dir).expanduser()):
+        return config
+    if config.dry_run:
         raise RuntimeError(
-            "a dry run that has failed is not started again; what went wrong is further up"
+            "dry_run: got a dry run that has failed, expected a new one; it is not"
+            " started again, and what went wrong is further up"
         )
-    return replace(config, resume=config.resume or bool(begun))
+    return replace(config, resume=True)
+
+
+def _was_started_by(agents: list[str], folder: Path) -> bool:
+    """Is this the folder of a run that one of these agents has started?"""
+    if not (folder / "config.json").exists() or not (folder / "env.json").exists():
+        return False
+    starters = read_json(folder / "env.json").get("agents", [])
+    return not set(agents).isdisjoint(starters)

@@ -44,59 +44,68 @@ class Config:
 
 # %% ../../nbs/engine/config.ipynb #read_parameters
 def parse_parameters(
-    namespace: dict,  # of the notebook: globals()
+    namespace: dict[str, Any],  # of the notebook: globals()
 ) -> Config:
-    """The configuration from a notebook's variables. Raises `ValueError` naming the parameter, what was found and what was expected."""
-    known = {f.name: f for f in fields(Config)}
-    plain = (type(None), bool, int, float, str, list, tuple, dict)
-    given = {}
-    for name, value in namespace.items():
-        hidden = name.startswith("_") or name in ("In", "Out")
-        if not hidden and isinstance(value, plain):
-            given[name] = value
-    given = rename_parameters(given)
-    for name in given:
-        if name not in known:
-            raise ValueError(f"unknown parameter {name}{_suggest(name, known)}")
-    values = {name: coerce(name, given[name], known[name].type) for name in given}
+    """Read the configuration of a run from a notebook's variables.
+
+    Raises `ValueError` for a name that is no parameter, and for a value of another type
+    or outside of its range.
+    """
+    field_types = {f.name: f.type for f in fields(Config)}
+    values_by_name = rename_parameters(_notebook_parameters(namespace))
+    values = {}
+    for name, value in values_by_name.items():
+        if name not in field_types:
+            raise ValueError(_unknown_parameter(name, field_types))
+        values[name] = coerce(name, value, field_types[name])
     config = Config(**values)
     validate_values(config)
     return config
 
 # %% ../../nbs/engine/config.ipynb #suggest
-def _suggest(name: str, known: Iterable[str]) -> str:
-    """Say which known name is like a misspelled one, or which names there are."""
-    near = difflib.get_close_matches(name, known, 1)
-    if near:
-        return f": did you mean {near[0]}?"
-    return f"; there are {', '.join(known)}"
+def _notebook_parameters(namespace: dict[str, Any]) -> dict[str, Any]:
+    """Return the variables that hold plain values, which may be parameters."""
+    plain_types = (type(None), bool, int, float, str, list, tuple, dict)
+    parameters = {}
+    for name, value in namespace.items():
+        is_jupyters_own = name.startswith("_") or name in ("In", "Out")
+        if not is_jupyters_own and isinstance(value, plain_types):
+            parameters[name] = value
+    return parameters
+
+
+def _unknown_parameter(name: str, names: Iterable[str]) -> str:
+    """Say that there is no such parameter, and which one may have been meant."""
+    matches = difflib.get_close_matches(name, names, 1)
+    if matches:
+        expected = f"a parameter of a run; did you mean {matches[0]}?"
+    else:
+        expected = f"one of {', '.join(names)}"
+    return f"{name}: got an unknown parameter, expected {expected}"
 
 # %% ../../nbs/engine/config.ipynb #typed
 def coerce(
-    name: str,
-    value,
-    kind: Any,  # such as `int` or `float | None`
-):
-    """The value as the type that is wanted, where that is what was meant; else `ValueError`."""
-    kinds = get_args(kind) or (kind,)
-    if value is None and type(None) in kinds:
+    name: str,  # of the parameter
+    value: Any,
+    field_type: Any,  # such as `int` or `float | None`
+) -> Any:
+    """Return a value as the type of its parameter, where nothing is lost by that.
+
+    Raises `ValueError` naming the parameter for a value of another type.
+    """
+    types = get_args(field_type) or (field_type,)
+    if value is None and type(None) in types:
         return value
-    if kinds[0] is bool and str(value).lower() in ("true", "false"):
+    if types[0] is bool and str(value).lower() in ("true", "false"):
         return str(value).lower() == "true"
-    if kinds[0] is str and isinstance(value, str):
+    if types[0] is str and isinstance(value, str):
         return value
-    number = (
-        isinstance(value, (int, float))
-        and not isinstance(value, bool)
-        and math.isfinite(value)
-    )
-    if number and kinds[0] is float:
+    if types[0] is float and _is_number(value):
         return float(value)
-    if number and kinds[0] is int and value == int(value):
+    if types[0] is int and _is_number(value) and value == int(value):
         return int(value)
-    raise ValueError(
-        f"parameter {name}: found {value!r}, expected {' or '.join(TYPE_NAMES.get(k, k.__name__) for k in kinds)}"
-    )
+    expected = " or ".join(TYPE_NAMES.get(t, t.__name__) for t in types)
+    raise ValueError(f"{name}: got {value!r}, expected {expected}")
 
 # %% ../../nbs/engine/config.ipynb #words
 TYPE_NAMES = {
@@ -104,6 +113,13 @@ TYPE_NAMES = {
     type(None): "None",
     str: "text (papermill's -r passes a number as text)",
 }
+
+
+def _is_number(value: Any) -> bool:
+    """Is this a finite number? True and False are none."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return math.isfinite(value)
 
 # %% ../../nbs/engine/config.ipynb #old-names
 _OLD_NAMES = {
@@ -114,18 +130,18 @@ _OLD_NAMES = {
 }  # parameters before version 0.2
 
 
-def rename_parameters(given: dict[str, Any], warn: bool = True) -> dict[str, Any]:
+def rename_parameters(parameters: dict[str, Any], warn: bool = True) -> dict[str, Any]:
     """Return parameters with the names of version 0.1 replaced by those of today.
 
     Warn with a `FutureWarning` where a person has used an old name. Raise `ValueError`
     where a parameter is given by both of its names.
     """
     renamed = {}
-    for name, value in given.items():
+    for name, value in parameters.items():
         new_name = _OLD_NAMES.get(name, name)
-        if new_name != name and new_name in given:
+        if new_name != name and new_name in parameters:
             raise ValueError(
-                f"{name}: got {value!r} beside {new_name}={given[new_name]!r}, expected"
+                f"{name}: got {value!r} beside {new_name}={parameters[new_name]!r}, expected"
                 f" one of the two, which are the same parameter; remove {name}"
             )
         if new_name != name and warn:
@@ -139,44 +155,46 @@ def rename_parameters(given: dict[str, Any], warn: bool = True) -> dict[str, Any
     return renamed
 
 # %% ../../nbs/engine/config.ipynb #expect
-def require(config, name, good, expected):
-    """Raise `ValueError` naming a parameter and its value, unless it is good."""
-    if not good:
-        raise ValueError(
-            f"parameter {name}: found {getattr(config, name)!r}, expected {expected}"
-        )
+def require(config: Any, name: str, condition: bool, expected: str) -> None:
+    """Raise `ValueError` unless a condition on a parameter holds.
+
+    The message names the parameter, its value and what was expected.
+    """
+    if not condition:
+        value = getattr(config, name)
+        raise ValueError(f"{name}: got {value!r}, expected {expected}")
 
 # %% ../../nbs/engine/config.ipynb #check_values
-def validate_values(config: Config):
-    """Refuse values that cannot be meant."""
-    need = partial(require, config)
-    need(
+def validate_values(config: Config) -> None:
+    """Raise `ValueError` for a value outside of the range of its parameter."""
+    check = partial(require, config)
+    in_pairs = config.gpus % 2 == 0 or config.data_parallel
+    check(
         "gpus",
-        config.gpus == 1
-        or (config.gpus > 1 and (config.data_parallel or config.gpus % 2 == 0)),
+        config.gpus == 1 or (config.gpus > 1 and in_pairs),
         "1, an even number, or data_parallel=True",
     )
-    need(
+    trainable = [name for name, recipe in RECIPES.items() if recipe.schedule]
+    check(
         "recipe",
         config.recipe in {*RECIPES, *(f"lab-{id}" for id in LAB_IDS)},
-        "one of "
-        + ", ".join([n for n, r in RECIPES.items() if r.schedule] + ["lab-ID"]),
+        f"one of {', '.join(trainable)}, lab-ID",
     )
-    need("precision", config.precision in DTYPES, "one of " + ", ".join(DTYPES))
-    need("seed", 0 <= config.seed < 2**32, "a number from 0 to 2**32 - 1")
+    check("precision", config.precision in DTYPES, f"one of {', '.join(DTYPES)}")
+    check("seed", 0 <= config.seed < 2**32, "a number from 0 to 2**32 - 1")
     for name in ("width_mult", "image_size", "crop_size", "epochs", "batch_size", "lr"):
         value = getattr(config, name)
-        need(name, value is None or value > 0, "a number above 0")
+        check(name, value is None or value > 0, "a number above 0")
     validate_recipe(config)
 
 # %% ../../nbs/engine/config.ipynb #validate-recipe
-def validate_recipe(config: Config):
-    """Raise `ValueError` for values that do not fit the recipe, the data or one another."""
-    need = partial(require, config)
+def validate_recipe(config: Config) -> None:
+    """Raise `ValueError` for values that do not fit the recipe or one another."""
+    check = partial(require, config)
     resolved = resolve(config)
     recipe = resolved.model_recipe
     splits = recipe.columns == 2 and not recipe.lrn_across
-    need(
+    check(
         "gpus",
         config.gpus == 1 or config.data_parallel or splits,
         f"1, or data_parallel=True: recipe {recipe.name} cannot be split over two"
@@ -185,17 +203,17 @@ def validate_recipe(config: Config):
     replicas = config.gpus
     if not config.data_parallel:
         replicas = max(1, config.gpus // 2)
-    need(
+    check(
         "batch_size",
         config.batch_size >= replicas,
         f"at least {replicas}, one image for each replica of the network",
     )
-    need(
+    check(
         "image_size",
         config.data != "digits" or resolved.image_size % 8 == 0,
         "a multiple of 8 for digits",
     )
-    need(
+    check(
         "crop_size",
         config.crop_size is None or config.crop_size <= resolved.image_size,
         f"at most the size of the stored images, {resolved.image_size}",
@@ -212,7 +230,7 @@ DTYPES = {
 # %% ../../nbs/engine/config.ipynb #complete-1
 @dataclass(frozen=True)
 class RunConfig:
-    """What a run does: the parameters of `Config`, each with a value, and the recipe."""
+    """What a run does: every parameter of `Config` with a value, and the recipe."""
 
     gpus: int
     data_parallel: bool
@@ -249,7 +267,7 @@ def data_defaults(config: Config, recipe: Recipe) -> dict[str, Any]:
     return defaults
 
 # %% ../../nbs/engine/config.ipynb #require-trainable
-def require_trainable(recipe: Recipe):
+def require_trainable(recipe: Recipe) -> None:
     """Raise `ValueError` where a recipe can be built, but not trained."""
     missing = []
     for name in ("lr", "lr_bias", "momentum", "decay", "schedule"):
@@ -257,8 +275,8 @@ def require_trainable(recipe: Recipe):
             missing.append(name)
     if missing:
         raise ValueError(
-            f"parameter recipe: {recipe.name} has no source for {', '.join(missing)};"
-            " it can be built, but not trained"
+            f"recipe: got {recipe.name}, which has no source for {', '.join(missing)},"
+            " expected a recipe that can be trained; this one can only be built"
         )
 
 # %% ../../nbs/engine/config.ipynb #run_recipe

@@ -21,11 +21,11 @@ from ..multigpu import set_column_group
 # %% ../../nbs/engine/distributed.ipynb #Layout
 @dataclass(frozen=True)
 class Placement:
-    """How a run is laid out on its machines."""
+    """Where the processes of a run are, and on which devices."""
 
-    processes: int  # in all; 1: both columns in it
+    processes: int  # in all; 1: both columns are in it
     device: str  # "cuda" or "cpu"
-    words: str  # for a person
+    description: str  # a sentence for the user
     machines: int = 1
 
     @property
@@ -33,100 +33,125 @@ class Placement:
         """Return how many threads each process may use."""
         return max(1, available_cores() * self.machines // self.processes)
 
-    def __str__(self):
-        return self.words
+    def __str__(self) -> str:
+        """Return the description."""
+        return self.description
 
 # %% ../../nbs/engine/distributed.ipynb #layout-1
 def plan_placement(
-    gpus: int,  # asked for
-    found: int | None = None,  # CUDA devices of this machine; None: look
-    data_parallel: bool = False,  # both columns on each
+    gpus: int,  # as the user asked
+    num_devices: int | None = None,  # CUDA devices of this machine; None: count them
+    data_parallel: bool = False,  # both columns in each process
     machines: int = 1,
 ) -> Placement:
-    """What lies where. Raises `ValueError` where there are fewer CUDA devices than asked for."""
-    found = torch.cuda.device_count() if found is None else found
-    devices = "no CUDA device"
-    if found:
-        devices = f"{found} CUDA device{'s' * (found > 1)}"
-    if gpus == 1 or (gpus == 2 and found == 1 and not data_parallel and machines == 1):
-        return Placement(
-            1,
-            "cuda" if found else "cpu",
-            f"{devices}: both columns in one process on one of them"
-            if found
-            else f"{devices}: both columns in one CPU process",
-        )
-    if 0 < found < gpus // machines:
+    """Decide how many processes a run has, and on which devices.
+
+    Raises `ValueError` where there are CUDA devices, but fewer than asked for.
+    """
+    if num_devices is None:
+        num_devices = torch.cuda.device_count()
+    device = "cuda" if num_devices else "cpu"
+    devices = f"{num_devices} CUDA devices"
+    if num_devices < 2:
+        devices = "1 CUDA device" if num_devices else "no CUDA device"
+    columns_share_device = num_devices == 1 and not data_parallel and machines == 1
+    if gpus == 1 or (gpus == 2 and columns_share_device):
+        process = "process on one of them" if num_devices else "CPU process"
+        description = f"{devices}: both columns in one {process}"
+        return Placement(1, device, description)
+    if 0 < num_devices < gpus // machines:
         raise ValueError(
-            f"parameter gpus: found {gpus}, but there {'are' if found > 1 else 'is'} {devices}{' on a machine' * (machines > 1)}"
+            f"gpus: got {gpus}, expected at most {num_devices * machines}; this machine"
+            f" has {devices}"
         )
+    layout = _describe_layout(gpus, device, data_parallel)
+    backend = "NCCL" if num_devices else "gloo"
+    description = f"{devices}: {layout}, over {backend}"
+    if machines > 1:
+        description += f", on {machines} machines"
+    return Placement(gpus, device, description, machines)
+
+# %% ../../nbs/engine/distributed.ipynb #describe-layout
+def _describe_layout(gpus: int, device: str, data_parallel: bool) -> str:
+    """Say what each process of several holds."""
+    holders = "devices" if device == "cuda" else "CPU processes"
     if data_parallel:
-        words = f"the whole net {'on' if found else 'in'} each of {gpus} {'devices' if found else 'CPU processes'}, which share the batch"
-    elif gpus > 2:
-        words = f"{gpus // 2} pairs of {'devices' if found else 'CPU processes'} with a column each, which share the batch"
-    else:
-        words = (
-            "one column on each of two"
-            if found
-            else "one column in each of two CPU processes"
+        preposition = "on" if device == "cuda" else "in"
+        return (
+            f"the whole network {preposition} each of {gpus} {holders}, which share the"
+            " batch"
         )
-    return Placement(
-        gpus,
-        "cuda" if found else "cpu",
-        f"{devices}: {words}, over {'NCCL' if found else 'gloo'}{f', on {machines} machines' * (machines > 1)}",
-        machines,
-    )
+    if gpus > 2:
+        return (
+            f"{gpus // 2} pairs of {holders} with a column each, which share the batch"
+        )
+    if device == "cuda":
+        return "one column on each of two"
+    return "one column in each of two CPU processes"
 
 # %% ../../nbs/engine/distributed.ipynb #Share
 class BatchShard(NamedTuple):
-    """The part of a batch that a replica takes."""
+    """The part of a batch that one replica of the network computes."""
 
     rows: slice  # of the batch
-    of: int  # pictures in the batch
-    weight: float  # of its mean in the mean of the replicas' means; 0: a picture that only keeps it busy
+    of: int  # images in the batch
+    weight: float  # of its mean loss in the mean over the replicas
 
 # %% ../../nbs/engine/distributed.ipynb #take
 def shard_batch(
-    n: int,  # pictures in the batch
+    n: int,  # images in the batch
     replica: int = 0,
     replicas: int = 1,
 ) -> BatchShard:
-    """The share of one of several replicas; where the pictures do not reach for all, some take one that counts nothing."""
-    first, last = (n * r // replicas for r in (replica, replica + 1))
-    return BatchShard(
-        slice(first, max(last, first + 1)), n, (last - first) * replicas / n
-    )
+    """Return the share of one of several replicas.
+
+    Where there are fewer images than replicas, some replicas compute an image of weight
+    0: every process must take part in the exchange of gradients.
+    """
+    first = n * replica // replicas
+    last = n * (replica + 1) // replicas
+    rows = slice(first, max(last, first + 1))
+    return BatchShard(rows, n, weight=(last - first) * replicas / n)
 
 # %% ../../nbs/engine/distributed.ipynb #join
 def init_distributed(
     processes: int,  # in all
     data_parallel: bool,  # both columns in each
     device: str,
-) -> DeviceMesh | None:  # replica × column; None: this process is alone
-    """Meet the other processes. Neighbors hold the two columns of a pair; those of the same column average their gradients."""
+) -> DeviceMesh | None:  # replica × column; None: there is one process only
+    """Connect the processes of a run.
+
+    Neighbors hold the two columns of a pair. The processes that hold the same column
+    average their gradients.
+    """
     if processes == 1:
         return None
     limit = timedelta(seconds=float(os.environ.get("ALEXNET_NB_TIMEOUT", 600)))
     if not dist.is_initialized():
         init_process_group(processes, "nccl" if device == "cuda" else "gloo", limit)
     if dist.get_rank() == 0:
+        others = "the other" if processes == 2 else "the others"
         print(
-            f"alexnet_nb: a process that keeps the other{'s' * (processes > 2)} waiting for {limit.total_seconds():.0f} s ends the run",
+            f"alexnet_nb: a process that keeps {others} waiting for"
+            f" {limit.total_seconds():.0f} s ends the run",
             flush=True,
         )
     ranks = torch.arange(processes).view(-1, 1 if data_parallel else 2)
-    groups: list[Any] = [
-        dist.new_subgroups_by_enumeration(part.tolist(), timeout=limit)[0]
-        for part in (ranks.T, ranks)
-    ]  # init_device_mesh sets no timeout
+    groups: list[Any] = []
+    for part in (ranks.T, ranks):  # init_device_mesh would set no timeout
+        group, _ = dist.new_subgroups_by_enumeration(part.tolist(), timeout=limit)
+        groups.append(group)
     set_column_group(groups[1])
     return DeviceMesh.from_group(
         groups, device, ranks, mesh_dim_names=("replica", "column")
     )
 
 # %% ../../nbs/engine/distributed.ipynb #init-process-group
-def init_process_group(processes: int, backend: str, limit: timedelta):
-    """Meet in the file that `launch` names; under somebody's own torchrun, at the address that it has set."""
+def init_process_group(processes: int, backend: str, limit: timedelta) -> None:
+    """Meet the other processes in the file that `launch` names.
+
+    Under the user's own torchrun they meet at the address that it has set.
+    """
     if "ALEXNET_NB_STORE" not in os.environ:
         dist.init_process_group(backend, timeout=limit)
         return

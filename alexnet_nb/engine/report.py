@@ -8,31 +8,34 @@ __all__ = ['plot_curves']
 # %% ../../nbs/engine/report.ipynb #imports
 import json
 from pathlib import Path
+from typing import Any
 
 # %% ../../nbs/engine/report.ipynb #plot_curves
-def plot_curves(folder):
-    """Loss and top-1 error of a run, training and validation, by epoch."""
+_SPLITS: list[tuple[str, str, dict[str, Any]]] = [
+    ("train", "training", dict(linewidth=1, alpha=0.6)),
+    ("val", "validation", dict(marker="o", markersize=4)),
+]
+
+
+def plot_curves(
+    folder: Path | str,  # of the run
+) -> Any:  # the matplotlib figure
+    """Draw loss and top-1 error of a run by epoch: training and validation."""
     import matplotlib.pyplot as plt
 
-    rows = [
-        json.loads(line)
-        for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()
-    ]
-    steps = max(r["step"] for r in rows) / max(r["epoch"] for r in rows)
-    fig, axes = plt.subplots(1, 2, figsize=(7.6, 2.8))
-    for ax, what in zip(axes, ("loss", "top1")):
-        for split, style in (
-            ("train", dict(lw=1, alpha=0.6)),
-            ("val", dict(marker="o", ms=4)),
-        ):
-            some = [r for r in rows if r["split"] == split]
-            ax.plot(
-                [r["step"] / steps for r in some],
-                [r[what] for r in some],
-                label={"train": "training", "val": "validation"}[split],
-                **style,
-            )
+    lines = (Path(folder) / "metrics.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    last_epoch = max(row["epoch"] for row in rows)
+    steps_per_epoch = max(row["step"] for row in rows) / last_epoch
+    figure, axes = plt.subplots(1, 2, figsize=(7.6, 2.8))
+    for ax, metric, title in zip(
+        axes, ("loss", "top1"), ("loss", "top-1 error"), strict=True
+    ):
+        for split, label, style in _SPLITS:
+            points = [row for row in rows if row["split"] == split]
+            epochs = [row["step"] / steps_per_epoch for row in points]
+            ax.plot(epochs, [row[metric] for row in points], label=label, **style)
         ax.set_xlabel("epoch")
-        ax.set_title({"loss": "loss", "top1": "top-1 error"}[what])
+        ax.set_title(title)
         ax.legend()
-    return fig
+    return figure

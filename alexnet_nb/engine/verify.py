@@ -22,17 +22,23 @@ from ..model import AlexNet
 from ..multigpu import gather_state_dict
 
 # %% ../../nbs/engine/verify.ipynb #compare_columns
-# Relative differences that rounding explains. Kernels round differently, and a ReLU or a pooling window that was
-# nearly undecided may then decide otherwise: one unit of one image changes, so gradients are compared by their mean.
+# Relative differences that rounding explains. Kernels round differently, and a ReLU or
+# a pooling window that was nearly undecided may then decide otherwise: one unit of one
+# image changes, so gradients are compared by their mean.
 TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2, "float64": 1e-10}  # of the loss
 GRADIENT_TOLERANCE = {"float32": 1e-2, "bfloat16": 1e-1, "float64": 1e-10}
 
 
 def relative_difference(tensor: torch.Tensor, reference: torch.Tensor) -> float:
-    """Return mean |tensor - reference| as a share of mean |reference|; 0 where both are zero."""
+    """Return mean |tensor - reference| as a share of mean |reference|.
+
+    It is 0 where both are zero, and infinite where only the reference is.
+    """
     difference = (tensor - reference).abs().double().mean().item()
     size = reference.abs().double().mean().item()
-    return difference / size if size else (math.inf if difference else 0.0)
+    if size == 0:
+        return math.inf if difference else 0.0
+    return difference / size
 
 # %% ../../nbs/engine/verify.ipynb #gradients-of
 def gradients_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -50,7 +56,7 @@ def loss_and_gradients(
     params: AugmentParams,
     shard: BatchShard,  # of the first images
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """Return the loss of a share of the first images, and the gradients of both columns."""
+    """Return the loss of a share of the first images, and all gradients."""
     stored = trainer.load_batch(None, params, 0, shard)
     images, labels = trainer.to_network_input(*stored, color_noise=True)
     loss, _ = trainer.compute_loss(model, images, labels, shard)
@@ -81,8 +87,8 @@ def whole_network(
 def verify_columns(
     trainer: Trainer,  # one process of a pair
     params: AugmentParams,  # of an epoch
-):
-    """Compare the first batch of a pair of processes with one process that has both columns.
+) -> None:
+    """Compare the first batch of a pair of processes with one process.
 
     A dry run compares every gradient, too. Raises `RuntimeError` where they disagree.
     """
@@ -91,15 +97,15 @@ def verify_columns(
     loss, gradients = loss_and_gradients(trainer, trainer.model, params, shard)
     if trainer.column == 1:
         return
-    alone, expected = whole_network(trainer, weights, params, shard)
-    who = "two processes"
-    assert_equal(trainer, who, "loss", loss, alone, TOLERANCE)
-    message = f"{who} agree with one on the first batch"
+    whole_loss, expected = whole_network(trainer, weights, params, shard)
+    subject = "two processes"
+    assert_equal(trainer, subject, "loss", loss, whole_loss, TOLERANCE)
+    message = f"{subject} agree with one on the first batch"
     if trainer.replicas > 1:
         message += " of each pair"
     message += f": loss {loss:.4f}"
     if trainer.config.dry_run:
-        assert_equal_gradients(trainer, who, gradients, expected)
+        assert_equal_gradients(trainer, subject, gradients, expected)
         message += ", and every gradient"
     trainer.log(message)
 
@@ -107,7 +113,7 @@ def verify_columns(
 def verify_replicas(
     trainer: Trainer,  # one of several replicas
     params: AugmentParams,  # of an epoch
-):
+) -> None:
     """Compare the averaged gradients of all replicas with those of one process.
 
     Raises `RuntimeError` where they disagree.
@@ -120,26 +126,26 @@ def verify_replicas(
     if not trainer.is_main:
         return
     _, expected = whole_network(trainer, weights, params, shard_batch(n))
-    who = f"{trainer.replicas} replicas"
-    assert_equal_gradients(trainer, who, gradients, expected)
-    trainer.log(f"{who} agree with one process on every gradient of {n} images")
+    subject = f"{trainer.replicas} replicas"
+    assert_equal_gradients(trainer, subject, gradients, expected)
+    trainer.log(f"{subject} agree with one process on every gradient of {n} images")
 
 # %% ../../nbs/engine/verify.ipynb #def-assert-equal
 def assert_equal(
     trainer: Trainer,
-    who: str,  # is compared with one process
+    subject: str,  # what is compared with one process
     name: str,  # of the tensor
-    found: torch.Tensor,
-    expected: torch.Tensor,
+    tensor: torch.Tensor,
+    reference: torch.Tensor,
     tolerances: dict[str, float],  # by precision
-):
+) -> None:
     """Raise `RuntimeError` where a tensor differs by more than rounding explains."""
     precision = trainer.config.precision
-    difference = relative_difference(found, expected)
+    difference = relative_difference(tensor, reference)
     if difference <= tolerances[precision]:
         return
     raise RuntimeError(
-        f"{who} and one disagree on {name}: got a relative difference of"
+        f"{subject} and one disagree on {name}: got a relative difference of"
         f" {difference:.2g}, expected at most {tolerances[precision]:.0e} in"
         f" {precision}, recipe {trainer.recipe.name}"
     )
@@ -147,31 +153,32 @@ def assert_equal(
 # %% ../../nbs/engine/verify.ipynb #def-assert-equal-gradients
 def assert_equal_gradients(
     trainer: Trainer,
-    who: str,
-    found: dict[str, torch.Tensor],
-    expected: dict[str, torch.Tensor],
-):
+    subject: str,  # what is compared with one process
+    gradients: dict[str, torch.Tensor],  # by parameter
+    references: dict[str, torch.Tensor],
+) -> None:
     """Raise `RuntimeError` where a gradient differs by more than rounding explains."""
-    for name, gradient in expected.items():
+    for name, reference in references.items():
         label = f"the gradient of {name}"
-        assert_equal(trainer, who, label, found[name], gradient, GRADIENT_TOLERANCE)
+        gradient = gradients[name]
+        assert_equal(trainer, subject, label, gradient, reference, GRADIENT_TOLERANCE)
 
 # %% ../../nbs/engine/verify.ipynb #agree
-def assert_ranks_agree(trainer: Trainer):
-    """Raise `RuntimeError` where a process is about to train something else than process 0.
+def assert_ranks_agree(trainer: Trainer) -> None:
+    """Raise `RuntimeError` where a process would train something else than process 0.
 
     What must agree is the configuration, recipe, data set and step.
     """
-    mine = fingerprint(trainer) | dict(step=trainer.step)
+    own_values = fingerprint(trainer) | dict(step=trainer.step)
     for name, value in asdict(trainer.config).items():
         if name not in ("data", "out_dir", "resume"):
-            mine[name] = value
+            own_values[name] = value
     of_every_rank: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(of_every_rank, mine)
-    for rank, other in enumerate(of_every_rank):
+    dist.all_gather_object(of_every_rank, own_values)
+    for rank, values in enumerate(of_every_rank):
         for name, value in of_every_rank[0].items():
-            if other[name] != value:
+            if values[name] != value:
                 raise RuntimeError(
-                    f"process {rank} has {name} {other[name]!r},"
+                    f"process {rank} has {name} {values[name]!r},"
                     f" process 0 has {value!r}"
                 )

@@ -65,10 +65,14 @@ def test_the_printed_line_goes_on_with_the_run(papermill, tmp_path):
 @pytest.mark.parametrize(
     ("parameter", "words"),
     [
-        ("gpu=2", "unknown parameter gpu: did you mean gpus?"),
-        ("epochs=ten", "parameter epochs: found 'ten', expected int or None"),
-        ("data=nowhere", "data: nowhere is not a folder"),
-        ("batch_size=5000", "batch_size: found 5000, but the data have only 1437"),
+        (
+            "gpu=2",
+            "gpu: got an unknown parameter, expected a parameter of a run; "
+            "did you mean gpus?",
+        ),
+        ("epochs=ten", "epochs: got 'ten', expected int or None"),
+        ("data=nowhere", "data: got nowhere, which is not a folder"),
+        ("batch_size=5000", "batch_size: got 5000, expected at most 1437"),
     ],
 )
 def test_bad_input_is_refused_before_any_work(papermill, tmp_path, parameter, words):

@@ -32,7 +32,7 @@ def parity(
         str, (recipe, width, crop, num_classes, batch, steps, precision, fault)
     )
     with tempfile.TemporaryDirectory() as store:
-        env = worker_environment(plan_placement(2, found=0), store) | {
+        env = worker_environment(plan_placement(2, num_devices=0), store) | {
             "OMP_NUM_THREADS": "1"
         }
         command = [

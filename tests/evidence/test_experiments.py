@@ -30,7 +30,7 @@ SUMMARIES = dict(
 @pytest.fixture
 def experiment(monkeypatch):
     """A module of nbs/experiments, by name."""
-    monkeypatch.syspath_prepend(ROOT / "nbs/experiments")
+    monkeypatch.syspath_prepend(ROOT / "nbs/evidence/experiments")
     return importlib.import_module
 
 
@@ -211,7 +211,7 @@ def test_recorded_analogues_are_as_the_page_says(experiment):
             if r["job"]["arm"] == arm and r["job"]["epochs"] == 3
         }
         assert min(grid) < runs[0]["job"]["lr"] < max(grid)
-    nets = {arm: analogues.splits(results, arm) for arm in analogues.COLOURED}
+    nets = {arm: analogues.splits(results, arm) for arm in analogues.COLORED_ARMS}
     assert all(net["p"] > 0.05 for of in nets.values() for net in of)
     together = {
         arm: float(numbers[f"{arm}: difference of the columns' color"]["p"])

@@ -21,7 +21,7 @@ def mutants(monkeypatch):
 
 
 def test_every_trap_with_a_test_has_a_patch_that_fits(mutants):
-    with open(ROOT / "nbs/traps.tsv") as f:
+    with open(ROOT / "nbs/evidence/traps.tsv") as f:
         tested = {t["number"] for t in csv.DictReader(f, delimiter="\t") if t["test"]}
     assert {p["trap"] for p in mutants.patches()} == tested
     for patch in mutants.patches():

@@ -14,6 +14,13 @@ from alexnet_nb.recipes import lab_experiments
 from helpers import ROOT
 
 PAGES = sorted((ROOT / "nbs").rglob("*.ipynb"))
+
+
+def name_of(page):
+    """Return a page's name with its folder, such as `evidence/claims`."""
+    return page.relative_to(ROOT / "nbs").with_suffix("").as_posix()
+
+
 UNITS = (
     r"%|points?|times|seconds?|s|ms|minutes?|min|hours?|days?|updates?|epochs?|steps?"
     r"|GB|MB|kB|bytes|(?:pictures|images?)(?: a second|/s)|GFLOP/s"
@@ -22,7 +29,7 @@ UNITS = (
 FIGURE = re.compile(rf"(?<![\w.,§])(\d[\d,]*(?:\.\d+)?)[ -]?(?:{UNITS})(?![\w])")
 with open(ROOT / "tests/quoted.tsv") as f:
     QUOTED = list(csv.DictReader(f, delimiter="\t"))
-with open(ROOT / "nbs/claims.tsv") as f:
+with open(ROOT / "nbs/evidence/claims.tsv") as f:
     PRINTED = [
         f"{c['paper']} {c['ours']}"
         for c in csv.DictReader(f, delimiter="\t", quoting=csv.QUOTE_NONE)
@@ -75,16 +82,16 @@ def typed(page, cells):
     ]
 
 
-@pytest.mark.parametrize("path", PAGES, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", PAGES, ids=name_of)
 def test_no_result_is_typed(path):
-    assert typed(path.stem, json.loads(path.read_text())["cells"]) == []
+    assert typed(name_of(path), json.loads(path.read_text())["cells"]) == []
 
 
 def test_quotations_are_needed():
     """Every line of quoted.tsv has an origin, and its figure stands on its page."""
     for q in QUOTED:
         assert q["origin"]
-        pages = [p for p in PAGES if q["page"] in (p.stem, "")]
+        pages = [p for p in PAGES if q["page"] in (name_of(p), "")]
         assert any(
             q["figure"] in figures("".join(c["source"]))
             for p in pages
@@ -116,7 +123,7 @@ def test_no_frequency_without_a_source(cells):
 
     Pages link to threads instead of saying it.
     """
-    texts = {path.name: path.read_text() for path in (ROOT / "nbs").glob("*.tsv")}
+    texts = {path.name: path.read_text() for path in (ROOT / "nbs").rglob("*.tsv")}
     for path in PAGES:
         name = str(path.relative_to(ROOT / "nbs"))
         texts[name] = "\n".join(

@@ -23,7 +23,14 @@ from helpers import ROOT
 pytestmark = pytest.mark.slow
 
 # train.ipynb is one run; .ci/store_train.py stores its outputs
-PAGES = sorted(path for path in (ROOT / "nbs").rglob("*.ipynb") if path.stem != "train")
+NBS = ROOT / "nbs"
+PAGES = sorted(set(NBS.rglob("*.ipynb")) - {NBS / "train.ipynb"})
+
+
+def name_of(page):
+    """Return a page's name with its folder, such as `evidence/claims`."""
+    return page.relative_to(NBS).with_suffix("").as_posix()
+
 
 # a cell that reads one of these names, or needs a cell that does, trains, runs a
 # network, or starts processes
@@ -50,18 +57,29 @@ LEFT_OUT = {  # page and cell → why
 
 # cells that must be among those drawn again, whatever a change of the rules above does
 DRAWN = {
-    "claims": {"picture", "table", "commands-table", "open-table", "one-view"},
+    "evidence/claims": {"picture", "table", "commands-table", "open-table", "one-view"},
     "tour": {"net-picture", "source-diff", "claims-count"},
     "00_recipes": {"diff-show"},
-    "family": {"seven-table", "ingredients-table"},
-    "traps": {"table", "count", "bite-table", "random-table"},
-    "survived": {"budget", "budget-line"},
-    "cluster": {"measured-table", "wire-table"},
+    "evidence/lab": {"seven-table", "ingredients-table"},
+    "evidence/pitfalls": {"table", "count", "bite-table", "random-table"},
+    "evidence/survived": {"budget", "budget-line"},
+    "guides/scale": {"measured-table", "wire-table"},
     "11_evaluation": {"photographs-table", "paper-tables-draw"},
-    "analogues": {"result", "columns-table", "norm-table", "dropout-line"},
-    "figure1": {"result", "curves", "table"},
-    "plateau": {"result", "places-table", "places-tests", "alike-table", "biases-line"},
-} | {page: {"speed-table"} for page in ("datasets", "04_lrn", "06_model")}
+    "evidence/experiments/analogues": {
+        "result",
+        "columns-table",
+        "norm-table",
+        "dropout-line",
+    },
+    "evidence/experiments/figure1": {"result", "curves", "table"},
+    "evidence/experiments/plateau": {
+        "result",
+        "places-table",
+        "places-tests",
+        "alike-table",
+        "biases-line",
+    },
+} | {page: {"speed-table"} for page in ("engine/datasets", "04_lrn", "06_model")}
 
 
 def code_of(cell):
@@ -125,7 +143,7 @@ def drawn(page):
     ]
     executed, compared = set(), []
     for place, cell in enumerate(cells):
-        if not cell["outputs"] or (page.stem, cell["id"]) in LEFT_OUT:
+        if not cell["outputs"] or (name_of(page), cell["id"]) in LEFT_OUT:
             continue
         places = needed(cells, place)
         reads = set().union(*(names_of(code_of(cells[i]))[1] for i in places))
@@ -231,10 +249,10 @@ def differences(stored, computed):
     return found
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_computed_again_it_is_what_is_stored(page, kernel):
     cells, compared = drawn(page)
-    assert set(compared) >= DRAWN.get(page.stem, set()), (
+    assert set(compared) >= DRAWN.get(name_of(page), set()), (
         "a cell that draws from data is left out"
     )
     if not compared:

@@ -76,7 +76,7 @@ def test_recorded_gpu_runs_are_what_the_front_page_says(cells):
     assert record["tests"] == {"file": "tests/test_gpu.py", "passed": 10, "of": 10}
     assert "all ten tests of `tests/gpu/test_gpu.py` passed" in said
     assert f"{whole.count('cuda')} of the {len(whole)} full-size runs" in said
-    for page in ("engine/checkpoint.ipynb", "cluster.ipynb", "howto.ipynb"):
+    for page in ("engine/checkpoint.ipynb", "guides/scale.ipynb", "guides/train.ipynb"):
         prose = "".join(
             "".join(c["source"]) for c in cells(page) if c["cell_type"] == "markdown"
         )

@@ -1,4 +1,4 @@
-"""Traps of the network (nbs/traps.tsv).
+"""Traps of the network (nbs/evidence/traps.tsv).
 
 Each test fails when its trap is stepped into.
 """

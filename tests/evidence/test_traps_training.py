@@ -1,4 +1,4 @@
-"""Traps of the data and the training (nbs/traps.tsv).
+"""Traps of the data and the training (nbs/evidence/traps.tsv).
 
 Each test fails when its trap is stepped into.
 """
@@ -24,10 +24,11 @@ from alexnet_nb.learning import learning_rates, make_optimizer, set_learning_rat
 from alexnet_nb.model import AlexNet
 from alexnet_nb.preprocessing import load_image, resize_center_crop
 from alexnet_nb.recipes import RECIPES, paper, source2012
+from alexnet_nb.training import train_step
 from helpers import ROOT
 from helpers.nets import small
 
-TRAPS = list(csv.DictReader((ROOT / "nbs/traps.tsv").open(), delimiter="\t"))
+TRAPS = list(csv.DictReader((ROOT / "nbs/evidence/traps.tsv").open(), delimiter="\t"))
 
 
 def test_every_trap_has_its_row():
@@ -70,9 +71,8 @@ def test_trap_11_conv1_is_frozen():
         set_learning_rates(optimizer, rates)
         watched = net.conv1.weight, net.conv1.bias, net.conv3.weight, net.conv3.bias
         before = [p.detach().clone() for p in watched]
-        optimizer.zero_grad()
-        net(torch.randn(2, 3, 72, 72) * 60).square().sum().backward()
-        optimizer.step()
+        images = torch.randn(2, 3, 72, 72) * 60
+        train_step(net, optimizer, images, torch.tensor([0, 1]))
         moved[epoch] = (
             [not torch.equal(*pair) for pair in zip(before, watched, strict=True)],
             rates["conv1"],
@@ -202,7 +202,7 @@ def test_trap_17_no_new_order(tmp_path, monkeypatch):
         )
         config = resolve(Config(recipe=recipe, epochs=2, batch_size=1437))
         worker = Reader(tmp_path / recipe, config, data, None)
-        worker.folder.mkdir()
+        worker.run_dir.path.mkdir()
         train_loop(worker, 2)
         labels = [labels.numpy() for _, _, labels in worker.batches]
         assert np.array_equal(labels[0], labels[1]) == same

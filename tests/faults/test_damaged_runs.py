@@ -12,7 +12,7 @@ from alexnet_nb.engine.checkpoint import load_checkpoint
 from alexnet_nb.engine.config import Config, resolve
 from alexnet_nb.engine.launch import train
 from alexnet_nb.engine.loop import run_training, train_loop
-from alexnet_nb.engine.run_dir import checkpoints
+from alexnet_nb.engine.run_dir import RunDir
 from alexnet_nb.engine.trainer import Trainer
 from helpers.runs import SMALL
 
@@ -23,7 +23,7 @@ def begun(tmp_path, **settings):
     config = Config(out_dir=str(tmp_path), **SMALL | settings)
     worker = Trainer(tmp_path, resolve(config), load_dataset("digits", 72), None)
     train_loop(worker, worker.steps_per_epoch)
-    return worker, checkpoints(tmp_path)[-1]
+    return worker, RunDir(tmp_path).checkpoints()[-1]
 
 
 def fresh(tmp_path, **settings):
@@ -78,7 +78,7 @@ def test_a_damaged_file_of_a_run_is_named(tmp_path):
     ):
         load_checkpoint(fresh(tmp_path), path)
     (tmp_path / "config.json").write_text("")
-    with pytest.raises(ValueError, match=f"{tmp_path}/config.json is damaged"):
+    with pytest.raises(ValueError, match=f"{tmp_path}/config.json: got a damaged file"):
         train(Config(out_dir=str(tmp_path), resume=True, **SMALL))
 
 
@@ -123,7 +123,7 @@ def test_a_damaged_checkpoint_is_refused_and_runs_no_code(
         (path / "state.json").write_text(json.dumps(state))
     with pytest.raises(
         Exception,
-        match="weights.safetensors is damaged or missing"
+        match="weights.safetensors: got a damaged or missing file"
         if "checksum" not in damage
         else "header|Header",
     ):

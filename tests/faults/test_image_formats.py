@@ -10,9 +10,9 @@ import pytest
 from PIL import Image, ImageCms, TiffImagePlugin, TiffTags
 from sklearn.datasets import load_sample_image
 
-from alexnet_nb.data.packing import pack
 from alexnet_nb.preprocessing import decode_jpeg, load_image, resize_center_crop
 from helpers.images import QUIET, noise_images
+from helpers.packing import pack_folder
 
 
 def test_only_the_documented_formats_are_opened(tmp_path):
@@ -170,7 +170,7 @@ def test_an_unknown_range_is_left_out_by_name_and_never_black(tmp_path, name):
     image, options = UNKNOWN_RANGES[name]
     noise_images(tmp_path / "in")
     image.save(tmp_path / "in/a/odd.tif", **options)
-    packed = pack(tmp_path / "in", tmp_path / "out", 16, **QUIET)
+    packed = pack_folder(tmp_path / "in", tmp_path / "out", 16, **QUIET)
     ((path, reason),) = packed.meta["unread"]
     assert path == "a/odd.tif"
     assert reason.startswith("ValueError: got ")

@@ -9,14 +9,13 @@ import os
 import subprocess
 import sys
 import threading
-import time
 
 import pytest
 
 from alexnet_nb.base.files import file_lock
 from alexnet_nb.data.packed import verify
-from alexnet_nb.data.packing import pack
 from helpers.images import PATIENCE, QUIET, noise_images
+from helpers.packing import pack_folder
 
 
 def test_a_planted_lock_does_no_harm(tmp_path):
@@ -26,10 +25,10 @@ def test_a_planted_lock_does_no_harm(tmp_path):
     for i, target in enumerate((victim, tmp_path / "new")):
         victim.write_text("my thesis")
         (tmp_path / f".out{i}.lock").symlink_to(target)
-        pack(tmp_path / "in", tmp_path / f"out{i}", 16, **QUIET)
+        pack_folder(tmp_path / "in", tmp_path / f"out{i}", 16, **QUIET)
         assert victim.read_text() == "my thesis"
     (tmp_path / ".out2.lock").hardlink_to(victim)
-    pack(tmp_path / "in", tmp_path / "out2", 16, **QUIET)
+    pack_folder(tmp_path / "in", tmp_path / "out2", 16, **QUIET)
     assert victim.read_text() == "my thesis"
     assert sorted(p.name for p in tmp_path.glob(".*")) == []
     assert not (tmp_path / "new").exists()
@@ -38,49 +37,37 @@ def test_a_planted_lock_does_no_harm(tmp_path):
 def test_one_packer_at_a_time_after_another_has_failed(tmp_path):
     """One waits for the lock that its owner removes, then a third comes."""
     inside, most = [], []
-    held, waiting, entered = (threading.Event() for _ in range(3))
+    held, waiting, entered, third_tries = (threading.Event() for _ in range(4))
+    path = tmp_path / "out.lock"
 
     def first():
-        with file_lock(tmp_path / "out"):
+        with file_lock(path):
             held.set()
             waiting.wait(60)
 
     def second():
         held.wait(60)
-        waiter.set()
-        with file_lock(tmp_path / "out"):
+        with file_lock(path, progress=lambda line: waiting.set()):
             inside.append(2)
             entered.set()
-            third_tries.wait(60)
-            time.sleep(0.5)  # a third that got a lock of its own would now be inside
+            third_tries.wait(60)  # a third that got a lock of its own comes inside
             most.append(len(inside))
             inside.remove(2)
 
     def third():
         entered.wait(60)
-        third_tries.set()
-        with file_lock(tmp_path / "out"):
+        with file_lock(path, progress=lambda line: third_tries.set()):
             inside.append(3)
+            third_tries.set()
             most.append(len(inside))
 
-    waiter, third_tries = threading.Event(), threading.Event()
     threads = [threading.Thread(target=f) for f in (first, second, third)]
     for thread in threads:
         thread.start()
-    waiter.wait(60)
-    deadline = time.monotonic() + 60
-    while not waits_for_a_lock() and time.monotonic() < deadline:
-        assert threads[1].is_alive()
-    waiting.set()
     for thread in threads:
         thread.join(60)
+    assert waiting.is_set()
     assert most == [1, 1]
-
-
-def waits_for_a_lock():
-    """Does a thread of this process wait for a lock? (From the kernel's list.)."""
-    with open("/proc/locks") as locks:
-        return any("-> FLOCK" in line and f" {os.getpid()} " in line for line in locks)
 
 
 @pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.EIO])
@@ -94,9 +81,9 @@ def test_a_disk_without_locks_is_tolerated(tmp_path, monkeypatch, code):
     noise_images(tmp_path / "in")
     if code == errno.EIO:
         with pytest.raises(OSError, match="Input/output"):
-            pack(tmp_path / "in", tmp_path / "out", 16, **QUIET)
+            pack_folder(tmp_path / "in", tmp_path / "out", 16, **QUIET)
     else:
-        verify(pack(tmp_path / "in", tmp_path / "out", 16, **QUIET).path)
+        verify(pack_folder(tmp_path / "in", tmp_path / "out", 16, **QUIET).path)
         assert not list(tmp_path.glob(".*"))
 
 

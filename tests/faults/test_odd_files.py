@@ -11,6 +11,7 @@ import pytest
 from alexnet_nb.data.packing import pack
 from alexnet_nb.data.sources import list_images
 from helpers.images import PATIENCE, QUIET, noise_images
+from helpers.packing import pack_folder
 
 
 def odd_files(folder):
@@ -44,9 +45,11 @@ def test_what_is_no_image_is_left_out_by_name(tmp_path, processes):
         "import json, resource, sys\n"
         "from alexnet_nb.data.packed import verify\n"
         "from alexnet_nb.data.packing import pack\n"
+        "from alexnet_nb.data.sources import list_images\n"
         "resource.setrlimit(resource.RLIMIT_AS, (6 << 30, 6 << 30))\n"
         "out, processes = sys.argv[2], int(sys.argv[3])\n"
-        "packed = pack(sys.argv[1], out, 16, processes=processes, progress=len)\n"
+        "source = list_images(sys.argv[1])\n"
+        "packed = pack(source, out, 16, processes=processes, progress=len)\n"
         "verify(packed.path)\n"
         "print(json.dumps([len(packed.train), len(packed.val), packed.meta['unread']]))"
     )
@@ -99,7 +102,7 @@ def test_file_names_of_any_bytes_are_packed_and_printed_as_one_line(tmp_path):
         with open(folder + name, "w") as file:
             file.write("no image")
     said = []
-    packed = pack(tmp_path / "in", tmp_path / "out", 16, progress=said.append)
+    packed = pack_folder(tmp_path / "in", tmp_path / "out", 16, progress=said.append)
     assert len(packed.train) + len(packed.val) == 24
     names = {r"a/\xff.png", r"a/\x1b]0;owned\x07.png", r"a/x\nforged: line.png"}
     assert {name for name, _ in packed.meta["unread"]} == names
@@ -108,7 +111,9 @@ def test_file_names_of_any_bytes_are_packed_and_printed_as_one_line(tmp_path):
     assert "\x1b" not in text
     assert "\nforged" not in text
     assert text.encode()  # no half characters, which a terminal would refuse
-    assert pack(tmp_path / "in", tmp_path / "out", 16, **QUIET).path == packed.path
+    assert (
+        pack_folder(tmp_path / "in", tmp_path / "out", 16, **QUIET).path == packed.path
+    )
 
 
 def test_hidden_and_system_folders_are_passed_over_by_name(tmp_path):
@@ -120,7 +125,7 @@ def test_hidden_and_system_folders_are_passed_over_by_name(tmp_path):
     (folder / "b/notes.txt").write_text("no image")
     (folder / "b/0.ppm").write_text("no image")
     said = []
-    packed = pack(folder, tmp_path / "out", 16, progress=said.append)
+    packed = pack_folder(folder, tmp_path / "out", 16, progress=said.append)
     assert packed.names == ("a", "b")
     assert len(packed.train) + len(packed.val) == 80
     unread = dict(packed.meta["unread"])
@@ -137,5 +142,5 @@ def test_a_class_that_loses_all_its_images_is_refused_by_name(tmp_path):
     noise_images(tmp_path / "in", 4, num_classes=("lost",))
     for path in (tmp_path / "in/lost").iterdir():
         path.write_bytes(b"no image")
-    with pytest.raises(ValueError, match=r"data: got no training .* the classes lost"):
-        pack(tmp_path / "in", tmp_path / "out", 16, **QUIET)
+    with pytest.raises(ValueError, match=r"data: got no readable .* the classes lost"):
+        pack_folder(tmp_path / "in", tmp_path / "out", 16, **QUIET)

@@ -16,8 +16,9 @@ import pytest
 from alexnet_nb import preprocessing
 from alexnet_nb.data import packing
 from alexnet_nb.data.packed import verify
-from alexnet_nb.data.packing import CHUNK, pack
+from alexnet_nb.data.packing import CHUNK
 from helpers.images import PATIENCE, QUIET, digest, jpegs, noise_images
+from helpers.packing import pack_folder
 from helpers.troubles import die
 
 pytestmark = pytest.mark.slow
@@ -25,7 +26,8 @@ pytestmark = pytest.mark.slow
 PACK = """
 import sys
 from alexnet_nb.data.packing import pack
-pack(sys.argv[1], sys.argv[2], 64, processes=int(sys.argv[3]))
+from alexnet_nb.data.sources import list_images
+pack(list_images(sys.argv[1]), sys.argv[2], 64, processes=int(sys.argv[3]))
 """
 
 
@@ -35,7 +37,7 @@ def test_killed_at_any_moment_it_goes_on(tmp_path):
     A second run makes the bytes of an undisturbed one.
     """
     jpegs(tmp_path / "in", 10 * CHUNK)
-    whole = digest(pack(tmp_path / "in", tmp_path / "whole", 64, **QUIET).path)
+    whole = digest(pack_folder(tmp_path / "in", tmp_path / "whole", 64, **QUIET).path)
     rng, resumed = np.random.default_rng(), 0
     for trial in range(3):
         out = tmp_path / f"out{trial}"
@@ -52,7 +54,7 @@ def test_killed_at_any_moment_it_goes_on(tmp_path):
         process.wait()
         assert not out.exists() or digest(out) == whole
         resumed += any(partial.glob("*/journal.jsonl"))
-        assert digest(pack(tmp_path / "in", out, 64, **QUIET).path) == whole
+        assert digest(pack_folder(tmp_path / "in", out, 64, **QUIET).path) == whole
         assert sorted(
             p.name
             for p in tmp_path.iterdir()
@@ -111,7 +113,8 @@ import subprocess, sys
 from pathlib import Path
 from alexnet_nb.data.packed import verify
 from alexnet_nb.data.packing import pack
-source, disk = sys.argv[1:]
+from alexnet_nb.data.sources import list_images
+source, disk = list_images(sys.argv[1]), sys.argv[2]
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", disk], check=True)
 filler = Path(disk, "filler")
 def fill(line):  # after pack has looked how much is free
@@ -205,7 +208,7 @@ def test_a_worker_killed_mid_way_is_named_and_packing_goes_on(tmp_path, monkeypa
     if sys.platform != "linux":
         pytest.skip("the workers inherit the fault by fork")
     noise_images(tmp_path / "in", 100)
-    whole = pack(tmp_path / "in", tmp_path / "whole", 16, **QUIET)
+    whole = pack_folder(tmp_path / "in", tmp_path / "whole", 16, **QUIET)
     read = preprocessing.load_image
 
     def deadly(source, size):
@@ -217,7 +220,7 @@ def test_a_worker_killed_mid_way_is_named_and_packing_goes_on(tmp_path, monkeypa
     monkeypatch.setattr(multiprocessing, "get_context", lambda: context)
     monkeypatch.setattr(packing, "load_image", deadly)
     with pytest.raises(RuntimeError, match=r"got signal 9.*one of the files.*77\.png"):
-        pack(tmp_path / "in", tmp_path / "out", 16, processes=2, **QUIET)
+        pack_folder(tmp_path / "in", tmp_path / "out", 16, processes=2, **QUIET)
     monkeypatch.setattr(packing, "load_image", read)
-    packed = pack(tmp_path / "in", tmp_path / "out", 16, processes=2, **QUIET)
+    packed = pack_folder(tmp_path / "in", tmp_path / "out", 16, processes=2, **QUIET)
     assert packed.meta["sha256"] == whole.meta["sha256"]

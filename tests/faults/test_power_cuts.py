@@ -1,16 +1,20 @@
 """What is on the disk when the machine goes away while it packs."""
 
+import io
 import json
 import os
 from pathlib import Path
 
 import pytest
+from tqdm import tqdm
 
-from alexnet_nb.data import packing
+from alexnet_nb.data import journal, packing
+from alexnet_nb.data.journal import HEADER
 from alexnet_nb.data.packed import verify
-from alexnet_nb.data.packing import CHUNK, HEADER, pack
+from alexnet_nb.data.packing import CHUNK
 from alexnet_nb.data.sources import list_images
 from helpers.images import QUIET, noise_images
+from helpers.packing import pack_folder
 
 
 class PowerCut(Exception):
@@ -26,7 +30,7 @@ def pack_until(monkeypatch, source, out, function, **options):
     with monkeypatch.context() as patch:
         patch.setattr(packing, function, cut)
         with pytest.raises(PowerCut):
-            pack(source, out, 16, **options, **QUIET)
+            pack_folder(source, out, 16, **options, **QUIET)
     return out.with_name(f".{out.name}.partial")
 
 
@@ -42,7 +46,7 @@ def same_files(a, b):
 def three_chunks(tmp_path):
     """A folder with more than three chunks for training, and what is made of it."""
     source = noise_images(tmp_path / "in", 3 * CHUNK // 2 + 10)
-    return source, pack(source, tmp_path / "whole", 16, **QUIET).path
+    return source, pack_folder(source, tmp_path / "whole", 16, **QUIET).path
 
 
 @pytest.mark.parametrize("quality", [None, 90])
@@ -53,14 +57,16 @@ def test_a_journal_ahead_of_its_data_is_cut_back(
     """What reached the disk is the journal, and some of the images or none."""
     source, whole = three_chunks
     if quality:
-        whole = pack(source, tmp_path / "jpegs", 16, quality=quality, **QUIET).path
+        whole = pack_folder(
+            source, tmp_path / "jpegs", 16, quality=quality, **QUIET
+        ).path
     out = tmp_path / "out"
     cut = pack_until(monkeypatch, source, out, "pixel_statistics", quality=quality)
     data = cut / "train" / ("jpegs.npy" if quality else "images.npy")
     size = HEADER + int(images * 3 * 16 * 16)
     assert size < data.stat().st_size
     os.truncate(data, size if images else 0)
-    packed = verify(pack(source, out, 16, quality=quality, **QUIET).path)
+    packed = verify(pack_folder(source, out, 16, quality=quality, **QUIET).path)
     assert same_files(packed.path, whole)
     assert all(packed.train.images[i].any() for i in range(len(packed.train)))
 
@@ -86,7 +92,7 @@ def test_a_damaged_journal_is_cut_there(tmp_path, monkeypatch, three_chunks, dam
     lines = journal.read_bytes().splitlines(keepends=True)
     assert len(lines) >= 3
     journal.write_bytes(b"".join(DAMAGES[damage](lines)))
-    packed = pack(source, tmp_path / "out", 16, **QUIET)
+    packed = pack_folder(source, tmp_path / "out", 16, **QUIET)
     assert same_files(verify(packed.path).path, whole)
 
 
@@ -98,7 +104,7 @@ def test_a_damaged_plan_does_not_block_later_tries(
     source, whole = three_chunks
     cut = pack_until(monkeypatch, source, tmp_path / "out", "pixel_statistics")
     (cut / name).write_bytes(content)
-    packed = pack(source, tmp_path / "out", 16, **QUIET)
+    packed = pack_folder(source, tmp_path / "out", 16, **QUIET)
     assert same_files(verify(packed.path).path, whole)
 
 
@@ -111,21 +117,27 @@ def test_what_was_finished_of_another_plan_does_not_get_the_name(
     for path in whole.rglob("*"):
         if path.is_file():
             (cut / path.relative_to(whole)).write_bytes(path.read_bytes())
-    assert pack(source, tmp_path / "out", 24, **QUIET).size == 24
+    assert pack_folder(source, tmp_path / "out", 24, **QUIET).size == 24
+
+
+class Interrupted(tqdm):
+    """A bar on which Ctrl-C is pressed after two chunks."""
+
+    def update(self, n=1):
+        super().update(n)
+        if self.n >= 2 * CHUNK:
+            raise KeyboardInterrupt
 
 
 def test_an_interrupt_loses_nothing(tmp_path, three_chunks):
     """The lines of an interrupted run are written, whatever the time since the last."""
     source, _ = three_chunks
-
-    def tell(done):
-        if done >= 2 * CHUNK:
-            raise KeyboardInterrupt
-
-    items = list_images(source).splits["train"]
-    chunks = packing.Chunks(items, 16, None)
+    samples = list_images(source).splits["train"]
+    chunks = packing.Chunks(samples, 16, None)
     with pytest.raises(KeyboardInterrupt):
-        packing.write_split(tmp_path / "train", chunks, 0, tell)
+        packing.write_split(
+            tmp_path / "train", chunks, 0, Interrupted(file=io.StringIO())
+        )
     journal = (tmp_path / "train/journal.jsonl").read_bytes()
     assert journal.count(b"\n") == 2
 
@@ -166,7 +178,7 @@ def test_files_have_reached_the_disk_before_they_get_their_names(
 ):
     synced, renamed = disk
     source = noise_images(tmp_path / "in")
-    pack(source, tmp_path / "out", 16, quality=quality, **QUIET)
+    pack_folder(source, tmp_path / "out", 16, quality=quality, **QUIET)
     names = {path.name for path in renamed}
     assert {"out", "meta.json", "plan.json", "stats.npz", "labels.npy"} <= names
     assert {path.parent.stat().st_ino for path in renamed if path.exists()} <= set(
@@ -178,7 +190,7 @@ def test_data_have_reached_the_disk_before_their_journal_line(
     tmp_path, monkeypatch, three_chunks
 ):
     """Looked at whenever the journal is longer than before."""
-    monkeypatch.setattr(packing, "_SYNC_SECONDS", 0)
+    monkeypatch.setattr(journal, "_SYNC_SECONDS", 0)
     fsync, reached, seen = os.fsync, {}, []
     partial = tmp_path / ".out.partial"
 
@@ -202,6 +214,6 @@ def test_data_have_reached_the_disk_before_their_journal_line(
         look()
 
     monkeypatch.setattr(os, "fsync", note)
-    pack(three_chunks[0], tmp_path / "out", 16, **QUIET)
+    pack_folder(three_chunks[0], tmp_path / "out", 16, **QUIET)
     assert len({end for split, end in seen if split == "train"}) >= 3
     assert any(split == "val" for split, _ in seen)

@@ -18,7 +18,7 @@ from alexnet_nb.data.datasets import load_dataset
 from alexnet_nb.engine.config import Config, resolve
 from alexnet_nb.engine.launch import train
 from alexnet_nb.engine.loop import train_loop
-from alexnet_nb.engine.run_dir import checkpoints
+from alexnet_nb.engine.run_dir import RunDir
 from alexnet_nb.engine.trainer import Trainer
 from helpers import LONG, ROOT, gone, texts, workers
 from helpers.runs import SMALL, metrics
@@ -46,7 +46,7 @@ def test_killed_at_any_step_it_goes_on_bit_for_bit(tmp_path, fault, gpus):
         RuntimeError, match=f"process {gpus - 1} was killed by signal 9"
     ):
         train(Config(gpus=gpus, out_dir=str(out), **SMALL))
-    assert len(checkpoints(out)) <= 2
+    assert len(RunDir(out).checkpoints()) <= 2
     assert gone(tmp_path)
     fault(None)
     assert same(
@@ -93,7 +93,8 @@ def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path, fault, monkeypatch)
     monkeypatch.setenv("ALEXNET_NB_SAVE", "600")
     with pytest.raises(
         RuntimeError,
-        match=r"FloatingPointError: step 8: the loss is nan at a rate of 0.01",
+        match=r"FloatingPointError: loss: got nan at step 8 "
+        r"with a learning rate of 0.01",
     ):
         train(Config(out_dir=str(tmp_path / "run"), **SMALL))
     known = json.loads((tmp_path / "run/log/not-finite.json").read_text())
@@ -278,14 +279,14 @@ import subprocess, sys, threading, time
 from pathlib import Path
 from alexnet_nb.engine.config import Config
 from alexnet_nb.engine.launch import train
-from alexnet_nb.engine.run_dir import checkpoints
+from alexnet_nb.engine.run_dir import RunDir
 disk, words = sys.argv[1], sys.argv[4]
 free, batch_size = int(sys.argv[2]), int(sys.argv[3])
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=60m", "tmpfs", disk], check=True)
 out, filler = Path(disk, "run"), Path(disk, "filler")
 settings = dict(out_dir=str(out), width_mult=1 / 8, epochs=3, batch_size=batch_size)
 def fill():
-    while not checkpoints(out): time.sleep(0.02)
+    while not RunDir(out).checkpoints(): time.sleep(0.02)
     with open(filler, "wb", buffering=0) as f:
         try:
             while True: f.write(bytes(1 << 14))

@@ -4,16 +4,17 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
-from torch.nn import functional as F
 
 from alexnet_nb.dropout import dropout_masks
-from alexnet_nb.learning import scale_width
+from alexnet_nb.learning import make_optimizer, scale_width
 from alexnet_nb.lrn import lrn
 from alexnet_nb.model import AlexNet, initial_weights
 from alexnet_nb.recipes import RECIPES
+from alexnet_nb.training import classification_loss, train_step
 
 pytestmark = [
     pytest.mark.gpu,
@@ -56,11 +57,14 @@ def test_net(name):
         model = AlexNet(recipe, 10)
         model.load_state_dict(weights)
         model.to(device, torch.float64).train()
-        loss = F.cross_entropy(
-            model(x.to(device), dropout_masks(recipe, 4, 0, 0, device=device)),
+        masks = dropout_masks(recipe, 4, 0, 0, device=device)
+        loss, _ = train_step(
+            model,
+            make_optimizer(model, recipe),
+            x.to(device),
             y.to(device),
+            partial(classification_loss, masks=masks),
         )
-        loss.backward()
         found.append([loss.item(), *(p.grad.cpu() for p in model.parameters())])
     assert found[0][0] == pytest.approx(found[1][0], rel=1e-12)
     for a, b in zip(found[0][1:], found[1][1:], strict=True):

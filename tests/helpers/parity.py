@@ -10,10 +10,10 @@ import os
 import sys
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 
 import torch
 import torch.distributed as dist
-from torch.nn import functional as F
 
 from alexnet_nb import model as model_module
 from alexnet_nb.augmentation import InputTransform, sample_augment_params
@@ -29,11 +29,27 @@ from alexnet_nb.model import AlexNet, initial_weights
 from alexnet_nb.multigpu import bytes_sent, exchange_with_peer, gather_state_dict
 from alexnet_nb.preprocessing import pixel_statistics
 from alexnet_nb.recipes import RECIPES
+from alexnet_nb.training import classification_loss, train_step
 
 
 def gather_without_gradient(x, column):
     other = exchange_with_peer(x.detach())
     return torch.cat((x, other) if column == 0 else (other, x), 1)
+
+
+def column_loss(model, images, labels, masks, fault):
+    """Return the loss of a column, and its logits.
+
+    Column 1 has no loss, and its sum carries its gradient.
+    """
+    if model.column == 1:
+        logits = model(images, masks)
+        loss = logits.sum()
+    else:
+        loss, logits = classification_loss(model, images, labels, masks)
+    if fault == "loss":
+        loss = 2 * loss
+    return loss, logits
 
 
 def run(recipe, column, fault, dtype, num_classes, batch, steps, seed):
@@ -63,18 +79,14 @@ def run(recipe, column, fault, dtype, num_classes, batch, steps, seed):
         masks = dropout_masks(recipe, batch, seed, step, column)
         if fault == "masks":
             masks = {name: torch.rand(m.shape) < 0.5 for name, m in masks.items()}
-        logits = net(see.train(images[rows], draws[rows], rates["color"]), masks)
-        loss = logits.sum() if column == 1 else F.cross_entropy(logits, labels[rows])
-        if fault == "loss":
-            loss = 2 * loss
-        optimizer.zero_grad()
-        loss.backward()
+        x = see.train(images[rows], draws[rows], rates["color"])
+        compute_loss = partial(column_loss, masks=masks, fault=fault)
+        _, logits = train_step(net, optimizer, x, labels[rows], compute_loss)
         if step == 0:
-            found |= {"logits": logits.detach()} if column != 1 else {}
+            found |= {"logits": logits} if column != 1 else {}
             grads = gather_state_dict(
                 {n: p.grad.clone() for n, p in net.named_parameters()}, column
             )
-        optimizer.step()
     weights = gather_state_dict(
         {n: p.detach() for n, p in net.named_parameters()}, column
     )

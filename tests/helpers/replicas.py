@@ -24,7 +24,7 @@ from alexnet_nb.engine.checkpoint import last_checkpoint
 from alexnet_nb.engine.config import Config, resolve
 from alexnet_nb.engine.distributed import BatchShard, init_distributed, shard_batch
 from alexnet_nb.engine.loop import run_training
-from alexnet_nb.engine.run_dir import checkpoints
+from alexnet_nb.engine.run_dir import RunDir
 from alexnet_nb.engine.trainer import Trainer
 from alexnet_nb.multigpu import set_column_group
 from alexnet_nb.preprocessing import pixel_statistics
@@ -55,7 +55,7 @@ def pictures(seed, n):
 
 def result(folder):
     """What a run has left behind, as tensors."""
-    last = checkpoints(folder)[-1]
+    last = RunDir(folder).checkpoints()[-1]
     found = {
         f"{kind} {n}": t
         for kind in ("weights", "velocity")

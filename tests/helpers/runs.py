@@ -22,7 +22,7 @@ def begin(folder, data, **settings):
     """A run in this process, new or resumed."""
     config = Config(out_dir=str(folder), **TINY | settings)
     if not (folder / "config.json").exists():
-        open_run(config, plan_placement(1, found=0))[1].close()
+        open_run(config, plan_placement(1, num_devices=0)).close()
     worker = Trainer(folder, resolve(config), data, None)
     if found := last_checkpoint(worker):
         load_checkpoint(worker, found)
@@ -50,7 +50,7 @@ def fit_one(folder):
     config = Config(out_dir=str(folder), **TINY64)
     run_training(
         Trainer(
-            open_run(config, plan_placement(1))[0],
+            open_run(config, plan_placement(1)).path,
             resolve(config),
             load_dataset("digits", 72),
             None,

@@ -320,7 +320,7 @@ def test_an_address_that_does_not_exist_leads_back(tab):
     Styles, pictures and links of 404.html are found from there.
     """
     tab.faults.clear()
-    tab.page.goto(f"{tab.top}experiments/no/such/page.html")
+    tab.page.goto(f"{tab.top}evidence/no/such/page.html")
     assert [
         f
         for f in tab.faults

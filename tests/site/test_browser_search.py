@@ -15,13 +15,13 @@ expect = import_module("playwright.sync_api").expect
 
 TARGETS = [
     "learning.html#check_signal",
-    "family.html#run-147",
+    "evidence/lab.html#run-147",
     "lrn.html#lrn-equation",
     "lrn.html#lrn-class",
-    "claims.html#the-commands",
-    "howto.html#train-on-imagenet",
+    "evidence/claims.html#the-commands",
+    "guides/train.html#train-on-imagenet",
     "engine/launch.html#a-run",
-    "traps.html#stepping-into-them-on-purpose",
+    "evidence/pitfalls.html#stepping-into-them-on-purpose",
 ]
 
 
@@ -51,7 +51,7 @@ def ask(page, words):
     page.wait_for_timeout(400)  # until the last letter has been looked for
 
 
-@pytest.mark.parametrize("start", ["index.html", "experiments/plateau.html"])
+@pytest.mark.parametrize("start", ["index.html", "evidence/experiments/plateau.html"])
 @pytest.mark.parametrize("words", ["stuck at 6.9", "227"])
 def test_search_finds(tab, start, words):
     page = tab.page
@@ -69,9 +69,9 @@ def test_search_finds(tab, start, words):
 
 # each with a page that must be the first found; no page has these words side by side
 QUERIES = {
-    "6.9 loss stuck": "symptoms.html",
-    "why is my loss nan": "symptoms.html",
-    "how do I train on imagenet": "howto.html",
+    "6.9 loss stuck": "guides/troubleshooting.html",
+    "why is my loss nan": "guides/troubleshooting.html",
+    "how do I train on imagenet": "guides/train.html",
     "color PCA noise": "augmentation.html",
     "scaling dropout": "dropout.html",
     "two GPUs column": "multigpu.html",
@@ -81,7 +81,7 @@ QUERIES = {
 @pytest.mark.parametrize("words", QUERIES)
 def test_search_finds_words_in_any_order(tab, words):
     tab.page.set_viewport_size(WIDE)
-    tab.page.goto(tab.top + "survived.html")
+    tab.page.goto(tab.top + "evidence/survived.html")
     ask(tab.page, words)
     tab.page.keyboard.press("Enter")
     tab.page.wait_for_url(
@@ -97,7 +97,7 @@ def family(page, top, size=WIDE):
     The drawing is the one that is shown at this width.
     """
     page.set_viewport_size(size)
-    page.goto(f"{top}family.html")
+    page.goto(f"{top}evidence/lab.html")
     return page.locator("#family svg:visible"), lambda: page.evaluate(
         "document.activeElement.getAttribute('href')?.slice(1)"
     )
@@ -171,7 +171,7 @@ def test_family_tree_is_whole_without_scripts(browser, top):
     """Every mark is a link to its row, and the row is there."""
     context = browser.new_context(viewport=WIDE, java_script_enabled=False)
     page = context.new_page()
-    page.goto(f"{top}family.html")
+    page.goto(f"{top}evidence/lab.html")
     page.locator("#family svg.wide .run[href='#run-147']").click()
     assert page.url.endswith("#run-147")
     row = page.locator("[id='run-147']")

@@ -400,5 +400,33 @@ def test_the_table_of_this_project_can_be_read():
     moves, faults = redirects.read_moves((ROOT / "CONTRIBUTING.md").read_text())
     assert faults == []
     assert len(dict(moves)) == len(moves)
+    expected = {old.partition("#")[0]: new for old, new in SECTIONS.items()}
+    assert expected.items() <= dict(moves).items()
     moves, faults = redirects.read_moves("# Contributing\n")
     assert (moves, len(faults)) == ([], 1)
+
+
+SECTIONS = {  # of this project: a section at its old address, and the page it is on now
+    "howto.html#train-on-imagenet": "guides/train.html",
+    "symptoms.html#the-loss-is-stuck-at-6.9": "guides/troubleshooting.html",
+    "cluster.html#what-a-step-sends": "guides/scale.html",
+    "claims.html#open-rows": "evidence/claims.html",
+    "family.html#run-147": "evidence/lab.html",
+    "traps.html#stepping-into-them-on-purpose": "evidence/pitfalls.html",
+    "survived.html#what-went": "evidence/survived.html",
+    "experiments/analogues.html#ten-views": "evidence/experiments/analogues.html",
+    "experiments/figure1.html#the-rates": "evidence/experiments/figure1.html",
+    "experiments/plateau.html#at-full-size": "evidence/experiments/plateau.html",
+}
+
+
+@pytest.mark.parametrize("old", SECTIONS)
+def test_an_old_address_of_this_project_leads_to_its_section(browser, site, old):
+    """And without its section, to the page."""
+    path, _, anchor = old.partition("#")
+    page = browser.new_page()
+    for end in ("", f"#{anchor}"):
+        page.goto((site / path).as_uri() + end)
+        page.wait_for_url((site / SECTIONS[old]).as_uri() + end)
+    assert page.locator(f"[id='{anchor}']").count() == 1
+    page.close()

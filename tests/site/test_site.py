@@ -150,7 +150,7 @@ def test_links_that_show_a_name_lead_to_its_heading(pages):
 def test_code_in_tables_is_printed_without_backslashes(pages):
     cells = re.findall(
         r"<code>([^<]*)</code>",
-        "".join(re.findall(r"<td.*?</td>", pages["traps"], re.S)),
+        "".join(re.findall(r"<td.*?</td>", pages["evidence/pitfalls"], re.S)),
     )
     code = [unescape(words) for words in cells]
     assert "init_bias: tuple | None = (0.0, 0.0" in code
@@ -198,9 +198,11 @@ def test_a_link_to_a_page_has_title_sentence_and_picture(pages, site):
         assert card.size == (1200, 630)
         assert (
             card.text["drawing"]
-            == hashlib.sha256((ROOT / "nbs/columns.svg").read_bytes()).hexdigest()
+            == hashlib.sha256(
+                (ROOT / "nbs/assets/columns.svg").read_bytes()
+            ).hexdigest()
         ), "the drawing has changed: python .ci/card.py"
-    assert (site / "favicon.svg").read_text() == runpy.run_path(
+    assert (site / "assets/favicon.svg").read_text() == runpy.run_path(
         str(ROOT / ".ci/card.py")
     )["favicon"]()
 

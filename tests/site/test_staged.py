@@ -159,20 +159,20 @@ BROKEN = {
     "far font": (
         lambda c: replaced(
             c,
-            "styles.css",
+            "assets/styles.css",
             "body {",
             "@import url('//fonts.example.org/a.css');\nbody {",
         ),
-        r"styles\.css: got //fonts\.example\.org/a\.css, ",
+        r"assets/styles\.css: got //fonts\.example\.org/a\.css, ",
     ),
     "far script everywhere": (
         lambda c: replaced(
             c,
-            "after.html",
+            "assets/after.html",
             "<script>",
             '<script src="//cdn.example.org/a.js"></script><script>',
         ),
-        r"after\.html: got //cdn\.example\.org/a\.js, ",
+        r"assets/after\.html: got //cdn\.example\.org/a\.js, ",
     ),
     "no card": (
         lambda c: replaced(
@@ -205,25 +205,30 @@ BROKEN = {
         r"tour\.ipynb #nowhere: got no such target, expected an anchor; ",
     ),
     "file": (
-        lambda c: notebook(c, "experiments/plateau", markdown("[x](lrn.ipynb)")),
-        r"experiments/plateau\.ipynb lrn\.ipynb: got no such target, expected a file; ",
+        lambda c: notebook(
+            c, "evidence/experiments/plateau", markdown("[x](lrn.ipynb)")
+        ),
+        r"evidence/experiments/plateau\.ipynb lrn\.ipynb: "
+        r"got no such target, expected a file; ",
     ),
     "page of the sidebar": (
-        lambda c: replaced(c, "_quarto.yml", "href: howto.ipynb", "href: howtoo.ipynb"),
-        r"_quarto\.yml howtoo\.ipynb: got no file, ",
+        lambda c: replaced(
+            c, "_quarto.yml", "href: guides/scale.ipynb", "href: guides/scala.ipynb"
+        ),
+        r"_quarto\.yml guides/scala\.ipynb: got no file, ",
     ),
     "page marked twice": (
         lambda c: replaced(
             c,
             "_quarto.yml",
             "    right:\n",
-            "    right:\n      - text: How to\n        href: howto.ipynb\n",
+            "    right:\n      - text: Scale\n        href: guides/scale.ipynb\n",
         ),
-        r"_quarto\.yml howto\.ipynb: got two entries, expected one; ",
+        r"_quarto\.yml guides/scale\.ipynb: got two entries, expected one; ",
     ),
     "escaped pipe": (
-        lambda c: notebook(c, "traps", leave_pipes),
-        r"traps\.ipynb cell \d+: got an escaped pipe in ",
+        lambda c: notebook(c, "evidence/pitfalls", leave_pipes),
+        r"evidence/pitfalls\.ipynb cell \d+: got an escaped pipe in ",
     ),
     "id of a cell": (
         lambda c: notebook(c, "lrn", rename_cell),

@@ -13,7 +13,6 @@ import torch
 from PIL import Image
 
 from alexnet_nb.augmentation import InputTransform
-from alexnet_nb.data.packing import pack
 from alexnet_nb.engine.config import Config, resolve
 from alexnet_nb.engine.distributed import plan_placement
 from alexnet_nb.engine.loop import run_training
@@ -22,6 +21,7 @@ from alexnet_nb.engine.trainer import Trainer
 from alexnet_nb.evaluation import evaluate, load_input, load_model, probabilities
 from alexnet_nb.learning import error_rates
 from alexnet_nb.recipes import paper
+from helpers.packing import pack_folder
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def run(tmp_path_factory, digits):
     """
     folder = tmp_path_factory.mktemp("run")
     config = Config(out_dir=str(folder), width_mult=1 / 16, epochs=1)
-    open_run(config, plan_placement(1, found=0))[1].close()
+    open_run(config, plan_placement(1, num_devices=0)).close()
     run_training(Trainer(folder, resolve(config), digits, None))
     evaluate(folder, digits)
     return folder
@@ -49,7 +49,8 @@ def packed(folder, names, size=72, n=12):
         for i in range(n):
             pixels = rng.integers(100, 256, (size, size, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(folder / "images" / name / f"{i}.png")
-    return pack(folder / "images", folder / "packed", size, progress=lambda line: None)
+    dest = folder / "packed"
+    return pack_folder(folder / "images", dest, size, progress=lambda line: None)
 
 
 def result_of(run, name):
@@ -190,7 +191,7 @@ def test_the_report_counts_distinct_views(tmp_path, digits):
     """Images of the size of the crop have one view where they are not mirrored."""
     folder = tmp_path / "run"
     config = Config(out_dir=str(folder), width_mult=1 / 16, epochs=1, crop_size=72)
-    open_run(config, plan_placement(1, found=0))[1].close()
+    open_run(config, plan_placement(1, num_devices=0)).close()
     run_training(Trainer(folder, resolve(config), digits, None))
     table = evaluate(folder, digits)
     assert json.loads((folder / "result.json").read_text())["views"] == 1

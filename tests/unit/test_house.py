@@ -23,8 +23,16 @@ TOO_LONG = {"recipes"}
 
 # From the ground up. A module imports its own floor, without a circle, and those below.
 FLOORS = [
-    {"base.files", "base.processes"},
-    {"recipes", "relu", "lrn", "multigpu", "pooling", "data.workers"},
+    {"base.files", "base.processes", "kernels"},
+    {
+        "recipes",
+        "relu",
+        "lrn",
+        "multigpu",
+        "pooling",
+        "data.workers",
+        "data.journal",
+    },
     {"preprocessing", "model", "augmentation", "dropout", "learning"},
     {"data.packed", "data.sources", "data.packing", "data.datasets", "training"},
     {

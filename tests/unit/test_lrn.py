@@ -9,7 +9,8 @@ import sys
 import pytest
 import torch
 
-from alexnet_nb.lrn import LRN, _lrn_blocked, lrn
+from alexnet_nb.kernels import lrn_blocked
+from alexnet_nb.lrn import LRN, lrn
 
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
 
@@ -60,11 +61,11 @@ def test_many_blocks_are_one(layout, monkeypatch):
         draw(7, 6, 5, 5, layout=layout),
         (5, 2.0, 1e-4, 0.75, 2),
     )
-    whole = [_lrn_blocked(x, None, *settings), _lrn_blocked(x, g, *settings)]
-    monkeypatch.setattr("alexnet_nb.lrn._BLOCK", 6 * 5 * 5 * 2)
+    whole = [lrn_blocked(x, None, *settings), lrn_blocked(x, g, *settings)]
+    monkeypatch.setattr("alexnet_nb.kernels._BLOCK", 6 * 5 * 5 * 2)
     for a, b in zip(
         whole,
-        [_lrn_blocked(x, None, *settings), _lrn_blocked(x, g, *settings)],
+        [lrn_blocked(x, None, *settings), lrn_blocked(x, g, *settings)],
         strict=True,
     ):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-14)

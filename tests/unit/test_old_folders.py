@@ -15,7 +15,7 @@ from alexnet_nb.data.packed import verify
 from alexnet_nb.engine.checkpoint import last_checkpoint
 from alexnet_nb.engine.config import Config, coerce, resolve
 from alexnet_nb.engine.loop import run_training
-from alexnet_nb.engine.run_dir import checkpoints, load_run_config
+from alexnet_nb.engine.run_dir import RunDir, load_run_config
 from alexnet_nb.engine.trainer import Trainer
 from helpers import ROOT
 
@@ -70,12 +70,14 @@ def test_a_run_is_resumed_to_its_end(tmp_path):
         for line in (tmp_path / "metrics.jsonl").read_text().splitlines()
     ]
     assert steps == [1, 2, 3, 3, 4, 5, 6, 6, 7, 8, 9, 9, 10, 11, 12, 12]
-    assert checkpoints(tmp_path)[-1].name == "step-0000012"
+    assert RunDir(tmp_path).checkpoints()[-1].name == "step-0000012"
 
 
 def test_a_run_on_other_data_is_refused_by_name(tmp_path):
     shutil.copytree(OLD / "run", tmp_path, dirs_exist_ok=True)
-    with pytest.raises(ValueError, match=r"data: .* was .*, and is .* now"):
+    with pytest.raises(
+        ValueError, match=r"whose data has .*, expected .*, as in this run"
+    ):
         run_training(resumed(tmp_path, verify(OLD / "packed-jpeg")))
 
 
@@ -83,12 +85,12 @@ def test_a_run_from_before_there_were_more_fields_is_resumed(tmp_path):
     """A field of `Recipe` that its checkpoint lacks has the value that was built in."""
     shutil.copytree(BEFORE / "paper", tmp_path, dirs_exist_ok=True)
     run_training(resumed(tmp_path, verify(OLD / "packed-raw")))
-    assert checkpoints(tmp_path)[-1].name == "step-0000012"
+    assert RunDir(tmp_path).checkpoints()[-1].name == "step-0000012"
     weights = load_file(tmp_path / "model.safetensors")
     assert all(weight.isfinite().all() for weight in weights.values())
 
 
 def test_a_run_of_a_recipe_that_has_changed_is_refused_by_name(tmp_path):
     shutil.copytree(BEFORE / "source2012", tmp_path, dirs_exist_ok=True)
-    with pytest.raises(ValueError, match=r"recipe: schedule was .*, and is .* now"):
+    with pytest.raises(ValueError, match=r"whose recipe has schedule .*, expected"):
         run_training(resumed(tmp_path, verify(OLD / "packed-raw")))

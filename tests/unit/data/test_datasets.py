@@ -12,14 +12,17 @@ from alexnet_nb.data.datasets import cache_folder, load_dataset
     ("files", "words"),
     [
         (["train/", "val/"], "no images for train"),
-        (["train/a/1.png", "val/a/2.png"], "has one class"),
+        (["train/a/1.png", "val/a/2.png"], "with one class"),
         (["train/a/1.png", "train/b/", "val/a/2.png"], "no images for the classes b"),
         (
             ["train/a/1.png", "train/b/2.png", "val/c/3.png"],
-            "has classes that train has not: c",
+            "classes that train has not: c",
         ),
         (["train/a/1.png", "train/b/2.png"], "none named val"),
-        (["train/a/1.png", "train/b/2.png", "val/a/broken.png"], "no picture for val"),
+        (
+            ["train/a/1.png", "train/b/2.png", "val/a/broken.png"],
+            "no readable image for val",
+        ),
     ],
 )
 def test_odd_folders_are_refused(tmp_path, monkeypatch, files, words):

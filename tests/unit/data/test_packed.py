@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from alexnet_nb.data.packed import open_packed, verify
-from alexnet_nb.data.packing import pack
 from helpers.images import PATIENCE, QUIET, jpegs, noise_images
+from helpers.packing import pack_folder
 
 
 def test_check_names_what_is_wrong(tmp_path):
     jpegs(tmp_path / "in")
-    packed = pack(tmp_path / "in", tmp_path / "out", 32, **QUIET)
+    packed = pack_folder(tmp_path / "in", tmp_path / "out", 32, **QUIET)
     verify(packed.path)
     np.save(packed.path / "val/labels.npy", np.array([7] * 9))
     with pytest.raises(
@@ -27,7 +27,7 @@ def test_check_names_what_is_wrong(tmp_path):
 @pytest.mark.parametrize("meta", ["[1]", "{}"])
 def test_a_damaged_meta_json_is_named(tmp_path, meta):
     noise_images(tmp_path / "in")
-    packed = pack(tmp_path / "in", tmp_path / "out", 16, **QUIET)
+    packed = pack_folder(tmp_path / "in", tmp_path / "out", 16, **QUIET)
     (packed.path / "meta.json").write_text(meta)
     with pytest.raises(
         ValueError, match="expected None, the number of classes in meta"
@@ -38,7 +38,7 @@ def test_a_damaged_meta_json_is_named(tmp_path, meta):
 @pytest.mark.parametrize("text", ["a\n", "a\nb\nc\n", "a\n\nb\n", ""])
 def test_as_many_names_as_classes(tmp_path, text):
     noise_images(tmp_path / "in")
-    packed = pack(tmp_path / "in", tmp_path / "out", 16, **QUIET)
+    packed = pack_folder(tmp_path / "in", tmp_path / "out", 16, **QUIET)
     (packed.path / "names.txt").write_text(text)
     for opened in (open_packed, verify):
         with pytest.raises(ValueError, match=r"names.txt: got \d names, expected 2"):
@@ -47,7 +47,7 @@ def test_as_many_names_as_classes(tmp_path, text):
 
 def test_names_are_utf8_whatever_the_locale(tmp_path):
     noise_images(tmp_path / "in", num_classes=("日本", "é"))
-    packed = pack(tmp_path / "in", tmp_path / "out", 16, **QUIET)
+    packed = pack_folder(tmp_path / "in", tmp_path / "out", 16, **QUIET)
     assert (packed.path / "names.txt").read_bytes() == "é\n日本\n".encode()
     code = (
         "import sys; from alexnet_nb.data.packed import open_packed\n"

@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 
 from alexnet_nb.data.packed import verify
-from alexnet_nb.data.packing import CHUNK, pack
+from alexnet_nb.data.packing import CHUNK
 from helpers.images import QUIET, digest, jpegs
+from helpers.packing import pack_folder
 
 
 def test_unreadable_files_are_listed_and_too_many_refused(tmp_path):
@@ -26,7 +27,7 @@ def test_unreadable_files_are_listed_and_too_many_refused(tmp_path):
     Image.new("1", (20_000, 20_000)).save(bomb, "PNG")
     (tmp_path / "in/class1/bomb.png").write_bytes(bomb.getvalue())
     said = []
-    packed = pack(tmp_path / "in", tmp_path / "out", 32, progress=said.append)
+    packed = pack_folder(tmp_path / "in", tmp_path / "out", 32, progress=said.append)
     unread = dict(packed.meta["unread"])
     assert set(unread) == {f"class1/{name}" for name in (*bad, "bomb.png")}
     assert len(packed.train) + len(packed.val) == 40
@@ -43,15 +44,15 @@ def test_unreadable_files_are_listed_and_too_many_refused(tmp_path):
     assert any("left out 5 files" in line for line in said)
     for i in range(20):
         (tmp_path / f"in/class0/bad{i}.jpg").write_bytes(b"no")
-    with pytest.raises(ValueError, match="25 of 65 files could not be read"):
-        pack(tmp_path / "in", tmp_path / "more", 32, **QUIET)
+    with pytest.raises(ValueError, match="unreadable: got 25 of 65 files"):
+        pack_folder(tmp_path / "in", tmp_path / "more", 32, **QUIET)
 
 
 @pytest.mark.parametrize("quality", [None, 90])
 def test_the_number_of_processes_changes_nothing(tmp_path, quality):
     jpegs(tmp_path / "in", 3 * CHUNK + 7)
     a, b = (
-        pack(
+        pack_folder(
             tmp_path / "in",
             tmp_path / f"out{n}",
             32,
@@ -71,7 +72,7 @@ def test_the_number_of_processes_changes_nothing(tmp_path, quality):
 def test_jpegs_look_like_the_pixels(tmp_path):
     jpegs(tmp_path / "in", 20)
     raw, small = (
-        pack(tmp_path / "in", tmp_path / str(q), 64, quality=q, **QUIET)
+        pack_folder(tmp_path / "in", tmp_path / str(q), 64, quality=q, **QUIET)
         for q in (None, 95)
     )
     assert np.abs(raw.train.images[:].astype(int) - small.train.images[:]).mean() < 4
@@ -80,7 +81,7 @@ def test_jpegs_look_like_the_pixels(tmp_path):
 
 def test_a_torn_journal_is_cut(tmp_path):
     jpegs(tmp_path / "in", 3 * CHUNK)
-    whole = digest(pack(tmp_path / "in", tmp_path / "whole", 32, **QUIET).path)
+    whole = digest(pack_folder(tmp_path / "in", tmp_path / "whole", 32, **QUIET).path)
 
     class Stop(Exception):
         pass
@@ -89,24 +90,29 @@ def test_a_torn_journal_is_cut(tmp_path):
         raise Stop
 
     with pytest.raises(Stop):
-        pack(
+        pack_folder(
             tmp_path / "in", tmp_path / "out", 32, progress=stop
         )  # before the first file
     partial = tmp_path / ".out.partial"
     (partial / "train").mkdir()
     (partial / "train/journal.jsonl").write_text('{"end": 12')
     (partial / "train/images.npy").write_bytes(b"rubbish")
-    assert digest(pack(tmp_path / "in", tmp_path / "out", 32, **QUIET).path) == whole
+    assert (
+        digest(pack_folder(tmp_path / "in", tmp_path / "out", 32, **QUIET).path)
+        == whole
+    )
 
 
 def test_never_overwrites_another_set(tmp_path):
     for name in ("a", "b"):
         jpegs(tmp_path / name)
-    first = digest(pack(tmp_path / "a", tmp_path / "out", 32, **QUIET).path)
+    first = digest(pack_folder(tmp_path / "a", tmp_path / "out", 32, **QUIET).path)
     for source, size in (("b", 32), ("a", 64)):
         with pytest.raises(FileExistsError, match="another data set"):
-            pack(tmp_path / source, tmp_path / "out", size, **QUIET)
-    assert digest(pack(tmp_path / "a", tmp_path / "out", 32, **QUIET).path) == first
+            pack_folder(tmp_path / source, tmp_path / "out", size, **QUIET)
+    assert (
+        digest(pack_folder(tmp_path / "a", tmp_path / "out", 32, **QUIET).path) == first
+    )
 
 
 def test_a_disk_that_is_too_small_is_refused(tmp_path, monkeypatch):
@@ -115,5 +121,5 @@ def test_a_disk_that_is_too_small_is_refused(tmp_path, monkeypatch):
         "alexnet_nb.data.packing.shutil.disk_usage",
         lambda path: type("", (), dict(free=1000)),
     )
-    with pytest.raises(OSError, match=r"packing needs .* GB are free"):
-        pack(tmp_path / "in", tmp_path / "out", 32, **QUIET)
+    with pytest.raises(OSError, match=r"dest: got .* GB free, expected"):
+        pack_folder(tmp_path / "in", tmp_path / "out", 32, **QUIET)

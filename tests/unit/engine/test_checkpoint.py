@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from alexnet_nb.engine import checkpoint
 from alexnet_nb.engine.loop import run_training, train_loop
-from alexnet_nb.engine.run_dir import checkpoints, truncate_metrics
+from alexnet_nb.engine.run_dir import RunDir
 from helpers.runs import Killed, begin, dies, metrics
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -64,7 +64,7 @@ def test_stopped_after_every_epoch_the_plateau_rule_forgets_nothing(
                 with pytest.raises(Killed):
                     train_loop(worker, epoch * worker.steps_per_epoch)
         worker = begin(tmp_path, digits, **plateau)
-        truncate_metrics(tmp_path / "metrics.jsonl", worker.step)
+        RunDir(tmp_path).truncate_metrics(worker.step)
         train_loop(worker, epoch * worker.steps_per_epoch)
     run_training(begin(tmp_path, digits, **plateau))
     assert_same(tmp_path, undisturbed)
@@ -85,7 +85,7 @@ def test_a_checkpoint_without_its_validation_is_refused(tmp_path, digits):
     Another run would come of it, without a word.
     """
     run_training(begin(tmp_path, digits))
-    state = checkpoints(tmp_path)[-1] / "state.json"
+    state = RunDir(tmp_path).checkpoints()[-1] / "state.json"
     state.write_text(json.dumps(json.loads(state.read_text()) | {"val_errors": []}))
     with pytest.raises(
         ValueError, match="got 0 validation errors, expected 1, one an epoch; remove it"
@@ -110,7 +110,7 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path, monkeypatch, digits
         patch.setattr(torch.optim.SGD, "step", overflow)
         with pytest.raises(FloatingPointError, match=words):
             train_loop(worker, 12)
-    assert checkpoints(tmp_path)[-1].name == "step-0000004"
+    assert RunDir(tmp_path).checkpoints()[-1].name == "step-0000004"
     run_training(begin(tmp_path, digits))
     assert all(
         weight.isfinite().all()

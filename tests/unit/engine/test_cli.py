@@ -32,7 +32,7 @@ def test_resume_takes_what_the_run_was_begun_with(tmp_path, monkeypatch, capsys)
     with pytest.raises(SystemExit) as stop:
         main()
     assert stop.value.code == 2
-    assert "parameter seed: found 5, but the run in" in capsys.readouterr().err
+    assert "seed: got 5, expected 0, as in the run in" in capsys.readouterr().err
     stored = resolve(Config(**TINY64)).parameters()
     changed = dict(resume=True, out_dir=str(tmp_path / "run"))
     expected = Config(**stored | changed)
@@ -106,46 +106,45 @@ def test_the_command_line_is_config(monkeypatch):
         (
             "--gpus 3",
             {},
-            "parameter gpus: found 3, expected 1, an even number, or --data-parallel",
+            "gpus: got 3, expected 1, an even number, or --data-parallel",
         ),
         (
             "--recipe caffe --gpus 2",
             {},
-            "parameter gpus: found 2, expected 1, or --data-parallel: recipe caffe",
+            "gpus: got 2, expected 1, or --data-parallel: recipe caffe",
         ),
         (
             "--gpus 6 --batch-size 2",
             {},
-            "parameter batch_size: found 2, expected at least 3, "
-            "one image for each replica",
+            "batch_size: got 2, expected at least 3, one image for each replica",
         ),
         (
             "--gpus 3 --data-parallel --batch-size 2",
             {},
-            "parameter batch_size: found 2",
+            "batch_size: got 2",
         ),
-        ("--lr nan", {}, "parameter lr: found nan, expected float or None"),
-        ("--data nowhere", {}, "data: nowhere is not a folder"),
+        ("--lr nan", {}, "lr: got nan, expected float or None"),
+        ("--data nowhere", {}, "data: got nowhere, which is not a folder"),
         (
             "--out-dir file/run",
             {},
-            "parameter out_dir: found 'file/run', expected a folder",
+            "out_dir: got 'file/run', expected a folder",
         ),
         (
             "--out-dir full",
             {},
-            "parameter out_dir: full is not empty; --resume goes on with the run in it",
+            "out_dir: got full, which is not empty, expected an empty folder; --resume",
         ),
         ("--gpu-count 2", {}, "unrecognized arguments: --gpu-count"),
         (
             "--out-dir x --gpus 2",
             dict(RANK="0", LOCAL_RANK="0", WORLD_SIZE="4"),
-            "parameter gpus: found 2, but torchrun has started 4 processes",
+            "gpus: got 2, expected 4, the number of processes that torchrun has",
         ),
         (
             "--data-parallel",
             dict(RANK="0", LOCAL_RANK="0", WORLD_SIZE="4"),
-            "parameter out_dir: expected a folder that every process sees",
+            "out_dir: got none, expected a folder that every process sees",
         ),
         (
             "--out-dir x",
@@ -156,39 +155,38 @@ def test_the_command_line_is_config(monkeypatch):
                 TORCHELASTIC_MAX_RESTARTS="2",
                 TORCHELASTIC_USE_AGENT_STORE="True",
             ),
-            "--max-restarts needs TORCH_DISABLE",
+            "expected TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1",
         ),
         (
             "--out-dir x",
             dict(RANK="0", LOCAL_RANK="0", WORLD_SIZE="3"),
-            "parameter gpus: found 3, expected 1, an even number",
+            "gpus: got 3, expected 1, an even number",
         ),
         (
             "--out-dir x",
             dict(RANK="0"),
-            "found RANK in the environment, but not LOCAL_RANK, WORLD_SIZE",
+            "environment: got RANK without LOCAL_RANK, WORLD_SIZE",
         ),
         (
             "--data .",
             {},
-            "parameter out_dir: found '', expected a folder outside of the data, .",
+            "out_dir: got '', expected a folder outside of the data, .",
         ),
         (
             "--data full --out-dir full/run/1",
             {},
-            "parameter out_dir: found 'full/run/1', "
-            "expected a folder outside of the data, full",
+            "out_dir: got 'full/run/1', expected a folder outside of the data, full",
         ),
         (
             "--resume --out-dir full",
             {},
-            "parameter out_dir: --resume needs the folder of a run, "
-            "found 'full', which has no config.json",
+            "out_dir: got 'full', which has no config.json, "
+            "expected the folder of a run",
         ),
         (
             "--resume",
             {},
-            "parameter out_dir: --resume needs the folder of a run, found ''",
+            "out_dir: got '', which has no config.json",
         ),
         ("--resume --out-dir full", dict(RANK="1", LOCAL_RANK="1", WORLD_SIZE="2"), ""),
     ],
@@ -232,7 +230,7 @@ def test_the_slurm_script_says_what_it_means(cells, tmp_path, begun):
 
     (script,) = re.findall(
         r"```sh\n(#!/bin/bash.*?)```",
-        "\n".join("".join(c["source"]) for c in cells("howto.ipynb")),
+        "\n".join("".join(c["source"]) for c in cells("guides/train.ipynb")),
         re.S,
     )
     if begun:

@@ -25,7 +25,7 @@ def test_layouts_in_words():
         (2, 1, False, 1): "1 CUDA device: both columns in one process",
         (4, 4, False, 1): "2 pairs of devices",
         (4, 0, False, 1): "2 pairs of CPU processes",
-        (3, 8, True, 1): "the whole net on each of 3 devices",
+        (3, 8, True, 1): "the whole network on each of 3 devices",
         (16, 8, False, 2): (
             "8 pairs of devices with a column each, which share the batch, over NCCL, "
             "on 2 machines"
@@ -39,7 +39,8 @@ def test_layouts_in_words():
     ]:
         with pytest.raises(
             ValueError,
-            match=f"gpus: found {gpus}, but there (are|is) {found} CUDA device",
+            match=f"gpus: got {gpus}, expected at most .* "
+            f"this machine has {found} CUDA",
         ):
             plan_placement(gpus, found, together, machines)
     (

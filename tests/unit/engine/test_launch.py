@@ -9,17 +9,12 @@ from alexnet_nb.engine.distributed import plan_placement
 from alexnet_nb.engine.launch import describe_failure, show_line, worker_environment
 
 
-def test_a_failure_is_not_the_one_before(tmp_path):
-    """The log grows from launch to launch."""
-    (tmp_path / "log").mkdir()
-    (tmp_path / "log/torchrun.txt").write_text(
-        killed := "  rank      : 1 (local_rank: 1)\n  exitcode  : -9 (pid: 7)\n"
-    )
+def test_a_signal_is_reported_before_the_errors_that_follow_from_it(tmp_path):
     error = dict(rank=0, time=1.0, trace="OSError: No space left on device")
-    assert "process 1 was killed by signal 9" in describe_failure(
-        tmp_path, 1, [error], 0
-    )
-    assert "No space left" in describe_failure(tmp_path, 1, [error], len(killed))
+    killed = "  rank      : 1 (local_rank: 1)\n  exitcode  : -9 (pid: 7)\n"
+    message = describe_failure(tmp_path, 1, [error], killed)
+    assert "process 1 was killed by signal 9" in message
+    assert "No space left" in describe_failure(tmp_path, 1, [error], "")
 
 
 def test_a_setting_of_the_users_stays(monkeypatch, tmp_path):
@@ -31,7 +26,7 @@ def test_a_setting_of_the_users_stays(monkeypatch, tmp_path):
     ):
         monkeypatch.setenv(name, "2")
     monkeypatch.setenv("PETROL", "3")
-    env = worker_environment(plan_placement(2, found=0), str(tmp_path))
+    env = worker_environment(plan_placement(2, num_devices=0), str(tmp_path))
     assert env["PETROL"] == "3"
     assert (
         not {

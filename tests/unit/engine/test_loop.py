@@ -8,7 +8,7 @@ import pytest
 from alexnet_nb.engine.config import Config
 from alexnet_nb.engine.launch import train
 from alexnet_nb.engine.loop import run_training
-from alexnet_nb.engine.run_dir import checkpoints
+from alexnet_nb.engine.run_dir import RunDir
 from alexnet_nb.engine.trainer import StepMetrics, mean_metrics
 from helpers.runs import TINY, begin, dies, metrics
 
@@ -26,7 +26,7 @@ def test_a_run_that_ends_in_overflow_does_not_succeed(tmp_path):
     ):
         train(Config(out_dir=str(tmp_path / "run"), batch_size=1437, lr=1e30, **TINY))
     assert not (tmp_path / "run/model.safetensors").exists()
-    assert not checkpoints(tmp_path / "run")
+    assert not RunDir(tmp_path / "run").checkpoints()
     for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines():
         json.loads(line, parse_constant=dies)
 

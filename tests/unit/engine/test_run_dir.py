@@ -14,7 +14,7 @@ from alexnet_nb.engine.config import Config
 from alexnet_nb.engine.distributed import plan_placement
 from alexnet_nb.engine.launch import train
 from alexnet_nb.engine.loop import run_training, train_loop
-from alexnet_nb.engine.run_dir import checkpoints, lock_run, open_run, validate
+from alexnet_nb.engine.run_dir import RunDir, open_run, validate
 from helpers.runs import SMALL, TINY, begin, metrics, victim
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -26,31 +26,32 @@ def test_a_run_is_trained_by_one_at_a_time(tmp_path):
     The run is free when that has ended.
     """
     config = Config(out_dir=str(tmp_path / "run"), **SMALL)
-    folder, lock = open_run(config, plan_placement(1))
+    run_dir = open_run(config, plan_placement(1))
+    folder = run_dir.path
     before = (folder / "env.json").stat().st_mtime_ns
     with pytest.raises(
         RuntimeError,
-        match=f"process {os.getpid()} on .* is training the run in {folder}; "
-        f"if it is not, remove {folder}/.lock",
+        match=f"out_dir: got {folder}, which process {os.getpid()} on .* is training, "
+        f"expected a run that nobody trains; if nobody does, remove {folder}/.lock",
     ):
         train(replace(config, resume=True, gpus=2))
     assert (folder / "env.json").stat().st_mtime_ns == before
     assert not (folder / "log").exists()
-    lock.close()
+    run_dir.close()
     with pytest.raises(ValueError, match="is not empty"):
         open_run(
             config, plan_placement(1)
         )  # begun by another one while this one was packing
-    lock_run(folder).close()
+    run_dir.lock()
+    run_dir.close()
 
 
 def test_a_start_that_failed_is_begun_again(tmp_path):
     """Not by hand: what it has left is no run."""
     for name in (".lock", "env.json", ".config.json.123"):
         (tmp_path / name).write_text("")
-    open_run(validate(Config(out_dir=str(tmp_path), **SMALL)), plan_placement(1))[
-        1
-    ].close()
+    config = validate(Config(out_dir=str(tmp_path), **SMALL))
+    open_run(config, plan_placement(1)).close()
     with pytest.raises(ValueError, match="is not empty"):
         validate(Config(out_dir=str(tmp_path), **SMALL))
 
@@ -60,7 +61,7 @@ def test_a_name_is_no_folder_to_stay_out_of(tmp_path, monkeypatch):
     validate(Config(out_dir="digits/001"))
     with pytest.raises(
         ValueError,
-        match="out_dir: found 'photos/001', "
+        match="out_dir: got 'photos/001', "
         "expected a folder outside of the data, photos",
     ):
         validate(Config(data="photos", out_dir="photos/001"))
@@ -69,7 +70,10 @@ def test_a_name_is_no_folder_to_stay_out_of(tmp_path, monkeypatch):
 def test_checkpoints_are_in_order_for_ever(tmp_path):
     for step in (9_999_998, 10_000_000):
         (tmp_path / f"checkpoints/step-{step:07}").mkdir(parents=True)
-    assert [p.name for p in checkpoints(tmp_path)] == ["step-9999998", "step-10000000"]
+    assert [p.name for p in RunDir(tmp_path).checkpoints()] == [
+        "step-9999998",
+        "step-10000000",
+    ]
 
 
 @pytest.mark.distributed
@@ -116,14 +120,14 @@ def test_a_folder_that_is_a_link_is_refused(tmp_path, digits, name):
 def test_copies_beside_the_checkpoints_are_passed_over(tmp_path, digits):
     worker = begin(tmp_path, digits)
     train_loop(worker, 2)
-    last = checkpoints(tmp_path)[-1]
+    last = RunDir(tmp_path).checkpoints()[-1]
     shutil.copytree(last, f"{last}-best")
     (tmp_path / "checkpoints/step-0000001-notes").write_text("mine")
     (tmp_path / "checkpoints/step-0000000").symlink_to(tmp_path)
     run_training(begin(tmp_path, digits))
     assert Path(f"{last}-best").is_dir()
     assert (tmp_path / "checkpoints/step-0000001-notes").exists()
-    assert len(checkpoints(tmp_path)) == 2
+    assert len(RunDir(tmp_path).checkpoints()) == 2
 
 
 def test_what_killed_processes_left_is_removed(tmp_path, digits):

@@ -122,7 +122,7 @@ def test_torchvision_trains(trainer):
     """Three steps on digits: every weight moves, and the crops are of many sizes."""
     w = trainer(recipe="torchvision", batch_size=256, epochs=2)
     before = {name: p.detach().clone() for name, p in w.model.named_parameters()}
-    w.folder.joinpath("checkpoints").mkdir(exist_ok=True)
+    w.run_dir.path.joinpath("checkpoints").mkdir(exist_ok=True)
     train_loop(w, 3)
     assert w.step == 3
     assert all(

@@ -1,8 +1,11 @@
-"""Small-scale analogues on CIFAR-10: response normalization, two columns, ten views, dropout.
+"""Small-scale analogues on CIFAR-10.
+
+Response normalization, two columns, ten views, dropout.
 
     python analogues.py FOLDER RESULTS [minutes]
 
-FOLDER: an image folder of CIFAR-10 (train/CLASS/…, val/CLASS/…), or cifar10. RESULTS: the folder with protocol.md.
+FOLDER: an image folder of CIFAR-10 (train/CLASS/…, val/CLASS/…), or cifar10. RESULTS:
+the folder with protocol.md.
 """
 
 import base64
@@ -32,8 +35,11 @@ DECAY = {"conv1": 0.004, "conv2": 0.004, "conv3": 0.004, "fc": 3.0}
 
 
 def net(seed, kernels=(32, 32, 64), groups=(1, 1), norm=None, size=32, hidden=0):
-    """The net of layers-19pct.cfg with these kernels, groups in conv2 and conv3, response normalization after conv1 and conv2, or a
-    hidden layer with dropout. Every layer keeps its deviation·√fan-in; a hidden layer starts as in layers-80sec.cfg.
+    """Build the net of layers-19pct.cfg, changed in one respect.
+
+    It has these kernels, groups in conv2 and conv3, response normalization after conv1
+    and conv2, or a hidden layer with dropout. Every layer keeps its deviation·√fan-in;
+    a hidden layer starts as in layers-80sec.cfg.
     """
     a, b, c = kernels
     half = dict(kernel_size=3, stride=2, ceil_mode=True)
@@ -98,11 +104,14 @@ ARMS = dict(
 )
 
 
-COLOURED = "columns", "apart", "dense"  # the arms that Figure 3 is about
+COLORED_ARMS = "columns", "apart", "dense"  # the arms that Figure 3 is about
 
 
 def cropped(seed, size):
-    """Random crops, and reflections, one for each picture of a batch, drawn from (seed, epoch) for all pictures."""
+    """Make random crops and reflections, one for each image of a batch.
+
+    They are drawn from (seed, epoch) for all images.
+    """
     drawn = {}
 
     def see(x, epoch, places):
@@ -113,23 +122,21 @@ def cropped(seed, size):
                 torch.randint(33 - size, (50_000, 2), generator=g),
                 torch.rand(50_000, generator=g) < 0.5,
             )
-        places, (corners, flips) = places.cpu(), drawn[epoch]
-        return torch.stack(
-            [
-                x_[:, i : i + size, j : j + size].flip(-1)
-                if f
-                else x_[:, i : i + size, j : j + size]
-                for x_, (i, j), f in zip(
-                    x, corners[places].tolist(), flips[places].tolist()
-                )
-            ]
-        ).contiguous(memory_format=torch.channels_last)
+        corners, flips = (choice[places.cpu()].tolist() for choice in drawn[epoch])
+        crops = []
+        for image, (i, j), flip in zip(x, corners, flips, strict=True):
+            crop = image[:, i : i + size, j : j + size]
+            crops.append(crop.flip(-1) if flip else crop)
+        return torch.stack(crops).contiguous(memory_format=torch.channels_last)
 
     return see
 
 
 def views(x, size):
-    """Five crops, corners and center, and their reflections: ten batches, the center first (§4.1)."""
+    """Five crops, corners and center, and their reflections.
+
+    Ten batches, the center first (§4.1).
+    """
     end = 32 - size
     parts = [
         x[:, :, i : i + size, j : j + size]
@@ -139,8 +146,11 @@ def views(x, size):
 
 
 def train(folder, arm, lr, seed, epochs, drop=None, tune=False, precision="bfloat16"):
-    """Error at the end: on the last 5,000 training pictures, not trained on, where the rate is chosen, else on the test pictures.
-    The arms with a hidden layer give (epoch, training loss) instead, until the loss is under 0.5 twice.
+    """Error at the end.
+
+    On the last 5,000 training pictures, not trained on, where the rate is chosen, else
+    on the test pictures. The arms with a hidden layer give (epoch, training loss)
+    instead, until the loss is under 0.5 twice.
     """
     x, y = cifar.pixels(folder)
     settings = ARMS[arm]
@@ -199,8 +209,11 @@ def train(folder, arm, lr, seed, epochs, drop=None, tune=False, precision="bfloa
 
 
 def kernels(model, arm):
-    """Kernels of the first layer, 32×3×5×5 in half precision, for the arms that Figure 3 is about."""
-    if arm not in COLOURED:
+    """Encode the kernels of the first layer, 32×3×5×5, in half precision.
+
+    Only for the arms that Figure 3 is about.
+    """
+    if arm not in COLORED_ARMS:
         return {}
     return dict(
         kernels=base64.b64encode(
@@ -219,7 +232,11 @@ def sweep(grid):
 
 
 def best(results):
-    """Arm → the rate with the lowest mean, over two seeds, of the error on the slice, or of the training loss; a run that diverged loses."""
+    """Return the best rate of every arm.
+
+    It has the lowest mean, over two seeds, of the error on the slice, or of the
+    training loss; a run that diverged loses.
+    """
     final = {}
     for row in cifar.lines(results):
         job, score = (
@@ -260,7 +277,10 @@ def null(shares, seed, draws=10_000):
 
 
 def split(shares, seed):
-    """Difference of the halves, its p, and what chance makes of it: the mean, and what it exceeds in one case of twenty."""
+    """Difference of the halves, its p, and what chance makes of it.
+
+    The mean, and what it exceeds in one case of twenty.
+    """
     found, chance = gap(shares), null(shares, seed)
     return dict(
         gap=float(found),
@@ -271,7 +291,10 @@ def split(shares, seed):
 
 
 def final(results, arm):
-    """The runs of an arm from which conclusions are drawn, by seed: the first three in bfloat16, the others in float32 (see the protocol)."""
+    """The runs of an arm from which conclusions are drawn, by seed.
+
+    The first three in bfloat16, the others in float32 (see the protocol).
+    """
     runs = [
         r
         for r in cifar.lines(results)
@@ -281,7 +304,10 @@ def final(results, arm):
 
 
 def splits(results, arm):
-    """What `split` says of the two columns, by seed; of halves drawn at random for the dense net."""
+    """What `split` says of the two columns, by seed.
+
+    Of halves drawn at random for the dense net.
+    """
     kernels = [color(r["kernels"]) for r in final(results, arm)]
     if arm == "dense":
         kernels = [
@@ -296,7 +322,10 @@ def ends(results, arm, of="error"):
 
 
 def until(results, arm):
-    """Epochs until the training loss is under 0.5; a run that did not get there counts as 30."""
+    """Epochs until the training loss is under 0.5.
+
+    A run that did not get there counts as 30.
+    """
     return [
         cifar.crossing(r["rows"], 0.5, math.log(10)) or 30.0
         for r in final(results, arm)
@@ -325,7 +354,10 @@ FAMILIES = [
 
 
 def summarize(results):
-    """Of what is whole: every arm, the families of comparisons, ten views, the split of the colors, dropout."""
+    """Of what is whole.
+
+    Every arm, the families of comparisons, ten views, the split of the colors, dropout.
+    """
     whole = {arm for arm in ARMS if len(final(results, arm)) == len(SEEDS)}
 
     def n(*arms):
@@ -357,7 +389,7 @@ def summarize(results):
         ]
     if "crops" in whole:
         rows += ten_views(results)
-    for arm in COLOURED if whole.issuperset(COLOURED) else ():
+    for arm in COLORED_ARMS if whole.issuperset(COLORED_ARMS) else ():
         nets = {
             k: [net[k] for net in splits(results, arm)] for k in ("gap", "chance", "p")
         }
@@ -393,13 +425,13 @@ def summarize(results):
 def ten_views(results):
     """Their gain, mean over nets, and McNemar's test for each net."""
     ten, one = ends(results, "crops", "ten"), ends(results, "crops")
-    counts = list(
-        zip(ends(results, "crops", "only_ten"), ends(results, "crops", "only_one"))
-    )
+    only_ten = ends(results, "crops", "only_ten")
+    only_one = ends(results, "crops", "only_one")
+    counts = zip(only_ten, only_one, strict=True)
     return [
         intervals.row(
             "ten views less one: test error",
-            *intervals.mean([a - b for a, b in zip(ten, one)]),
+            *intervals.mean([a - b for a, b in zip(ten, one, strict=True)]),
             str(len(ten)),
         ),
         *intervals.family(
@@ -417,9 +449,13 @@ def ten_views(results):
 
 
 def analogues(folder, results, minutes):
-    """All of them: parity of the precisions, the sweep, then eight seeds an arm at its best rate."""
+    """All of them.
+
+    Parity of the precisions, the sweep, then eight seeds an arm at its best rate.
+    """
     cifar.record(
-        results, "python nbs/experiments/analogues.py cifar10 results/analogues"
+        results,
+        "python nbs/evidence/experiments/analogues.py cifar10 results/analogues",
     )
     begin = time.monotonic()
 

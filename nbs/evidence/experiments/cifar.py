@@ -1,9 +1,12 @@
-"""Small nets of the authors' earlier code on CIFAR-10, trained until their error falls under a threshold.
+"""Train small nets of the authors' earlier code on CIFAR-10.
+
+Each until its error falls under a threshold.
 
     python cifar.py FOLDER RESULTS [minutes]
 
-FOLDER: an image folder of CIFAR-10 (train/CLASS/…, val/CLASS/…), or cifar10. RESULTS: a folder of results with its protocol.md;
-jobs whose rows are in RESULTS/metrics.jsonl are not run again, and none is begun after so many minutes.
+FOLDER: an image folder of CIFAR-10 (train/CLASS/…, val/CLASS/…), or cifar10. RESULTS: a
+folder of results with its protocol.md; jobs whose rows are in RESULTS/metrics.jsonl are
+not run again, and none is begun after so many minutes.
 """
 
 import hashlib
@@ -14,7 +17,7 @@ import platform
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from functools import cache
+from functools import cache, partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -26,6 +29,7 @@ from alexnet_nb.augmentation import make_generator
 from alexnet_nb.data.datasets import load_dataset
 from alexnet_nb.engine.launch import has_native_bfloat16
 from alexnet_nb.relu import CifarNet
+from alexnet_nb.training import train_step
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 AT_ONCE = dict(cuda=8, cpu=2)
@@ -40,7 +44,10 @@ GAINS = {"relu": 2**0.5, "tanh": 5 / 3}
 
 
 def three_convolutions(activation, start, seed, pixels):
-    """The net of layers-19pct.cfg: 89,578 parameters. `start`: '2012', or 'gain', calibrated for inputs with deviation `pixels`."""
+    """The net of layers-19pct.cfg: 89,578 parameters.
+
+    `start`: '2012', or 'gain', calibrated for inputs with deviation `pixels`.
+    """
     net = CifarNet(activation, seed=seed)
     for p in net.parameters():
         if start == "gain" and p.dim() > 1:
@@ -55,7 +62,10 @@ def three_convolutions(activation, start, seed, pixels):
 
 @cache
 def pixels(folder, split="train"):
-    """Pictures less the mean image of the training split, on the scale 0 to 255, and labels."""
+    """Return images less the mean image of the training split, and labels.
+
+    Pixels are on the scale 0 to 255.
+    """
     data = load_dataset(folder, 32)
     x, mean = (
         torch.tensor(part.images).float() for part in (getattr(data, split), data.train)
@@ -67,6 +77,13 @@ def pixels(folder, split="train"):
 
 def autocast(precision):
     return torch.autocast(DEVICE, torch.bfloat16, enabled=precision == "bfloat16")
+
+
+def autocast_loss(precision, model, images, labels, masks=None):
+    """Run the network in a precision; return the loss, in float32, and the logits."""
+    with autocast(precision):
+        logits = model(images) if masks is None else model(images, masks)
+    return F.cross_entropy(logits.float(), labels), logits
 
 
 @torch.no_grad()
@@ -91,14 +108,17 @@ def steps(
     lr,
     seed,
     epochs,
-    decay={},
+    decay=None,
     drop=None,
     transform=lambda x, epoch, places: x,
     precision="bfloat16",
     batch=128,
 ):
-    """Train, and yield the fractional epoch and the loss of the last batch four times an epoch.
-    `decay`: parameter name → weight decay; `drop`: the epoch at which the rate is divided by ten; `see`: what the net sees of a batch.
+    """Train; four times an epoch, yield the epoch and the loss of the last batch.
+
+    The epoch is fractional. `decay`: parameter name → weight decay; `drop`: the epoch
+    at which the rate is divided by ten; `transform`: makes what the net sees of a
+    batch.
     """
     torch.set_num_threads(1)
     torch.manual_seed(seed)  # dropout
@@ -106,11 +126,12 @@ def steps(
         dict(
             params=[p],
             lr=lr if p.dim() > 1 else 2 * lr,
-            weight_decay=decay.get(name, 0.0),
+            weight_decay=(decay or {}).get(name, 0.0),
         )
         for name, p in net.named_parameters()
     ]
     optimizer = torch.optim.SGD(groups, momentum=0.9, fused=True)
+    compute_loss = partial(autocast_loss, precision)
     updates = math.ceil(len(x) / batch)
     marks = {round(updates * q / 4) for q in range(1, 5)}
     for epoch in range(epochs):
@@ -119,18 +140,17 @@ def steps(
                 group["lr"] /= 10
         order = torch.randperm(len(x), generator=make_generator(seed, epoch)).to(DEVICE)
         for i, places in enumerate(order.split(batch), 1):
-            with autocast(precision):
-                logits = net(transform(x[places], epoch, places))
-            loss = F.cross_entropy(logits.float(), y[places])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+            images = transform(x[places], epoch, places)
+            loss, _ = train_step(net, optimizer, images, y[places], compute_loss)
             if i in marks:
                 yield round(epoch + i / updates, 4), loss.item()
 
 
 def train(folder, activation, start, lr, seed, epochs, under=0.0, precision="bfloat16"):
-    """Rows (epoch, error on 10,000 training pictures), until the error is under a threshold twice, or is no better than chance for want of numbers."""
+    """Train until the error is under a threshold twice, or chance for want of numbers.
+
+    Return rows (epoch, error on 10,000 training images).
+    """
     x, y = pixels(folder)
     net, rows = (
         three_convolutions(activation, start, seed, x.std().item()).to(
@@ -153,7 +173,11 @@ def train(folder, activation, start, lr, seed, epochs, under=0.0, precision="bfl
 
 
 def crossing(rows, under=0.25, start=0.9):
-    """Fractional epoch at which an error falls from `start` under a threshold, between two measurements; None: it did not."""
+    """Return the fractional epoch at which an error falls under a threshold.
+
+    It lies between two measurements, of which the first, `start`, is at epoch 0. None:
+    the error did not fall that far.
+    """
     before = (0.0, start)
     for epoch, error in rows:
         if error < under:
@@ -164,8 +188,10 @@ def crossing(rows, under=0.25, start=0.9):
 
 
 def run(jobs, folder, results, minutes=math.inf, work=None):
-    """Run the jobs, dicts of arguments of `work`, that are not in the results yet, some at a time, and append what they give as they
-    end. False where the minutes are over before all have begun.
+    """Run the jobs that are not in the results yet, some at a time.
+
+    A job is a dict of arguments of `work`. What a job gives is appended as it ends.
+    Return False where the minutes are over before all have begun.
     """
     begin, path = time.monotonic(), results / "metrics.jsonl"
     done = [line["job"] for line in lines(results)] if path.exists() else []
@@ -201,7 +227,11 @@ def run(jobs, folder, results, minutes=math.inf, work=None):
 
 
 def record(results, command):
-    """Write env.json: the command; the hash of the protocol, and those it had until it was amended; the machine, and those of earlier runs."""
+    """Write env.json: the command.
+
+    The hash of the protocol, and those it had until it was amended; the machine, and
+    those of earlier runs.
+    """
     before = (
         json.loads((results / "env.json").read_text())
         if (results / "env.json").exists()
@@ -242,7 +272,10 @@ def lines(results):
 
 
 def cost(results):
-    """Runs, the core-hours of those on a processor, the minutes of a GPU of those that shared one."""
+    """Count runs, the core-hours of those on a processor, and the minutes of a GPU.
+
+    The runs on a GPU shared it.
+    """
     rows = lines(results)
     hours = {
         d: sum(r["seconds"] for r in rows if r.get("device", "cpu") == d) / 3600
@@ -280,8 +313,10 @@ def sweep(grid):
 
 
 def choose(grid, jobs, best, run):
-    """Arm → its best rate, after running the jobs of the grid (arm → rates) and widening it until every best rate lies inside; None
-    where `run` did not come to its end.
+    """Run the jobs of a grid, arm → rates, and return the best rate of every arm.
+
+    The grid is widened until every best rate lies inside. None where `run` did not come
+    to its end.
     """
     wider = grid
     while wider:
@@ -299,7 +334,10 @@ def choose(grid, jobs, best, run):
 
 
 def best(results):
-    """Arm → the rate with the lowest error after the sweep's three epochs, mean of two seeds; a diverged run counts as 0.9."""
+    """Return the best rate of every arm after the sweep's three epochs.
+
+    It has the lowest error, mean of two seeds; a diverged run counts as 0.9.
+    """
     final = {}
     for job, rows in read(results):
         if job["epochs"] == 3 and job["seed"] >= 100:
@@ -313,7 +351,10 @@ def best(results):
 
 
 def epochs(results, activation, start, cap=60.0):
-    """Epochs to 25 % of an arm's runs; a run that did not get there counts as the cap."""
+    """Epochs to 25 % of an arm's runs.
+
+    A run that did not get there counts as the cap.
+    """
     return [
         crossing(rows) or cap
         for job, rows in read(results)
@@ -322,7 +363,10 @@ def epochs(results, activation, start, cap=60.0):
 
 
 def summarize(results):
-    """Geometric means of the arms, and the ratios between them: with Welch's interval, and with the bootstrap that the protocol names."""
+    """Geometric means of the arms, and the ratios between them.
+
+    With Welch's interval, and with the bootstrap that the protocol names.
+    """
     arms = {
         (a, s): epochs(results, a, s)
         for a in ("relu", "tanh")
@@ -355,8 +399,11 @@ def summarize(results):
 
 
 def figure1(folder, results, minutes):
-    """All of Figure 1: parity of the precisions, the sweep, then six seeds an arm at its best rate."""
-    record(results, "python nbs/experiments/cifar.py cifar10 results/figure1")
+    """All of Figure 1.
+
+    Parity of the precisions, the sweep, then six seeds an arm at its best rate.
+    """
+    record(results, "python nbs/evidence/experiments/cifar.py cifar10 results/figure1")
     begin = time.monotonic()
 
     def go(jobs):

@@ -1,9 +1,13 @@
-"""Figure 4 for a run on an image folder: five guesses for eight pictures, and the nearest training pictures of five.
+"""Figure 4 for a run on an image folder.
+
+Five guesses for eight pictures, and the nearest training pictures of five.
 
     python figure4.py RUN FOLDER RESULTS
 
-RUN: the folder of a run that has ended. FOLDER: the image folder it was trained on. RESULTS: where figure4.json and figure4.jpg go, the
-pictures in a row, with the files they are from. The queries are the first of the validation set as it was packed: nothing is picked.
+RUN: the folder of a run that has ended. FOLDER: the image folder it was trained on.
+RESULTS: where figure4.json and figure4.jpg go, the pictures in a row, with the files
+they are from. The queries are the first of the validation set as it was packed: nothing
+is picked.
 """
 
 import json
@@ -17,7 +21,7 @@ from PIL import Image
 from alexnet_nb.augmentation import InputTransform
 from alexnet_nb.data.datasets import load_dataset
 from alexnet_nb.data.sources import list_images
-from alexnet_nb.engine.run_dir import read_config
+from alexnet_nb.engine.run_dir import RunDir
 from alexnet_nb.evaluation import load_model, probabilities
 from alexnet_nb.qualitative import hidden_features, nearest
 
@@ -25,7 +29,7 @@ PREDICTED, QUERIES, NEAREST, SIDE = 8, 5, 6, 96
 
 
 def figure4(run, folder, results):
-    config = read_config(run)
+    config = RunDir(run).config()
     data, model, files = (
         load_dataset(folder, config.image_size),
         load_model(run),

@@ -2,8 +2,9 @@
 
     python plateau.py FOLDER RESULTS [minutes]
 
-FOLDER: an image folder (train/CLASS/…, val/CLASS/…); RESULTS: a folder of results with its protocol.md, results/plateau (a small net,
-CIFAR-10) or results/in_place (the whole net, photographs).
+FOLDER: an image folder (train/CLASS/…, val/CLASS/…); RESULTS: a folder of results with
+its protocol.md, results/plateau (a small net, CIFAR-10) or results/in_place (the whole
+net, photographs).
 """
 
 import math
@@ -11,16 +12,15 @@ import os
 import sys
 from collections import Counter
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from itertools import product
 from pathlib import Path
 
 import intervals
 import numpy as np
 import torch
-from cifar import DEVICE, FAST, autocast, lines, record, run
+from cifar import DEVICE, FAST, autocast_loss, lines, record, run
 from scipy import optimize, stats
-from torch.nn import functional as F
 
 from alexnet_nb.augmentation import InputTransform, sample_augment_params
 from alexnet_nb.data.datasets import load_dataset
@@ -34,13 +34,17 @@ from alexnet_nb.learning import (
 )
 from alexnet_nb.model import AlexNet, initial_weights
 from alexnet_nb.recipes import RECIPES, paper
+from alexnet_nb.training import train_step
 
 WINDOW, BATCH = 20, 128
 packed = cache(load_dataset)
 
 
 def updates(data, r, seed, most, under, precision):
-    """Spread of the logits before the first update, and the loss of every update until its mean over a window is under a threshold."""
+    """Train until the mean loss over a window is under a threshold.
+
+    Return the spread of the logits before the first update, and the loss of every one.
+    """
     torch.set_num_threads(1)
     model, classes = AlexNet(r, len(data.names)), len(data.names)
     model.load_state_dict(initial_weights(r, classes, seed))
@@ -69,12 +73,9 @@ def updates(data, r, seed, most, under, precision):
             see.train(load_images(data.train, rows), draws[rows]),
             torch.tensor(data.train.labels[rows], device=DEVICE),
         )
-        with autocast(precision):
-            logits = model(x, dropout_masks(r, len(x), seed, step, device=DEVICE))
-        loss = F.cross_entropy(logits.float(), y)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        masks = dropout_masks(r, len(x), seed, step, device=DEVICE)
+        compute_loss = partial(autocast_loss, precision, masks=masks)
+        loss, _ = train_step(model, optimizer, x, y, compute_loss)
         losses.append(round(loss.item(), 4))
         if not math.isfinite(losses[-1]):
             break
@@ -102,7 +103,7 @@ SMALL = dict(most=500, under=math.log(10) - 0.3)
 
 
 def recipe(deviation, bias, divide, lr):
-    """The paper's net at an eighth of its width, with these deviations, biases, pixels and rate."""
+    """Return the paper's net at an eighth of its width, with these settings."""
     whole = replace(
         paper,
         init_std=(0.01, 0.01, deviation, deviation, deviation, 0.01, 0.01, 0.01),
@@ -115,7 +116,10 @@ def recipe(deviation, bias, divide, lr):
 
 
 def spells(results, **settings):
-    """Spread, updates on the plateau and whether it was left, of the runs with these settings."""
+    """Return spread, updates on the plateau and whether it was left, of every run.
+
+    Of those with these settings.
+    """
     rows = [r for r in lines(results) if settings.items() <= r["job"].items()]
     return [(r["spread"], *length(r["losses"], **SMALL)) for r in rows]
 
@@ -132,10 +136,11 @@ def times(runs):
 
 
 def updates_apart(one, other):
-    """Return the difference of the mean updates of two groups of runs, one less other, and its 95 % interval.
+    """Return the difference of the mean updates of two groups, and its 95 % interval.
 
-    A stopped run counts as the updates after which it was stopped. Where the group that stayed longer has such
-    a run, the end of the interval that is further from 0 is NaN: only the stop has put it where it is.
+    One less other. A stopped run counts as the updates after which it was stopped.
+    Where the group that stayed longer has such a run, the end of the interval that is
+    further from 0 is NaN: only the stop has put it where it is.
     """
     gap, low, high = intervals.difference(
         [n for _, n, _ in one], [n for _, n, _ in other]
@@ -149,7 +154,11 @@ def updates_apart(one, other):
 
 
 def compared(what, one, other, exact):
-    """Return a line of a summary: the difference of the mean updates, and the p of the log-rank test, by counting or approximated."""
+    """Return a line of a summary.
+
+    The difference of the mean updates, and the p of the log-rank test, by counting or
+    approximated.
+    """
     if exact:
         p = intervals.permuted_log_rank((times(one), times(other)))
     else:
@@ -160,10 +169,13 @@ def compared(what, one, other, exact):
 
 
 def within_pixels_and_bias(results, lr):
-    """Return a line of a summary: the two deviations at one rate, compared among runs of the same pixels and biases.
+    """Return a line of a summary.
 
-    The log-rank test counts all ways to deal the runs, four a side in each of six strata. The difference is that of
-    the means, without an interval: most strata have stopped runs.
+    The two deviations at one rate, compared among runs of the same pixels and biases.
+
+    The log-rank test counts all ways to deal the runs, four a side in each of six
+    strata. The difference is that of the means, without an interval: most strata have
+    stopped runs.
     """
     strata = []
     for divide, bias in product(FACTORS["divide"], FACTORS["bias"]):
@@ -176,7 +188,8 @@ def within_pixels_and_bias(results, lr):
     p = intervals.permuted_log_rank(
         *((times(one), times(other)) for one, other in strata)
     )
-    smaller, larger = ([n for runs in arm for _, n, _ in runs] for arm in zip(*strata))
+    arms = zip(*strata, strict=True)
+    smaller, larger = ([n for runs in arm for _, n, _ in runs] for arm in arms)
     apart = float(np.mean(smaller) - np.mean(larger))
     what = (
         f"deviation 0.01 less 0.03 at the same pixels and biases, rate {lr:g}: updates"
@@ -185,12 +198,15 @@ def within_pixels_and_bias(results, lr):
 
 
 def rank_correlation(groups, draws=1000):
-    """Spearman's rho of spread and plateau over the runs of all settings, and its 95 % interval from resampling settings."""
+    """Return Spearman's rho of spread and plateau, and its 95 % interval.
+
+    Over the runs of all settings; the interval is from resampling settings.
+    """
 
     def rho(groups):
-        return stats.spearmanr(
-            *zip(*[(s, n) for runs in groups for s, n, _ in runs])
-        ).statistic
+        runs = [run for group in groups for run in group]
+        spreads, updates = [s for s, _, _ in runs], [n for _, n, _ in runs]
+        return stats.spearmanr(spreads, updates).statistic
 
     g = np.random.default_rng(0)
     many = [
@@ -201,7 +217,11 @@ def rank_correlation(groups, draws=1000):
 
 
 def prediction(runs):
-    """Updates at a spread of 0.001, power of the spread, and deviation of the logarithm: a log-normal fit in which stopped runs are censored."""
+    """Fit a log-normal in which stopped runs are censored.
+
+    Return the updates at a spread of 0.001, the power of the spread, and the deviation
+    of the logarithm.
+    """
     x, y, left = (
         np.log([s / 0.001 for s, _, _ in runs]),
         np.log([n for _, n, _ in runs]),
@@ -226,8 +246,9 @@ def prediction(runs):
 def summarize_small(results):
     """Return the lines of the summary of the small net.
 
-    Log-rank tests of deviations and of pixels at every rate, with the difference of mean updates; the deviations
-    again among runs of the same pixels and biases; rank correlations by bias; the fit; what biases of 1 do.
+    Log-rank tests of deviations and of pixels at every rate, with the difference of
+    mean updates; the deviations again among runs of the same pixels and biases; rank
+    correlations by bias; the fit; what biases of 1 do.
     """
     tests = []
     for factor, (a, b), name in [
@@ -303,7 +324,10 @@ PARITY = [
 
 
 def whole(name, divided):
-    """A recipe's input, net and start, its pixels as they are or divided by about 58, and one way of learning for all."""
+    """Return a recipe's input, net and start, and one way of learning for all.
+
+    Its pixels are as they are, or divided by about 58.
+    """
     scale = RECIPES["torchvision"].scale if divided else (1.0,) * 3
     return replace(
         RECIPES[name],
@@ -335,7 +359,10 @@ def in_place(folder, recipe, divided, seed, precision=FAST, most=WHOLE["most"]):
 
 
 def whole_runs(results, **settings):
-    """The runs with these settings, by seed; of a seed all or none, as the protocol has it."""
+    """The runs with these settings, by seed.
+
+    Of a seed all or none, as the protocol has it.
+    """
     runs = sorted(
         [r for r in lines(results) if "precision" not in r["job"]],
         key=lambda r: r["job"]["seed"],
@@ -350,7 +377,10 @@ def whole_runs(results, **settings):
 
 
 def places(results, **settings):
-    """Spread, updates on the plateau and whether it was left, of the runs with these settings."""
+    """Return spread, updates on the plateau and whether it was left, of every run.
+
+    Of those with these settings.
+    """
     return [
         (r["spread"], *length(r["losses"], **WHOLE))
         for r in whole_runs(results, **settings)
@@ -358,7 +388,11 @@ def places(results, **settings):
 
 
 def summarize_in_place(results):
-    """How many left of every recipe and kind of pixels, with the exact interval of the share; what dividing does; what a recipe's start does."""
+    """Return the lines of the summary of the whole nets.
+
+    How many left, of every recipe and kind of pixels, with the exact interval of the
+    share; what dividing does; what a recipe's start does.
+    """
     shares, tests, pixels = [], [], {False: "raw", True: "divided"}
     for recipe, divided in product(PLACES["recipe"], pixels):
         runs = places(results, recipe=recipe, divided=divided)
@@ -400,7 +434,8 @@ def summarize_in_place(results):
 
 
 def jobs(factors):
-    return [dict(zip(factors, values)) for values in product(*factors.values())]
+    combinations = product(*factors.values())
+    return [dict(zip(factors, values, strict=True)) for values in combinations]
 
 
 EXPERIMENTS = dict(
@@ -417,7 +452,10 @@ EXPERIMENTS = dict(
 def main(folder, results, minutes=math.inf):
     """Run what has not been run yet, and write the summary once all is there."""
     data, todo, work, summarize = EXPERIMENTS[results.name]
-    record(results, f"python nbs/experiments/plateau.py {data} results/{results.name}")
+    record(
+        results,
+        f"python nbs/evidence/experiments/plateau.py {data} results/{results.name}",
+    )
     if run(todo, folder, results, minutes, work):
         intervals.write(results / "summary.tsv", summarize(results))
 

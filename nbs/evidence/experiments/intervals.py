@@ -9,7 +9,10 @@ from scipy import stats
 
 
 def permuted(a, b):
-    """Exact two-sided p of a difference of means: the share of all ways to deal the numbers into two arms that differ as much."""
+    """Exact two-sided p of a difference of means.
+
+    The share of all ways to deal the numbers into two arms that differ as much.
+    """
     return float(
         stats.permutation_test(
             (a, b),
@@ -33,10 +36,13 @@ def mean(a):
 
 
 def log_rank_scores(times, ended):
-    """Return the log-rank score of every run: whether it ended, less its cumulative hazard.
+    """Return the log-rank score of every run.
 
-    The hazard is that of all runs together, where runs of equal length are tied. Summed over an arm, the
-    scores are the ends observed in it less those expected, the numerator of the log-rank test.
+    Whether it ended, less its cumulative hazard.
+
+    The hazard is that of all runs together, where runs of equal length are tied. Summed
+    over an arm, the scores are the ends observed in it less those expected, the
+    numerator of the log-rank test.
     """
     times = np.asarray(times, float)
     ended = np.asarray(ended, bool)
@@ -49,29 +55,34 @@ def log_rank_scores(times, ended):
 
 
 def dealt_sums(scores, size):
-    """Return the sum of every choice of `size` of the scores, the arm's own choice (the first `size`) first."""
+    """Return the sum of every choice of `size` of the scores.
+
+    The arm's own choice, the first `size`, comes first.
+    """
     return np.array([sum(chosen) for chosen in itertools.combinations(scores, size)])
 
 
 def permuted_log_rank(*strata):
-    """Return the exact two-sided p of the log-rank test: the share of all ways to deal the runs into the arms
-    whose observed less expected ends are as far from 0.
+    """Return the exact two-sided p of the log-rank test.
 
-    A stratum is a pair of arms, an arm a list of (time, ended); runs are dealt within their stratum. The ways
-    of several strata are counted by two halves of them, of which every sum of one is met with every of the other.
+    The share of all ways to deal the runs into the arms whose observed less expected
+    ends are as far from 0.
+
+    A stratum is a pair of arms, an arm a list of (time, ended); runs are dealt within
+    their stratum. The ways of several strata are counted by two halves of them, of
+    which every sum of one is met with every of the other.
     """
     halves = [np.zeros(1), np.zeros(1)]
     observed = 0.0
     for i, (one, other) in enumerate(strata):
-        scores = log_rank_scores(*zip(*one, *other))
+        scores = log_rank_scores(*zip(*one, *other, strict=True))
         sums = dealt_sums(scores, len(one))
         observed += sums[0]
         halves[i % 2] = np.add.outer(halves[i % 2], sums).ravel()
     few, many = sorted(halves, key=len)
     many = np.sort(many)
-    least = (
-        abs(observed) - 1e-9
-    )  # sums of the same scores in another order differ in the last bits
+    # sums of the same scores in another order differ in the last bits
+    least = abs(observed) - 1e-9
     above = len(many) - np.searchsorted(many, least - few)
     below = np.searchsorted(many, -least - few, side="right")
     if least <= 0:
@@ -80,12 +91,18 @@ def permuted_log_rank(*strata):
 
 
 def ratio(a, b):
-    """Ratio of geometric means, a over b, and its 95 % interval by Welch's t on the logarithms."""
+    """Return the ratio of geometric means, a over b, and its 95 % interval.
+
+    By Welch's t on the logarithms.
+    """
     return tuple(map(float, np.exp(difference(np.log(a), np.log(b)))))
 
 
 def bootstrap_ratio(a, b, draws=10_000):
-    """Ratio of geometric means, a over b, and its 95 % bootstrap interval: with few numbers a side too narrow."""
+    """Ratio of geometric means, a over b, and its 95 % bootstrap interval.
+
+    With few numbers a side too narrow.
+    """
     a, b, g = np.log(a), np.log(b), np.random.default_rng(0)
     many = g.choice(a, (draws, len(a))).mean(1) - g.choice(b, (draws, len(b))).mean(1)
     return tuple(
@@ -115,7 +132,8 @@ def row(what, estimate, low=math.nan, high=math.nan, n="", p=math.nan):
 
 def family(rows):
     """The rows of one family of tests, with Holm's p values."""
-    return [r | dict(p_holm=p) for r, p in zip(rows, holm([r["p"] for r in rows]))]
+    adjusted = holm([r["p"] for r in rows])
+    return [r | dict(p_holm=p) for r, p in zip(rows, adjusted, strict=True)]
 
 
 def text(value):
@@ -150,7 +168,10 @@ def said(r, digits=2, percent=False):
 
 
 def range_said(r, digits=0):
-    """Return the interval of a row as a table shows it; of one that has one end only, that end."""
+    """Return the interval of a row as a table shows it.
+
+    Of one that has one end only, that end.
+    """
     low, high = (
         f"{float(r[end]):.{digits}f}" if r[end] else "" for end in ("low", "high")
     )
