@@ -26,14 +26,15 @@ from alexnet_nb.recipes import MarkdownTable
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results/mutants"
 SUITES = {  # tests of a module, the fast ones first
-    "lrn": ("tests/unit/test_lrn.py tests/evidence/test_traps*.py"),
+    "lrn": "tests/unit/test_lrn.py tests/evidence/test_traps*.py",
     "multigpu": (
         "tests/unit/test_multigpu.py tests/distributed/test_two_processes.py "
         "tests/faults/test_survival.py -k 'faults_are_caught or ten_steps or "
         "plain_grouped or one_step or takes_up'"
     ),
     "learning": (
-        "tests/unit/test_learning.py tests/unit/test_lab.py "
+        "tests/unit/test_learning.py tests/unit/test_recipes.py "
+        "tests/unit/test_multigpu.py tests/unit/test_lab.py "
         "tests/evidence/test_claims.py tests/evidence/test_traps*.py "
         "tests/distributed/test_two_processes.py -k 'not digits and not "
         "one_step'"

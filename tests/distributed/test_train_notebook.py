@@ -67,7 +67,8 @@ def test_the_printed_line_goes_on_with_the_run(papermill, tmp_path):
     [
         (
             "gpu=2",
-            "gpu: got an unknown parameter, expected a parameter of a run; did you",
+            "gpu: got an unknown parameter, expected a parameter of a run; "
+            "did you mean gpus?",
         ),
         ("epochs=ten", "epochs: got 'ten', expected int or None"),
         ("data=nowhere", "data: got nowhere, which is not a folder"),

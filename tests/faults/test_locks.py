@@ -14,7 +14,8 @@ import pytest
 
 from alexnet_nb.base.files import file_lock
 from alexnet_nb.data.packed import verify
-from helpers.images import PATIENCE, QUIET, noise_images
+from helpers import PATIENCE
+from helpers.images import QUIET, noise_images
 from helpers.packing import pack_folder
 
 

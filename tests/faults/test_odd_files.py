@@ -10,7 +10,8 @@ import pytest
 
 from alexnet_nb.data.packing import pack
 from alexnet_nb.data.sources import list_images
-from helpers.images import PATIENCE, QUIET, noise_images
+from helpers import PATIENCE
+from helpers.images import QUIET, noise_images
 from helpers.packing import pack_folder
 
 

@@ -17,7 +17,8 @@ from alexnet_nb import preprocessing
 from alexnet_nb.data import packing
 from alexnet_nb.data.packed import verify
 from alexnet_nb.data.packing import CHUNK
-from helpers.images import PATIENCE, QUIET, digest, jpegs, noise_images
+from helpers import PATIENCE
+from helpers.images import QUIET, digest, jpegs, noise_images
 from helpers.packing import pack_folder
 from helpers.troubles import die
 

@@ -93,7 +93,8 @@ def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path, fault, monkeypatch)
     monkeypatch.setenv("ALEXNET_NB_SAVE", "600")
     with pytest.raises(
         RuntimeError,
-        match="FloatingPointError: loss: got nan at step 8 with a learning rate of ",
+        match=r"FloatingPointError: loss: got nan at step 8 "
+        r"with a learning rate of 0.01",
     ):
         train(Config(out_dir=str(tmp_path / "run"), **SMALL))
     known = json.loads((tmp_path / "run/log/not-finite.json").read_text())

@@ -13,6 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 # everything, for many minutes, or the short form
 LONG = "ALEXNET_NB_LONG" in os.environ
+PATIENCE = 300  # seconds after which a process that should have ended is called hung
 
 
 # seconds after which a process that should have ended is called hung
@@ -80,3 +81,13 @@ def gone(folder, seconds=10):
     while workers(folder) and time.monotonic() < end:
         time.sleep(0.2)
     return workers(folder) == []
+
+
+def run_python(code, *arguments, prefix=()):
+    """Run code in a new interpreter."""
+    return subprocess.run(
+        [*prefix, sys.executable, "-c", code, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )

@@ -9,9 +9,6 @@ from sklearn.datasets import load_sample_image
 QUIET = {"progress": lambda line: None}
 
 
-PATIENCE = 300  # seconds after which a process that should have ended is called hung
-
-
 def noise_images(folder, count=12, num_classes=("a", "b"), size=20):
     """Write random PNG files into the folders of some classes."""
     rng = np.random.default_rng(0)

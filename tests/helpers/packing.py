@@ -2,6 +2,9 @@
 
 import numpy as np
 
+import numpy as np
+from torch.utils.data import Dataset
+
 from alexnet_nb.data.packing import pack
 from alexnet_nb.data.sources import ImageSource, list_images
 
@@ -16,3 +19,16 @@ def two_classes(count=40, size=8):
     images = np.random.default_rng(0).integers(0, 256, (count, size, size, 3), np.uint8)
     samples = [(image, i % 2) for i, image in enumerate(images)]
     return ImageSource({"train": samples[4:], "val": samples[:4]}, ("a", "b"), "test")
+
+
+class Loaded(Dataset):
+    """A data set as a user of DataLoader would write it."""
+
+    def __init__(self, split):
+        self.split = split
+
+    def __len__(self):
+        return len(self.split)
+
+    def __getitem__(self, i):
+        return np.array(self.split.images[i]), int(self.split.labels[i])

@@ -40,7 +40,7 @@ def gather_without_gradient(x, column):
 def column_loss(model, images, labels, masks, fault):
     """Return the loss of a column, and its logits.
 
-    Column 1 has none; their sum carries its gradient.
+    Column 1 has no loss, and its sum carries its gradient.
     """
     if model.column == 1:
         logits = model(images, masks)

@@ -208,8 +208,8 @@ BROKEN = {
         lambda c: notebook(
             c, "evidence/experiments/plateau", markdown("[x](lrn.ipynb)")
         ),
-        r"evidence/experiments/plateau\.ipynb lrn\.ipynb: got no such target, expected "
-        r"a file; ",
+        r"evidence/experiments/plateau\.ipynb lrn\.ipynb: "
+        r"got no such target, expected a file; ",
     ),
     "page of the sidebar": (
         lambda c: replaced(

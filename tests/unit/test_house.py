@@ -2,6 +2,7 @@
 
 import ast
 import graphlib
+import re
 from pathlib import Path
 
 import pytest
@@ -141,3 +142,36 @@ def test_what_the_field_calls_a_thing_finds_it(search):
 def test_a_relative_import_within_a_function_is_found():
     tree = ast.parse("def f():\n    from ..engine.launch import train\n")
     assert imports("base.files", tree) == {"engine.launch"}
+
+
+def errors_of(path):
+    """Yield line and message of each error that a module makes, values as {}."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.Call) or not node.args:
+            continue
+        name = getattr(node.func, "id", "")
+        message = node.args[0]
+        if name.endswith("Error") and isinstance(message, ast.JoinedStr | ast.Constant):
+            parts = getattr(message, "values", [message])
+            text = [getattr(part, "value", "") for part in parts]
+            yield node.lineno, "".join(t if isinstance(t, str) else "{}" for t in text)
+
+
+GRAMMAR = re.compile(r"[\w{}./]+: got .+, expected .+; .+", re.DOTALL)
+
+
+@pytest.mark.parametrize("room", ["base", "data"])
+def test_errors_have_one_grammar(room):
+    """NAME: got VALUE, expected WHAT; do THIS."""
+    errors = []
+    for path in sorted((ROOT / "alexnet_nb" / room).glob("*.py")):
+        errors += [(path.name, line, text) for line, text in errors_of(path)]
+    assert len(errors) >= {"base": 3, "data": 20}[room]
+    assert [error for error in errors if not GRAMMAR.fullmatch(error[2])] == []
+
+
+def test_an_error_of_another_grammar_is_found(tmp_path):
+    (tmp_path / "x.py").write_text("raise ValueError(f'size: found {x}, not 3')")
+    ((_, text),) = errors_of(tmp_path / "x.py")
+    assert text == "size: found {}, not 3"
+    assert not GRAMMAR.fullmatch(text)

@@ -1,36 +1,46 @@
-"""The kernels compute what the formulas compute, however the work is cut."""
+"""Blocks of rows give what the formula gives, and are refused where there is no memory."""
 
 import pytest
 import torch
 
 from alexnet_nb.kernels import can_block, lrn_blocked
 
-LAYOUTS = [torch.contiguous_format, torch.channels_last]
+LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
 
-def draw(layout):
-    """Draw activities of seven images, with six channels."""
-    x = torch.randn(7, 6, 5, 5, dtype=torch.float64) * 30
-    return x.to(memory_format=layout)
+def formula(x, n, k, scale, beta, columns):
+    """The printed formula, for channels that a column does not share."""
+    parts = []
+    for part in x.square().chunk(columns, 1):
+        padded = torch.nn.functional.pad(part, (0, 0, 0, 0, n // 2, n // 2))
+        sums = [padded[:, i : i + n].sum(1) for i in range(part.shape[1])]
+        parts.append(torch.stack(sums, 1))
+    return x / (k + scale * torch.cat(parts, 1)) ** beta
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_many_blocks_are_one(layout, monkeypatch):
-    """Block sizes that leave a remainder give the same numbers."""
-    x, grad, settings = draw(layout), draw(layout), (5, 2.0, 1e-4, 0.75, 2)
-    forward = lrn_blocked(x, None, *settings)
-    backward = lrn_blocked(x, grad, *settings)
-    monkeypatch.setattr("alexnet_nb.kernels._BLOCK", 6 * 5 * 5 * 2)
-    cut = lrn_blocked(x, None, *settings)
-    torch.testing.assert_close(cut, forward, rtol=1e-12, atol=1e-14)
-    cut = lrn_blocked(x, grad, *settings)
-    torch.testing.assert_close(cut, backward, rtol=1e-12, atol=1e-14)
+@pytest.mark.parametrize(
+    "settings", [(5, 2.0, 1e-4, 0.75, 2), (3, 1.0, 1e-3, 0.6, 1), (1, 1.0, 0.1, 1.0, 3)]
+)
+def test_blocks_give_the_formula_and_its_gradient(settings, layout):
+    x = torch.randn(7, 12, 5, 4, dtype=torch.float64) * 60
+    x = x.to(memory_format=LAYOUTS[layout]).requires_grad_()
+    grad = torch.randn_like(x)
+    expected = formula(x, *settings)
+    expected.backward(grad)
+    with torch.no_grad():
+        torch.testing.assert_close(lrn_blocked(x, None, *settings), expected)
+        torch.testing.assert_close(lrn_blocked(x, grad, *settings), x.grad)
 
 
-def test_tensors_without_memory_of_their_own_are_not_taken():
-    x = draw(torch.contiguous_format)
+def test_what_has_no_memory_of_its_own_is_refused():
+    x = torch.randn(2, 12, 5, 4)
     assert can_block(x)
-    assert not can_block(x.transpose(0, 1))
+    assert can_block(x.to(memory_format=torch.channels_last))
+    assert not can_block(x.transpose(1, 2))
     assert not can_block(x[:0])
     assert not can_block(x.to("meta"))
-    assert not torch.func.vmap(lambda image: image * can_block(image))(x).any()
+    asked = []
+    torch.func.vmap(lambda row: asked.append(can_block(row)) or row)(x)
+    torch.func.vmap(lambda row: asked.append(can_block(x, row)) or row)(x)
+    assert asked == [False, False]

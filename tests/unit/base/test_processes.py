@@ -71,9 +71,18 @@ def test_an_orphan_ends_by_itself():
     assert not alone
 
 
-def test_who_listens_to_a_notebook_ends_when_it_hangs_up():
+def test_who_listens_to_a_notebook_ends_with_it():
     listener = start(LISTENER)
     assert listener.stdout.readline() == "listens\n"
     assert listener.poll() is None
     listener.stdin.close()
     assert listener.wait(60) == 1
+
+
+def test_a_system_that_counts_no_cores_of_a_process(monkeypatch):
+    """MacOS and Windows."""
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 12)
+    assert available_cores() == 12
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert available_cores() == 1

@@ -1,11 +1,12 @@
 """Data are found by name or folder, and packed copies in the cache."""
 
+import errno
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from alexnet_nb.data.datasets import cache_folder, load_dataset
+from alexnet_nb.data.datasets import cache_folder, find_source, load_dataset
 
 
 @pytest.mark.parametrize(
@@ -47,3 +48,18 @@ def test_an_empty_variable_is_an_unset_one(monkeypatch):
     assert cache_folder() == Path("/home/me/.cache/alexnet_nb")
     monkeypatch.setenv("ALEXNET_NB_CACHE", "/own")
     assert cache_folder() == Path("/own")
+
+
+def test_a_name_that_a_disk_cannot_hold_is_no_folder(monkeypatch):
+    """Windows refuses it with an error of its own kind in place of `not found`."""
+
+    def refuse(path, **options):
+        error = OSError(errno.EINVAL, "The filename syntax is incorrect", str(path))
+        error.winerror = 123
+        raise error
+
+    monkeypatch.setattr(Path, "stat", refuse)
+    with pytest.raises(
+        FileNotFoundError, match=r"data: got a\?b, which is not a folder"
+    ):
+        find_source("a?b")

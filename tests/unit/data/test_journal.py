@@ -1,4 +1,4 @@
-"""The header of a packed file has room to grow."""
+"""The journal of packing, and the header of its file."""
 
 import io
 

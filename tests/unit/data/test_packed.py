@@ -1,15 +1,18 @@
 """Packed data are opened and verified, or refused by name."""
 
 import os
+import pickle
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from torch.utils.data import DataLoader
 
-from alexnet_nb.data.packed import open_packed, verify
-from helpers.images import PATIENCE, QUIET, jpegs, noise_images
-from helpers.packing import pack_folder
+from alexnet_nb.data.packed import ImageSplit, open_packed, verify
+from helpers import PATIENCE
+from helpers.images import QUIET, jpegs, noise_images
+from helpers.packing import Loaded, pack_folder
 
 
 def test_check_names_what_is_wrong(tmp_path):
@@ -62,3 +65,58 @@ def test_names_are_utf8_whatever_the_locale(tmp_path):
         timeout=PATIENCE,
     )
     assert done.stdout.strip() == ascii(("é", "日本")), done.stderr
+
+
+METHODS = ["forkserver", "spawn"]  # of Python 3.14 on Linux; of macOS and Windows
+
+
+def test_only_the_path_of_a_mapped_file_is_pickled(packed):
+    files = sum(path.stat().st_size for path in packed.path.glob("*/*.npy"))
+    rest = pickle.dumps((packed.mean, packed.cov, packed.meta))  # not mapped
+    split = len(pickle.dumps(packed.train))
+    whole = len(pickle.dumps(packed)) - len(rest)
+    assert split < 1000 < files / 100
+    assert whole < 3000
+
+
+def test_what_was_pickled_has_the_same_images(packed):
+    copy = pickle.loads(pickle.dumps(packed))
+    assert repr(copy) == repr(packed)
+    assert copy.names == packed.names
+    assert np.array_equal(copy.mean, packed.mean)
+    for split in ("train", "val"):
+        new, old = getattr(copy, split), getattr(packed, split)
+        assert np.array_equal(new.images[:], old.images[:])
+        assert np.array_equal(new.labels, old.labels)
+
+
+def test_what_is_not_a_whole_mapped_file_is_pickled_as_numbers(packed):
+    """A part of a file, and numbers in memory that were changed after reading."""
+    part = ImageSplit(packed.train.images[5:8], packed.train.labels[5:8])
+    copy = pickle.loads(pickle.dumps(part))
+    assert np.array_equal(copy.images, packed.train.images[5:8])
+    labels = np.load(packed.path / "train/labels.npy", mmap_mode="c")
+    labels[0] = 7
+    changed = ImageSplit(packed.train.images, labels)
+    assert pickle.loads(pickle.dumps(changed)).labels[0] == 7
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+def test_a_data_loader_reads_the_same_images(packed, method):
+    loader = DataLoader(
+        Loaded(packed.train), 200, num_workers=1, multiprocessing_context=method
+    )
+    batches = list(loader)
+    images = np.concatenate([images.numpy() for images, _ in batches])
+    labels = np.concatenate([labels.numpy() for _, labels in batches])
+    assert np.array_equal(images, packed.train.images[:])
+    assert np.array_equal(labels, packed.train.labels)
+
+
+def test_checksums_name_files_in_the_same_way_everywhere(packed):
+    """With slashes: a data set may be packed on Windows and verified on Linux."""
+    names = set(packed.meta["sha256"])
+    assert {"stats.npz", "train/labels.npy", "val/labels.npy"} <= names
+    assert not any("\\" in name for name in names)
+    verify(packed.path)

@@ -6,12 +6,14 @@ import subprocess
 import sys
 from contextlib import closing
 
+import numpy as np
 import pytest
 
 from alexnet_nb import preprocessing
 from alexnet_nb.data.workers import map_in_workers, pickled_by_path
-from helpers import ROOT
-from helpers.images import PATIENCE, QUIET, noise_images
+from alexnet_nb.preprocessing import PixelSums
+from helpers import PATIENCE, ROOT
+from helpers.images import QUIET, noise_images
 from helpers.packing import pack_folder
 from helpers.troubles import (
     Items,
@@ -103,3 +105,44 @@ def test_where_processes_are_not_forked_a_mapped_file_is_handed_over_by_its_path
     )
     found = [word for word in done.stdout.split() if word in expected]
     assert found == expected, done.stderr
+
+
+METHODS = ["forkserver", "spawn"]  # of Python 3.14 on Linux; of macOS and Windows
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+def test_workers_that_are_not_forked_send_the_same_items(packed, method, monkeypatch):
+    sums = PixelSums(packed.train.images)
+    expected = list(map_in_workers(sums, 0))
+    context = multiprocessing.get_context(method)
+    monkeypatch.setattr(multiprocessing, "get_context", lambda: context)
+    items = list(map_in_workers(sums, 2))
+    assert len(items) == len(expected) > 1
+    for item, other in zip(items, expected, strict=True):
+        for array, wanted in zip(item, other, strict=True):
+            assert np.array_equal(array, wanted)
+
+
+UNGUARDED = """
+import multiprocessing
+multiprocessing.set_start_method("spawn", force=True)
+from alexnet_nb.data.packing import pack
+from alexnet_nb.data.sources import list_digits
+pack(list_digits(8), {dest!r}, 8, processes=1)
+"""
+
+
+@pytest.mark.slow
+def test_a_script_without_a_main_guard_ends_with_a_sentence(tmp_path):
+    """Its worker imports it, and would wait for the lock that the script holds."""
+    script = tmp_path / "script.py"
+    script.write_text(UNGUARDED.format(dest=str(tmp_path / "out")))
+    done = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, timeout=PATIENCE
+    )
+    assert done.returncode == 1
+    lines = done.stderr.splitlines()
+    errors = [line for line in lines if line.startswith("RuntimeError: ")]
+    assert "__main__: got a script that its own worker process runs again" in errors[0]
+    assert "processes: got exit code 1" in errors[-1]

@@ -39,7 +39,8 @@ def test_layouts_in_words():
     ]:
         with pytest.raises(
             ValueError,
-            match=f"gpus: got {gpus}, expected at most .* machine has {found} CUDA",
+            match=f"gpus: got {gpus}, expected at most .* "
+            f"this machine has {found} CUDA",
         ):
             plan_placement(gpus, found, together, machines)
     (
