@@ -16,20 +16,6 @@ LONG = "ALEXNET_NB_LONG" in os.environ
 PATIENCE = 300  # seconds after which a process that should have ended is called hung
 
 
-# seconds after which a process that should have ended is called hung
-PATIENCE = 300
-
-
-def run_python(code, *arguments, prefix=()):
-    """Run code in a new interpreter."""
-    return subprocess.run(
-        [*prefix, sys.executable, "-c", code, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-    )
-
-
 def skip_or_fail(reason):
     """Skip what a contributor's machine lacks; in CI, where it must run, fail."""
     if os.environ.get("CI"):

@@ -1,6 +1,4 @@
-"""Images to pack, and how the tests of several files pack them."""
-
-import numpy as np
+"""Pack an image folder, as the tests of several files do."""
 
 import numpy as np
 from torch.utils.data import Dataset

@@ -1,4 +1,4 @@
-"""Blocks of rows give what the formula gives, and are refused where there is no memory."""
+"""Blocks give what the formula gives, and are refused where there is no memory."""
 
 import pytest
 import torch

@@ -59,6 +59,13 @@ def test_a_process_in_trouble_ends_the_work_with_a_sentence(trouble, reason):
     assert "that worked on item 5, expected an item; free memory" in error
 
 
+class LargeItems(Items):
+    """Items that no pipe holds, so that a process waits until one is asked for."""
+
+    def __getitem__(self, i):
+        return bytes(1 << 22)
+
+
 def test_what_is_left_of_the_work_ends_its_processes():
     many = 1_000_000  # more than a pipe holds, so that nobody is done early
     items = map_in_workers(Items(int, many), 2)
