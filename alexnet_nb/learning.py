@@ -13,8 +13,9 @@ from typing import Any
 
 import torch
 
+from .base.table import MarkdownTable
 from .model import AlexNet, layer_specs
-from .recipes import LAYERS, MarkdownTable, Recipe
+from .recipes import LAYERS, Recipe
 
 # %% ../nbs/09_learning.ipynb #error_rates
 def error_rates(
