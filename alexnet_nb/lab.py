@@ -61,7 +61,8 @@ class Formula(NamedTuple):
     steps: int | None = None  # learning rates in all, of dexp and jdexp
     epoch: float = 1.0  # from which the formula holds
 
-    def __str__(self):
+    def __str__(self) -> str:
+        """Return the formula as the notes write it."""
         numbers = [f"{number:g}" for number in (self.factor, self.steps) if number]
         words = f"{self.kind}[{','.join(numbers)}]" if numbers else self.kind
         return words if self.epoch == 1 else f"{self.epoch:g}:{words}"

@@ -79,7 +79,8 @@ class Recipe:
     decay_bias: float | None = 0.0
     schedule: tuple | str | None = "plateau"  # or (share of the run, what, factor) …
 
-    def __repr__(self):
+    def __repr__(self) -> str:
+        """Return the name of the recipe."""
         return self.name
 
 # %% ../nbs/00_recipes.ipynb #not-stated-code
