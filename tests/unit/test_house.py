@@ -18,6 +18,9 @@ LONGEST_MODULE = 500  # lines
 LONGEST_FUNCTION = 40
 
 
+WIDEST_LINE = 88
+
+
 # From the ground up. A module imports its own floor, without a circle, and those below.
 FLOORS = [
     {"base.files", "base.processes", "base.table", "kernels"},
@@ -99,6 +102,27 @@ def test_every_module_has_a_file_of_unit_tests():
         if not (ROOT / path).exists():
             missing.append(str(path))
     assert missing == []
+
+
+def wide_lines(text):
+    """List the lines of a module that are too wide, without those of `__all__`."""
+    names = re.search(r"^__all__ = \[.*?\]$", text, re.DOTALL | re.MULTILINE)
+    if names:
+        text = text.replace(names[0], "")
+    return [line for line in text.splitlines() if len(line) > WIDEST_LINE]
+
+
+def test_no_line_is_too_wide():
+    """Ruff formats the notebooks; here is what nbdev makes of them."""
+    for path in PACKAGE.rglob("*.py"):
+        if path.name != "_modidx.py":
+            assert wide_lines(path.read_text()) == [], path
+
+
+def test_a_wide_line_is_found_beside_a_list_of_names():
+    names = f"__all__ = ['a',\n{' ' * 90}'b']\n"
+    assert wide_lines(names) == []
+    assert wide_lines(names + "x" * 89) == ["x" * 89]
 
 
 def test_no_module_is_too_long():
