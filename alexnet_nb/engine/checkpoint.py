@@ -88,7 +88,7 @@ def refuse_non_finite(
         for name, tensor in by_name.items():
             if not tensor.isfinite().all():
                 raise FloatingPointError(
-                    f"{kind} of {name}: got values that are not finite after step "
+                    f"{kind}: got values in {name} that are not finite after step "
                     f"{trainer.step}, expected numbers; nothing was saved; "
                     f"train a new run with a lower lr than {trainer.config.lr:.2g}"
                 )

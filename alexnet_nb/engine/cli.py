@@ -184,7 +184,7 @@ def config_from_torchrun(
     if placement.processes != processes:
         raise ValueError(
             f"gpus: got {processes} processes from torchrun, expected"
-            f" {placement.processes}: {placement}"
+            f" {placement.processes} for {placement}; start as many"
         )
     return config, placement
 
@@ -197,14 +197,14 @@ def _check_torchrun_environment() -> None:
         present = sorted(TORCHRUN_VARS & env.keys())
         raise ValueError(
             f"environment: got {', '.join(present)} without {', '.join(missing)},"
-            " expected all of them, as torchrun sets them, or none"
+            " expected all of them, as torchrun sets them; unset the rest"
         )
     may_restart = env.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0"
     if may_restart and env.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
         raise ValueError(
             "environment: got --max-restarts with a store that all restarts share,"
-            " expected TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in the environment of"
-            " torchrun, and --standalone or --rdzv-backend c10d (pytorch issue 135712)"
+            " expected a store for each; set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1, and"
+            " use --standalone or --rdzv-backend c10d (pytorch issue 135712)"
         )
 
 # %% ../../nbs/engine/cli.ipynb #set_up
@@ -234,7 +234,8 @@ def setup_rank(
     if not (run_dir.path / "config.json").exists():
         raise FileNotFoundError(
             f"out_dir: got {run_dir.path}, which process 0 has made and process {rank}"
-            " does not see, expected a folder on a disk that all machines share"
+            " does not see, expected a folder that all machines see; choose one on a"
+            " disk that they share"
         )
     if local_rank == 0 and rank != 0:
         data = pack_data(config)

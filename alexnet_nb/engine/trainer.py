@@ -438,7 +438,7 @@ class MetricsLogger:
         trainer = self.trainer
         if not math.isfinite(loss):
             raise FloatingPointError(
-                f"validation loss: got {loss} after step {trainer.step}, expected a"
+                f"val_loss: got {loss} after step {trainer.step}, expected a"
                 f" number; train a new run with a lower lr than {trainer.config.lr:.2g}"
             )
         self.write("val", loss, top1, top5, images)

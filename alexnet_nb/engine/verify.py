@@ -145,9 +145,9 @@ def assert_equal(
     if difference <= tolerances[precision]:
         return
     raise RuntimeError(
-        f"{subject} and one disagree on {name}: got a relative difference of"
-        f" {difference:.2g}, expected at most {tolerances[precision]:.0e} in"
-        f" {precision}, recipe {trainer.recipe.name}"
+        f"{name}: got a relative difference of {difference:.2g} between {subject} and"
+        f" one, expected at most {tolerances[precision]:.0e} in {precision}; do not"
+        f" trust this run, and report recipe {trainer.recipe.name}"
     )
 
 # %% ../../nbs/engine/verify.ipynb #def-assert-equal-gradients
@@ -159,7 +159,7 @@ def assert_equal_gradients(
 ) -> None:
     """Raise `RuntimeError` where a gradient differs by more than rounding explains."""
     for name, reference in references.items():
-        label = f"the gradient of {name}"
+        label = f"gradient of {name}"
         gradient = gradients[name]
         assert_equal(trainer, subject, label, gradient, reference, GRADIENT_TOLERANCE)
 
@@ -179,6 +179,6 @@ def assert_ranks_agree(trainer: Trainer) -> None:
         for name, value in of_every_rank[0].items():
             if values[name] != value:
                 raise RuntimeError(
-                    f"process {rank} has {name} {values[name]!r},"
-                    f" process 0 has {value!r}"
+                    f"{name}: got {values[name]!r} in process {rank}, expected"
+                    f" {value!r}, as in process 0; start all with the same"
                 )

@@ -79,7 +79,8 @@ def test_four_processes_equal_one_in_float64():
     )
     assert len(errors) == 4, errors
     assert all(
-        re.match(r"process 1 has seed \d+, process 0 has \d+$", e) for e in errors
+        re.match(r"seed: got \d+ in process 1, expected \d+, as in process 0", e)
+        for e in errors
     ), errors
 
 

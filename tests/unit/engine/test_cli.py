@@ -155,7 +155,7 @@ def test_the_command_line_is_config(monkeypatch):
                 TORCHELASTIC_MAX_RESTARTS="2",
                 TORCHELASTIC_USE_AGENT_STORE="True",
             ),
-            "expected TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1",
+            "set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1",
         ),
         (
             "--out-dir x",

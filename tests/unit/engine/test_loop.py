@@ -22,7 +22,7 @@ def test_a_run_that_ends_in_overflow_does_not_succeed(tmp_path):
     And what it wrote is JSON to any reader.
     """
     with pytest.raises(
-        RuntimeError, match="FloatingPointError: validation loss: got nan after step 1"
+        RuntimeError, match="FloatingPointError: val_loss: got nan after step 1"
     ):
         train(Config(out_dir=str(tmp_path / "run"), batch_size=1437, lr=1e30, **TINY))
     assert not (tmp_path / "run/model.safetensors").exists()
