@@ -138,7 +138,9 @@ def test_recipes_hold_the_authors_numbers():
         "148": 60_965_224,
         "170": 60_965_224,
     }
-    with pytest.raises(ValueError, match="recipe: found 'lab-137'"):
+    with pytest.raises(
+        ValueError, match="recipe: got 'lab-137', expected one of paper, "
+    ):
         validate(Config(recipe="lab-137"))
 
 

@@ -20,7 +20,10 @@ def test_a_recipe_without_a_training_value_is_refused(monkeypatch):
         "unsourced",
         replace(paper, name="unsourced", momentum=None, decay=None),
     )
-    with pytest.raises(ValueError, match="unsourced has no source for momentum, decay"):
+    with pytest.raises(
+        ValueError,
+        match="got unsourced, which has no source for momentum, decay, expected",
+    ):
         validate(Config(recipe="unsourced"))
 
 
