@@ -188,7 +188,7 @@ class Page:
             self.links += markup.links
             self.far += markup.far
             self.anchors += markup.ids
-        self.anchors += re.findall(r"\{[^{}\n]*#([\w-]+)[^{}\n]*\}", plain)
+        self.anchors += re.findall(r"\{[^{}\n]*#([\w.-]+)[^{}\n]*\}", plain)
         titled = False
         for line in prose.split("\n"):
             if line.startswith(":::"):

@@ -17,11 +17,11 @@ import torch
 
 from .augmentation import InputTransform
 from .base.files import atomic_write, read_json
+from .base.table import MarkdownTable
 from .data.packed import ImageSplit, PackedDataset
 from .engine.run_dir import RunDir
 from .learning import error_rates
 from .model import AlexNet
-from .recipes import MarkdownTable
 
 # %% ../nbs/11_evaluation.ipynb #probabilities
 @torch.no_grad()

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['POOLED', 'KERNEL_STRIDE', 'AlexNet', 'LayerSpec', 'feature_map_sizes', 'smallest_crop', 'layer_specs', 'summary',
-           'initial_weights', 'GroupedLinear', 'from_torchvision', 'Svg', 'draw_network']
+           'initial_weights', 'GroupedLinear', 'from_torchvision', 'draw_network']
 
 # %% ../nbs/06_model.ipynb #imports
 from dataclasses import dataclass, replace
@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .base.table import MarkdownTable, Svg
 from .lrn import LRN, SpatialNorm
 from .multigpu import gather_columns, gather_to_column0, shard_state_dict
 from .pooling import output_size
-from .recipes import LAYERS, MarkdownTable, Recipe, paper, torchvision
+from .recipes import LAYERS, Recipe, paper, torchvision
 from .relu import activation
 
 # %% ../nbs/06_model.ipynb #AlexNet
@@ -421,17 +422,6 @@ def from_torchvision(
     model = AlexNet(torchvision, len(renamed["fc8.bias"]))
     model.load_state_dict(renamed)
     return model.eval()
-
-# %% ../nbs/06_model.ipynb #Picture
-class Svg(str):
-    """An SVG drawing."""
-
-    def _repr_svg_(self) -> str:
-        return str(self)
-
-    def __repr__(self) -> str:
-        """Name the drawing instead of writing it out."""
-        return f"Svg({len(self):,} characters)"
 
 # %% ../nbs/06_model.ipynb #draw
 def draw_network(recipe: Recipe = paper, num_classes: int = 1000) -> Svg:

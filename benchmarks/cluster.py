@@ -22,6 +22,7 @@ from timing import processor, spread
 from alexnet_nb import multigpu
 from alexnet_nb.augmentation import sample_augment_params
 from alexnet_nb.base.files import atomic_write
+from alexnet_nb.base.table import MarkdownTable
 from alexnet_nb.data.packed import ImageSplit, PackedDataset
 from alexnet_nb.engine.config import Config, resolve
 from alexnet_nb.engine.distributed import init_distributed
@@ -29,7 +30,6 @@ from alexnet_nb.engine.launch import ALLOCATOR
 from alexnet_nb.engine.trainer import Trainer
 from alexnet_nb.learning import learning_rates, set_learning_rates
 from alexnet_nb.preprocessing import pixel_statistics
-from alexnet_nb.recipes import MarkdownTable
 
 BATCH, STEPS, ROUNDS = 32, 3, 2
 RESULTS = Path(__file__).resolve().parent.parent / "results/cluster"

@@ -23,12 +23,13 @@ import torch.distributed as dist
 from timing import save, spread, start
 
 from alexnet_nb import multigpu
+from alexnet_nb.base.table import MarkdownTable
 from alexnet_nb.dropout import dropout_masks
 from alexnet_nb.engine.distributed import init_process_group, plan_placement
 from alexnet_nb.engine.launch import torchrun_command, worker_environment
 from alexnet_nb.learning import make_optimizer
 from alexnet_nb.model import AlexNet
-from alexnet_nb.recipes import MarkdownTable, paper
+from alexnet_nb.recipes import paper
 from alexnet_nb.training import classification_loss, train_step
 
 BATCH, STEPS, ROUNDS = 32, 6, 3

@@ -22,11 +22,12 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import datasets, io, transforms
 
 from alexnet_nb.augmentation import InputTransform, sample_augment_params
+from alexnet_nb.base.table import MarkdownTable
 from alexnet_nb.data.packing import pack
 from alexnet_nb.data.sources import list_images
 from alexnet_nb.engine.trainer import load_images
 from alexnet_nb.preprocessing import load_image
-from alexnet_nb.recipes import MarkdownTable, paper
+from alexnet_nb.recipes import paper
 
 warnings.simplefilter("ignore")  # torchvision announces that its decoders will move
 FILES, BATCH = 256, 128

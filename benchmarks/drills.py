@@ -14,7 +14,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from alexnet_nb.base.files import atomic_write
-from alexnet_nb.recipes import MarkdownTable
+from alexnet_nb.base.table import MarkdownTable
 
 ROOT = Path(__file__).resolve().parent.parent
 DRILLS = {  # part of the test's name: what happens

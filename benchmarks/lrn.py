@@ -13,8 +13,8 @@ import torch
 from timing import in_turns, save, spread, start
 from torch.nn import functional as F
 
+from alexnet_nb.base.table import MarkdownTable
 from alexnet_nb.lrn import lrn
-from alexnet_nb.recipes import MarkdownTable
 
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels-last": torch.channels_last}
 SHAPES = [(32, 96, 55, 55), (1, 96, 55, 55), (128, 96, 55, 55), (128, 128, 27, 27)]

@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 
 from alexnet_nb.base.files import atomic_write
-from alexnet_nb.recipes import MarkdownTable
+from alexnet_nb.base.table import MarkdownTable
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results/mutants"

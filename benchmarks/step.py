@@ -14,10 +14,11 @@ from timing import in_turns, save, spread, start
 from torch import nn
 from torch.nn import functional as F
 
+from alexnet_nb.base.table import MarkdownTable
 from alexnet_nb.learning import make_optimizer
 from alexnet_nb.lrn import LRN
 from alexnet_nb.model import AlexNet, layer_specs
-from alexnet_nb.recipes import MarkdownTable, no_lrn, paper, source2012
+from alexnet_nb.recipes import no_lrn, paper, source2012
 from alexnet_nb.recipes import torchvision as theirs
 from alexnet_nb.training import train_step
 

@@ -17,9 +17,10 @@ from typing import Any, get_args
 
 import torch
 
+from ..lab import LAB_IDS, get_recipe
 from ..learning import scale_width
 from ..model import layer_specs
-from ..recipes import LAB_IDS, RECIPES, Recipe, get_recipe
+from ..recipes import RECIPES, Recipe
 
 # %% ../../nbs/engine/config.ipynb #Config
 @dataclass(frozen=True)

@@ -13,10 +13,11 @@ import re
 
 import pytest
 
+from alexnet_nb.lab import lab_experiments
 from alexnet_nb.learning import learning_rates
 from alexnet_nb.lrn import LRN
 from alexnet_nb.model import AlexNet, layer_specs
-from alexnet_nb.recipes import lab_experiments, paper, source2012
+from alexnet_nb.recipes import paper, source2012
 from helpers import ROOT
 
 with open(ROOT / "nbs/evidence/claims.tsv") as f:

@@ -10,7 +10,7 @@ import re
 
 import pytest
 
-from alexnet_nb.recipes import lab_experiments
+from alexnet_nb.lab import lab_experiments
 from helpers import ROOT
 
 PAGES = sorted((ROOT / "nbs").rglob("*.ipynb"))

@@ -65,7 +65,6 @@ NOT_YET = {
     "nbs/guides/troubleshooting.ipynb",
     "nbs/index.ipynb",
     "nbs/tour.ipynb",
-    "alexnet_nb/recipes.py",
 }
 
 

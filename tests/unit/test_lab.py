@@ -2,6 +2,7 @@
 
 import csv
 import itertools
+import json
 import math
 import re
 from dataclasses import replace
@@ -10,21 +11,19 @@ import pytest
 import torch
 from torch import nn
 
-from alexnet_nb.engine.config import Config
-from alexnet_nb.engine.run_dir import validate
-from alexnet_nb.learning import learning_rates, scale_width
-from alexnet_nb.lrn import LRN, SpatialNorm
-from alexnet_nb.model import AlexNet, layer_specs
-from alexnet_nb.recipes import (
+from alexnet_nb.engine.config import Config, resolve
+from alexnet_nb.engine.run_dir import load_run_config, validate
+from alexnet_nb.lab import (
     LAB_IDS,
-    RECIPES,
     Setting,
     lab_experiments,
     lab_recipe,
     recorded_schedule,
-    source2010,
-    source2012,
 )
+from alexnet_nb.learning import learning_rates, scale_width
+from alexnet_nb.lrn import LRN, SpatialNorm
+from alexnet_nb.model import AlexNet, layer_specs
+from alexnet_nb.recipes import RECIPES, source2010, source2012
 from helpers import ROOT
 
 RUNS = lab_experiments()
@@ -138,10 +137,17 @@ def test_recipes_hold_the_authors_numbers():
         "148": 60_965_224,
         "170": 60_965_224,
     }
-    with pytest.raises(
-        ValueError, match="recipe: got 'lab-137', expected one of paper, "
-    ):
+    with pytest.raises(ValueError, match="recipe: got 'lab-137'"):
         validate(Config(recipe="lab-137"))
+
+
+def test_a_folder_of_version_0_1_finds_its_lab_recipe(tmp_path):
+    """It has the name of the recipe, and that version's names of the parameters."""
+    stored = dict(data="photos", recipe="lab-147", width=0.25, size=72, crop=64)
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    run = resolve(Config(**load_run_config(str(tmp_path))))
+    assert run.model_recipe == scale_width(lab_recipe("147"), 0.25, 64)
+    assert run.model_recipe.pool == 2
 
 
 def epochs(recipe, n):

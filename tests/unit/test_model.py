@@ -8,9 +8,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from alexnet_nb.lab import get_recipe
 from alexnet_nb.learning import scale_width
 from alexnet_nb.model import AlexNet, draw_network, layer_specs
-from alexnet_nb.recipes import LAYERS, RECIPES, get_recipe, paper
+from alexnet_nb.recipes import LAYERS, RECIPES, paper
 
 STAGES = [
     "conv1",
