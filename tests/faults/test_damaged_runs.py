@@ -53,11 +53,16 @@ def test_another_recipe_or_data_set_is_refused_by_name(tmp_path):
     worker, path = begun(tmp_path)
     state = json.loads((path / "state.json").read_text())
     assert state["val_errors"] == worker.val_errors != []  # the plateau rule's memory
-    with pytest.raises(ValueError, match=r"recipe: .* was .*, and is"):
+    with pytest.raises(
+        ValueError,
+        match=r"got a checkpoint whose recipe has .*, expected .*, as in this run",
+    ):
         load_checkpoint(fresh(tmp_path, recipe="paper"), path)
     changed = state | dict(data=state["data"] | {"train/labels.npy": "another"})
     (path / "state.json").write_text(json.dumps(changed))
-    with pytest.raises(ValueError, match=r"data: train/labels.npy was 'another'"):
+    with pytest.raises(
+        ValueError, match=r"whose data has train/labels\.npy 'another', exp"
+    ):
         load_checkpoint(fresh(tmp_path), path)
 
 
@@ -73,8 +78,8 @@ def test_a_damaged_file_of_a_run_is_named(tmp_path):
     (path / "state.json").write_text('{"step": 1')
     with pytest.raises(
         ValueError,
-        match=f"{path}/state.json is damaged or missing; remove {path} to go on from "
-        "the checkpoint before it",
+        match=f"{path}/state.json: got a damaged or missing file, expected the one "
+        f"that was saved; remove {path} to resume from the checkpoint before it",
     ):
         load_checkpoint(fresh(tmp_path), path)
     (tmp_path / "config.json").write_text("")

@@ -173,7 +173,7 @@ def test_an_unknown_range_is_left_out_by_name_and_never_black(tmp_path, name):
     packed = pack_folder(tmp_path / "in", tmp_path / "out", 16, **QUIET)
     ((path, reason),) = packed.meta["unread"]
     assert path == "a/odd.tif"
-    assert reason.startswith("ValueError: got ")
+    assert reason.startswith("ValueError: image: got ")
     assert "expected" in reason
     assert len(packed.train) + len(packed.val) == 24
 

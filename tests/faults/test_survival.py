@@ -301,7 +301,7 @@ print("whole")
 
 
 IN_METRICS, IN_CHECKPOINT = (
-    pytest.param(0, 16, "metrics.jsonl", id="in the metrics"),
+    pytest.param(0, 16, "in append_metrics", id="in the metrics"),
     pytest.param(1 << 18, 128, "in save_checkpoint", id="in a checkpoint"),
 )
 
