@@ -193,8 +193,8 @@ def test_package_is_exported(tmp_path):
 
 
 @pytest.mark.parametrize("id", play.PAGES)
-def test_pages_hold_the_script_and_the_styles(id):
-    """A page embeds both files; run its notebook again after a change."""
+def test_pages_hold_the_figure_its_script_and_its_styles(id):
+    """A page embeds three files; run its notebook again after a change."""
     nb = json.loads((ROOT / f"nbs/{play.NOTEBOOKS[id]}.ipynb").read_text())
     outputs = [
         "".join(o.get("data", {}).get("text/html", ""))
@@ -204,5 +204,8 @@ def test_pages_hold_the_script_and_the_styles(id):
     (page,) = [o for o in outputs if f'id="{id}"' in o]
     for name in ("play.js", "play.css"):
         assert (ROOT / "nbs/assets" / name).read_text() in page, name
+    figure = (ROOT / f"nbs/assets/{id}.html").read_text().strip()
+    for part in re.split(r"\$\w+", figure):  # between what the notebook fills in
+        assert part in page, part
     if id == "play-crop":
         assert len(base64.b64decode(re.search(r"base64,([^\"]+)", page)[1])) < 40_000
