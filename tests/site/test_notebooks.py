@@ -132,17 +132,6 @@ def test_page_has_its_form(path):
     )
 
 
-def test_notebooks_import_upward_only():
-    order = {p.stem[3:]: i for i, p in enumerate(NOTEBOOKS) if p.stem[0].isdigit()}
-    for module, i in order.items():
-        for name in re.findall(
-            r"^from alexnet_nb\.(\w+) import",
-            (ROOT / f"alexnet_nb/{module}.py").read_text(),
-            re.M,
-        ):
-            assert order[name] < i, f"{module} imports {name}, which comes later"
-
-
 def test_imports_stand_alone(cells):
     """The docs build runs every cell that imports, so such a cell does nothing else."""
     for path in EVERY:
