@@ -47,7 +47,7 @@ from .trainer import Trainer
 def worker_main(
     config: RunConfig,
     prepare: Callable[[], tuple],  # after all have met: → RunDir, folder of packed data
-    launches: int = 1,
+    launches: int = 1,  # 2: a dry run, which resumes for its last step
 ) -> int:
     """Run one of the processes that torchrun has started; return its exit code.
 
@@ -298,10 +298,10 @@ def describe_failure(
     errors: list[dict[str, Any]],  # rank, time and trace of processes that failed
     log_text: str,  # what torchrun has said of this launch
 ) -> str:
-    """Say which process failed first: killed by a signal, or with its traceback.
+    """Name a process that was killed by a signal, else the first that failed.
 
-    torchrun's own report gives times in whole seconds, so of two processes that fail
-    within a second it may name the one that lost the other.
+    torchrun's own report gives times in whole seconds. Of two processes that fail
+    within a second it may name the one that failed because its peer was gone.
     """
     location = f"the run is in {folder}"
     for rank, number in re.findall(r"rank +: (\d+) .*\n +exitcode +: -(\d+)", log_text):

@@ -50,7 +50,7 @@ class RunDir:
         self._lock = contextlib.ExitStack()
 
     def parameters(self) -> dict[str, Any]:
-        """Return the parameters that the run was started with, by today's names."""
+        """Return the parameters of the last start or resume, by today's names."""
         stored = read_json(self.path / "config.json")
         return rename_parameters(stored, warn=False)
 
@@ -131,9 +131,9 @@ class RunDir:
             file.write(json.dumps(row).encode() + b"\n")
 
     def truncate_metrics(self, step: int) -> None:
-        """Keep the metrics up to a training step; the last line may be torn.
+        """Keep the metrics up to a training step; drop lines that are torn.
 
-        Raises `ValueError` where another line is damaged.
+        Raises `ValueError` where a line ends like JSON and is none.
         """
         if not self.metrics_path.exists():
             return
@@ -231,7 +231,10 @@ def load_run_config(out_dir: str) -> dict[str, Any]:
 
 # %% ../../nbs/engine/run_dir.ipynb #same_run
 def refuse_other_run(config: Config, stored: dict[str, Any]) -> None:
-    """Raise `ValueError` where a run would resume with other parameters."""
+    """Raise `ValueError` where a run would resume with other parameters.
+
+    The number of processes and what each of them holds may change.
+    """
     old = resolve(Config(**stored)).parameters()
     for name, value in resolve(config).parameters().items():
         if name in ("gpus", "data_parallel", "out_dir", "resume", "dry_run"):
@@ -250,7 +253,8 @@ def open_run(
 ) -> RunDir:
     """Make the folder of a new run, or take that of the run to resume, and lock it.
 
-    Configuration and devices are written to it.
+    Configuration and devices are written to it. The folder is checked once more, now
+    under the lock.
     """
     run_dir = RunDir(config.out_dir) if config.resume else create_run_dir(config)
     run_dir.refuse_links()

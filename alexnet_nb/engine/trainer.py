@@ -127,8 +127,8 @@ class Trainer:
         """Have DDP average gradients over the replicas during the backward pass.
 
         It is wrapped anew whenever the set of trainable parameters has changed. DDP
-        orders its buckets by the first backward pass, so one on a black image is run
-        here: a resumed run then sums in the same order.
+        orders its buckets by the first backward pass, so one on zeros is run here: a
+        resumed run then sums in the same order.
         """
         trainable = [n for n, p in self.model.named_parameters() if p.requires_grad]
         if self.mesh is None or self.replicas == 1 or trainable == self.trainable_names:
@@ -141,9 +141,9 @@ class Trainer:
             gradient_as_bucket_view=True,
         )
         crop_size = self.recipe.crop
-        black = self.transform.mean.new_zeros(1, 3, crop_size, crop_size)
+        zeros = self.transform.mean.new_zeros(1, 3, crop_size, crop_size)
         label = torch.zeros(1, dtype=torch.int64, device=self.device)
-        loss, _ = self.compute_loss(self.ddp_model, black, label, shard_batch(1))
+        loss, _ = self.compute_loss(self.ddp_model, zeros, label, shard_batch(1))
         loss.backward()
         self.optimizer.zero_grad()
 
@@ -216,7 +216,8 @@ class Trainer:
     ) -> tuple[float, float, float]:
         """Take one training step (§5); return loss, top-1 and top-5 error.
 
-        Raises `FloatingPointError` where the loss is not a finite number.
+        It is `training.train_step` on this process's share. Raises `FloatingPointError`
+        where the loss was not a finite number; the weights are then of no use.
         """
         shard = self.shard(self.step % self.steps_per_epoch)
         loss, logits = train_step(
@@ -239,7 +240,7 @@ class Trainer:
         labels: torch.Tensor,
         shard: BatchShard,
     ) -> tuple[float, float, float]:
-        """Return loss, top-1 and top-5 error of the whole batch, over all replicas."""
+        """Return loss, top-1 and top-5 error over all replicas; 0 in column 1."""
         if self.column == 1:
             return loss.item(), 0.0, 0.0
         top1, top5 = error_rates(logits, labels)
@@ -434,7 +435,11 @@ class MetricsLogger:
         )
 
     def validation(self, loss: float, top1: float, top5: float, images: int) -> None:
-        """Take the metrics of a validation, and print those of the epoch."""
+        """Write the metrics of a validation, and print those of the epoch.
+
+        The schedule may depend on the error. Raises `FloatingPointError` where the loss
+        is not a finite number.
+        """
         trainer = self.trainer
         if not math.isfinite(loss):
             raise FloatingPointError(
