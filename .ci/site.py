@@ -55,9 +55,9 @@ def text(cell):
 
 
 def readme(folder=ROOT):
-    """README.md in a folder: the index notebook's prose, its code, and text outputs.
+    """Write README.md to a folder: the index notebook's prose, code and text outputs.
 
-    The drawing as a file.
+    Its drawing becomes a file of its own.
     """
     parts = []
     for cell in json.loads((ROOT / "nbs/index.ipynb").read_text())["cells"]:

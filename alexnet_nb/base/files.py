@@ -218,7 +218,8 @@ def _acquire(
 def _write_owner(path: Path) -> None:
     """Write into a lock file who holds it, where the system lets us."""
     text = f"process {os.getpid()} on {socket.gethostname()}"
-    flags = os.O_WRONLY | getattr(os, "O_NOFOLLOW", 0)
+    # a killed owner has left its own name
+    flags = os.O_WRONLY | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0)
     with contextlib.suppress(OSError), open(os.open(path, flags), "w") as file:
         file.write(text)
 

@@ -179,9 +179,11 @@ def validate_folder(config: Config) -> Config:
         return config
     outside = f"a folder outside of the data, {config.data}"
     check("out_dir", not _is_in_data(config), outside)
-    if (Path(config.out_dir) / "config.json").exists() and config.out_dir:
+    if not config.out_dir:
+        return config
+    if (Path(config.out_dir) / "config.json").exists():
         load_run_config(config.out_dir)  # a dry run is refused in its own words
-    if config.out_dir and _has_content(Path(config.out_dir)):
+    if _has_content(Path(config.out_dir)):
         raise ValueError(
             f"out_dir: got {config.out_dir}, which is not empty, expected an empty"
             " folder; resume=True resumes the run in it"

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -101,6 +102,15 @@ def test_a_lock_is_free_when_its_holder_was_killed(tmp_path, holder):
     assert (tmp_path / "x.lock").exists()
     with file_lock(tmp_path / "x.lock", wait=False):
         pass
+
+
+def test_the_next_owner_does_not_share_the_name_of_a_killed_one(tmp_path):
+    """The name that was left is longer than the new one."""
+    path = tmp_path / "x.lock"
+    path.write_text("process 1 on " + 100 * "h")
+    with file_lock(path):
+        owner = path.read_text()
+    assert owner == f"process {os.getpid()} on {socket.gethostname()}"
 
 
 def test_a_waiting_process_says_for_whom_and_then_gets_the_lock(tmp_path, holder):
