@@ -167,7 +167,7 @@ class AlexNet(nn.Module):
 # %% ../nbs/06_model.ipynb #Layer
 @dataclass(frozen=True)
 class LayerSpec:
-    """One layer of the whole network, both columns together (§3.5)."""
+    """Sizes of one layer (§3.5): of the whole network, or of one of its columns."""
 
     name: str
     inputs: int  # channels, or units

@@ -46,7 +46,7 @@ from .trainer import Trainer
 # %% ../../nbs/engine/launch.ipynb #work-1
 def worker_main(
     config: RunConfig,
-    prepare: Callable[[], tuple],  # after all have met: → RunDir, folder of packed data
+    prepare: Callable[[], tuple],  # once all are connected: → RunDir, packed data
     launches: int = 1,  # 2: a dry run, which resumes for its last step
 ) -> int:
     """Run one of the processes that torchrun has started; return its exit code.

@@ -1,6 +1,6 @@
 """The wheel builds, installs and imports outside the repository.
 
-It needs torch, torchvision and numpy only.
+A part such as LRN needs torch, torchvision and numpy only.
 """
 
 import configparser
