@@ -53,6 +53,7 @@ def sample_augment_params(
     recipe: Recipe,
     seed: int,
     epoch: int,
+    device: torch.device | str = "cpu",
 ) -> AugmentParams:
     """Draw all random choices of one epoch, from (seed, epoch) (§4.1)."""
     generator = make_generator(seed, epoch)
@@ -69,6 +70,7 @@ def sample_augment_params(
     if not recipe.hflip:
         flips = torch.zeros_like(flips)
     color = torch.randn(n, 3, generator=generator) * recipe.color_std
+    del device
     return AugmentParams(offsets[chunk], flips[chunk], color, shapes)
 
 # %% ../nbs/07_augmentation.ipynb #crop-1
@@ -185,6 +187,9 @@ class InputTransform:
                 " stored images; choose a smaller crop or pack larger images"
             )
         self.recipe = recipe
+        # stored images then go to the device whole
+        is_cuda = torch.device(device).type == "cuda"
+        self.crops_on_device = is_cuda and recipe.crop_rule == "shift"
         self.max_offset = size - crop
         self.mean = torch.from_numpy(mean).to(device, dtype)
         if recipe.mean == "channels":
@@ -236,10 +241,15 @@ class InputTransform:
         return x if self.recipe.color_divide == 1 else x.div_(self.recipe.color_divide)
 
     def train(
-        self, images: torch.Tensor, params: AugmentParams, color: bool = True
-    ) -> torch.Tensor:  # uint8 N × 3 × size × size -> N × 3 × crop × crop
+        self,
+        images: torch.Tensor,  # uint8, N × 3 × size × size
+        params: AugmentParams,
+        color: bool = True,
+        out: torch.Tensor | None = None,  # where the result is written
+    ) -> torch.Tensor:  # N × 3 × crop × crop
         """Return a training batch: random crops, reflections and colors."""
-        return self.normalize(self.crop(images, params), params, color)
+        x = self.normalize(self.crop(images, params), params, color)
+        return x if out is None else out.copy_(x)
 
     def check_size(self, images: torch.Tensor) -> None:
         """Raise `ValueError` for images of another size than the mean image.

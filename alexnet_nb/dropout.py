@@ -32,7 +32,7 @@ def dropout_masks(
         if layer.name not in ("fc6", "fc7"):
             continue
         units = layer.outputs if recipe.dropout_of == "outputs" else layer.inputs
-        mask = _uniform_rows(n, units, rows, (seed, step, i)) >= recipe.dropout
+        mask = _uniform_rows(n, units, rows, (seed, int(step), i)) >= recipe.dropout
         if column is not None:
             mask = mask[:, rows_of(layer.name, units, column)]
         masks[layer.name] = mask.to(device)

@@ -41,6 +41,7 @@ def train_step(
     images: torch.Tensor,  # N × 3 × crop × crop, as the network takes them
     labels: torch.Tensor,  # int64, N
     compute_loss: Callable = classification_loss,  # → loss, logits
+    scaler: torch.amp.GradScaler | None = None,  # float16 needs one
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Change the weights once, by the gradient of the loss on one batch (§5).
 
@@ -49,8 +50,13 @@ def train_step(
     """
     optimizer.zero_grad()
     loss, logits = compute_loss(model, images, labels)
-    loss.backward()
-    optimizer.step()
+    if scaler is None:
+        loss.backward()
+        optimizer.step()
+    else:
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
     return loss.detach(), logits.detach()
 
 # %% ../nbs/10_training.ipynb #epoch-order

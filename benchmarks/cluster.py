@@ -96,8 +96,8 @@ def work(processes, data_parallel):
         if step == 1:
             before = multigpu.bytes_sent.total(), crossed()
         begin = time.perf_counter()
-        stored = w.load_batch(None, draws, 0)
-        w.train_step(*w.to_network_input(*stored, color_noise=True))
+        batch = w.load_batch(None, draws, 0)
+        w.train_step(*w.to_network_input(batch, color_noise=True))
         seconds.append(time.perf_counter() - begin)
         w.step = 0
     if mesh:

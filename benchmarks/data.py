@@ -25,7 +25,7 @@ from alexnet_nb.augmentation import InputTransform, sample_augment_params
 from alexnet_nb.base.table import MarkdownTable
 from alexnet_nb.data.packing import pack
 from alexnet_nb.data.sources import list_images
-from alexnet_nb.engine.trainer import load_images
+from alexnet_nb.engine.loader import load_images
 from alexnet_nb.preprocessing import load_image
 from alexnet_nb.recipes import paper
 

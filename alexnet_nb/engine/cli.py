@@ -63,9 +63,11 @@ def command_line() -> argparse.ArgumentParser:
 # %% ../../nbs/engine/cli.ipynb #option
 def _option(field_type: Any) -> dict[str, Any]:
     """Return what argparse needs to know of an option of this type."""
-    kind = (get_args(field_type) or (field_type,))[0]
-    if kind is bool:
+    if field_type is bool:
         return dict(action="store_true")
+    kind = (get_args(field_type) or (field_type,))[0]
+    if kind is bool:  # or None, where neither --NAME nor --no-NAME is given
+        return dict(action=argparse.BooleanOptionalAction)
     return dict(type=kind, metavar=kind.__name__.upper())
 
 

@@ -64,7 +64,7 @@ def worker_main(
         threading.Thread(target=exit_when_stdin_closes, daemon=True).start()
     try:
         if device == "cuda":
-            set_up_cuda()
+            set_up_cuda(config.precision)
         processes = int(os.environ["WORLD_SIZE"])
         mesh = init_distributed(processes, config.data_parallel, device)
         run_dir, data = prepare()
@@ -91,12 +91,15 @@ def _report_error(error: BaseException, rank: int, launched_here: bool) -> None:
     get_error_handler().record_exception(error)
 
 # %% ../../nbs/engine/launch.ipynb #set-up-cuda
-def set_up_cuda() -> None:
-    """Choose this process's GPU, and have it compute the same bits every time."""
+def set_up_cuda(precision: str) -> None:
+    """Choose this process's GPU, and have it compute the same bits every time.
+
+    float32 means float32, in convolutions too, where torch's default is TF32.
+    """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
     torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    torch.backends.cuda.matmul.allow_tf32 = False  # float32 means float32
-    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"
     torch.use_deterministic_algorithms(True, warn_only=True)
     # Filling new memory costs time and changes nothing here.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore

@@ -9,6 +9,7 @@ __all__ = ['train_loop', 'begin_epoch', 'train_epoch', 'run_training', 'verify_p
 import json
 import math
 import time
+from functools import partial
 
 import numpy as np
 import torch.distributed as dist
@@ -21,11 +22,15 @@ from alexnet_nb.engine.checkpoint import (
     load_checkpoint,
     refuse_non_finite,
     save_checkpoint,
+    wait_for_checkpoint,
     write_tensors,
 )
-from .trainer import MetricsLogger, StepMetrics, Trainer, prefetch
+from .loader import prefetch
+from .metrics import MetricsLogger, log_memory
+from .trainer import EPOCH_SAVE_SECONDS, Trainer
+from .validation import measure_validation
 from .verify import assert_ranks_agree, verify_columns, verify_replicas
-from ..learning import learning_rates, plateau_drops, set_learning_rates
+from ..learning import learning_rates, plateau_drops
 from ..multigpu import gather_state_dict
 from ..training import epoch_order
 
@@ -34,21 +39,29 @@ def train_loop(
     trainer: Trainer,
     last: int,  # training step to stop after
 ) -> None:
-    """Train until step `last`; validate and save at the end of every epoch."""
+    """Train until step `last`; validate at the end of every epoch, and save.
+
+    Epochs that are shorter than half a minute share a checkpoint. The last step always
+    has one.
+    """
     if trainer.step >= last:
         return
     config = trainer.config
     first_epoch = trainer.step // trainer.steps_per_epoch
-    for epoch in range(first_epoch, math.ceil(last / trainer.steps_per_epoch)):
-        begin_epoch(trainer, epoch)
-        metrics = MetricsLogger(trainer, epoch)
-        train_epoch(trainer, epoch, last, metrics)
-        epoch_is_complete = trainer.step % trainer.steps_per_epoch == 0
-        if epoch_is_complete or (config.dry_run and trainer.step == 3):
-            limit = config.batch_size if config.dry_run else None
-            metrics.validation(*trainer.validate(limit))
-        # after the validation, on whose error the schedule may depend
-        save_checkpoint(trainer)
+    try:
+        for epoch in range(first_epoch, math.ceil(last / trainer.steps_per_epoch)):
+            begin_epoch(trainer, epoch)
+            metrics = MetricsLogger(trainer, epoch)
+            train_epoch(trainer, epoch, last, metrics)
+            epoch_is_complete = trainer.step % trainer.steps_per_epoch == 0
+            if epoch_is_complete or (config.dry_run and trainer.step == 3):
+                limit = config.batch_size if config.dry_run else None
+                metrics.validation(*measure_validation(trainer, limit))
+            # after the validation, on whose error the schedule may depend
+            if trainer.step >= last or trainer.should_save(EPOCH_SAVE_SECONDS):
+                save_checkpoint(trainer, background=True)
+    finally:
+        wait_for_checkpoint(trainer)
 
 # %% ../../nbs/engine/loop.ipynb #begin-epoch
 def begin_epoch(
@@ -60,8 +73,7 @@ def begin_epoch(
     patience = max(1, round(config.epochs / 10))
     drops = plateau_drops(trainer.val_errors, patience)
     progress = epoch / config.epochs
-    trainer.rates = learning_rates(trainer.recipe, progress, config.lr, drops)
-    set_learning_rates(trainer.optimizer, trainer.rates)
+    trainer.set_rates(learning_rates(trainer.recipe, progress, config.lr, drops))
     trainer.wrap_ddp()
 
 # %% ../../nbs/engine/loop.ipynb #train-epoch
@@ -76,32 +88,31 @@ def train_epoch(
     steps = trainer.steps_per_epoch
     max_offset = trainer.transform.max_offset
     params = sample_augment_params(
-        len(data.train), max_offset, recipe, config.seed, epoch
+        len(data.train), max_offset, recipe, config.seed, epoch, trainer.params_device
     )
     order = None  # rows in a row are a view of the file, without a copy
     if recipe.reshuffle:
         order = epoch_order(recipe, len(data.train), config.seed, epoch).numpy()
     left = range(trainer.step % steps, min(steps, last - epoch * steps))
-    step_start = time.perf_counter()
-    for stored, augment, labels in prefetch(
-        lambda index: trainer.load_batch(order, params, index), left
-    ):
-        waited = time.perf_counter() - step_start
+    load = partial(trainer.load_batch, order, params)
+    begin = time.perf_counter()
+    for batch in prefetch(load, left, trainer.prefetch_threads()):
+        waited = time.perf_counter() - begin
         n = trainer.shard(trainer.step % steps).of
-        color_noise = trainer.rates["color"]
-        x, y = trainer.to_network_input(stored, augment, labels, color_noise)
-        errors = trainer.train_step(x, y)
-        metrics.add(StepMetrics(n, *errors, time.perf_counter() - step_start, waited))
+        trainer.train_step(*trainer.to_network_input(batch, trainer.rates["color"]))
+        is_written = metrics.add(n, waited)
         at_end = trainer.step % steps == 0 or trainer.step == last
-        if not at_end and not metrics.rows and trainer.should_save():
-            save_checkpoint(trainer)
-        step_start = time.perf_counter()
+        if is_written and not at_end and trainer.should_save():
+            save_checkpoint(trainer, background=True)
+            metrics.read_at = time.perf_counter()
+        begin = time.perf_counter()
+    metrics.read()
 
 # %% ../../nbs/engine/loop.ipynb #fit
 def run_training(trainer: Trainer) -> None:
-    """Train to the last_step of the run, from its last checkpoint if there is one.
+    """Train to the last step of the run, from its last checkpoint if there is one.
 
-    The weights at the last_step are written to `model.safetensors`.
+    The weights at the last step are written to `model.safetensors`.
     """
     trainer.run_dir.refuse_links()
     checkpoint = last_checkpoint(trainer)
@@ -126,6 +137,7 @@ def run_training(trainer: Trainer) -> None:
         last = min(2 if trainer.step == 0 else 3, last_step)
     train_loop(trainer, last)
     save_model(trainer)
+    log_memory(trainer)
     if trainer.mesh:
         dist.barrier()
 

@@ -186,11 +186,8 @@ class Reader(Trainer):
         return self.batches[-1]
 
     def train_step(self, x, y):
+        self.unread.append(torch.zeros(3, dtype=torch.float64))
         self.step += 1
-        return 0.0, 0.0, 0.0
-
-    def validate(self, limit):
-        return 0.0, 0.0, 0.0, 360
 
 
 def test_trap_17_no_new_order(tmp_path, monkeypatch):
@@ -204,7 +201,7 @@ def test_trap_17_no_new_order(tmp_path, monkeypatch):
         worker = Reader(tmp_path / recipe, config, data, None)
         worker.run_dir.path.mkdir()
         train_loop(worker, 2)
-        labels = [labels.numpy() for _, _, labels in worker.batches]
+        labels = [batch.labels.numpy() for batch in worker.batches]
         assert np.array_equal(labels[0], labels[1]) == same
         assert np.array_equal(labels[0], data.train.labels) == same
 

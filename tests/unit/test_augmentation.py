@@ -26,7 +26,7 @@ from alexnet_nb.augmentation import (
 )
 from alexnet_nb.data.datasets import load_dataset
 from alexnet_nb.engine.config import Config, resolve
-from alexnet_nb.engine.trainer import load_images
+from alexnet_nb.engine.loader import load_images
 from alexnet_nb.recipes import RECIPES, paper, source2012
 
 

@@ -25,7 +25,7 @@ from scipy import optimize, stats
 from alexnet_nb.augmentation import InputTransform, sample_augment_params
 from alexnet_nb.data.datasets import load_dataset
 from alexnet_nb.dropout import dropout_masks
-from alexnet_nb.engine.trainer import load_images
+from alexnet_nb.engine.loader import load_images
 from alexnet_nb.learning import (
     learning_rates,
     make_optimizer,

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from alexnet_nb.engine import checkpoint
+from alexnet_nb.engine import checkpoint, loop
 from alexnet_nb.engine.loop import run_training, train_loop
 from alexnet_nb.engine.run_dir import RunDir
 from helpers.runs import Killed, begin, dies, metrics
@@ -22,7 +22,7 @@ def assert_same(run, whole):
 
 def kill_in_validation(trainer, patch):
     """The process goes away while it validates, after the last step of an epoch."""
-    trainer.validate = dies
+    patch.setattr(loop, "measure_validation", dies)
 
 
 def kill_before_checkpoint(trainer, patch):
@@ -70,11 +70,14 @@ def test_stopped_after_every_epoch_the_plateau_rule_forgets_nothing(
     assert_same(tmp_path, undisturbed)
 
 
-def test_a_run_killed_in_its_last_validation_makes_up_for_it(tmp_path, digits):
+def test_a_run_killed_in_its_last_validation_makes_up_for_it(
+    tmp_path, monkeypatch, digits
+):
     worker = begin(tmp_path, digits)
-    worker.validate = dies
-    with pytest.raises(Killed):
-        run_training(worker)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "measure_validation", dies)
+        with pytest.raises(Killed):
+            run_training(worker)
     run_training(begin(tmp_path, digits))
     assert [row["split"] for row in metrics(tmp_path)].count("val") == 1
 

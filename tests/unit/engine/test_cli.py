@@ -65,11 +65,17 @@ def test_the_command_line_is_config(monkeypatch):
             actions[f.name],
             re.search(rf"    {f.name}: .*?  # (.*)", source)[1],
         )
-        assert action.option_strings == [option]
-        assert f"{option} " in words
+        options = [option]
+        if kinds[f.name] == bool | None:
+            options.append("--no-" + option.removeprefix("--"))
+        assert action.option_strings == options
+        assert ", ".join(options) in words
         assert comment in words
         if kinds[f.name] is bool:
             assert f.default is False
+            assert action.nargs == 0
+        elif kinds[f.name] == bool | None:
+            assert f.default is None
             assert action.nargs == 0
         else:
             assert action.type in (kinds[f.name], *typing.get_args(kinds[f.name]))
@@ -88,11 +94,13 @@ def test_the_command_line_is_config(monkeypatch):
             "--out-dir",
             "runs/x",
             "--resume",
+            "--no-compile",
         ]
     )
     assert Config(**vars(given)) == Config(
         gpus=4,
         data_parallel=True,
+        compile=False,
         data="photos",
         width_mult=0.5,
         out_dir="runs/x",

@@ -8,8 +8,8 @@ import pytest
 from alexnet_nb.engine.config import Config
 from alexnet_nb.engine.launch import train
 from alexnet_nb.engine.loop import run_training
+from alexnet_nb.engine.metrics import StepMetrics, mean_metrics
 from alexnet_nb.engine.run_dir import RunDir
-from alexnet_nb.engine.trainer import StepMetrics, mean_metrics
 from helpers.runs import TINY, begin, dies, metrics
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -36,8 +36,8 @@ def test_means_are_over_images_not_over_batches(tmp_path, digits):
 
     Which is no quarter of the epoch.
     """
-    steps = [StepMetrics(128, 1.0, 0.75, 0.5, 0.1, 0.0)] * 4 + [
-        StepMetrics(8, 2.0, 0.0, 0.0, 0.1, 0.0)
+    steps = [StepMetrics(1, 128, 1.0, 0.75, 0.5, 0.1, 0.0)] * 4 + [
+        StepMetrics(5, 8, 2.0, 0.0, 0.0, 0.1, 0.0)
     ]
     assert mean_metrics(steps) == pytest.approx(
         (528 / 520, 0.75 * 512 / 520, 0.5 * 512 / 520)

@@ -15,8 +15,9 @@ from alexnet_nb.augmentation import (
 from alexnet_nb.data.datasets import load_dataset
 from alexnet_nb.data.packed import ImageSplit
 from alexnet_nb.engine.config import Config, resolve
+from alexnet_nb.engine.loader import load_images, prefetch
 from alexnet_nb.engine.loop import train_loop
-from alexnet_nb.engine.trainer import Trainer, load_images, prefetch
+from alexnet_nb.engine.trainer import Trainer
 from alexnet_nb.recipes import paper, torchvision
 
 
@@ -45,7 +46,7 @@ def test_batch_size_prefetch_and_resuming_change_nothing(trainer, recipe):
             if ahead
             else (w.load_batch(None, draws, i) for i in numbers)
         )
-        xs, ys = zip(*(w.to_network_input(*read, True) for read in reads), strict=True)
+        xs, ys = zip(*(w.to_network_input(read, True) for read in reads), strict=True)
         return torch.cat(xs), torch.cat(ys)
 
     x, y = epoch(128)
