@@ -344,34 +344,49 @@ class Trainer:
         """Take one training step (§5); return loss, top-1 and top-5 error.
 
         They are this process's share of the batch's, and on the device, which nobody
-        waits for; `read_metrics` does. On a GPU of its own a process replays a step
-        that it has captured.
+        waits for; `read_metrics` does. A process that has a GPU to itself replays a
+        step that it has captured, but for the short batch at the end of an epoch.
         """
         shard = self.shard(self.step % self.steps_per_epoch)
-        step = partial(self.step_on, images, labels, shard)
         is_full = len(images) == self.config.batch_size
         if self.device.type == "cuda" and self.mesh is None and is_full:
-            if self.replay is None:
-                self.metrics_on_device = torch.zeros(
-                    3, dtype=torch.float64, device=self.device
-                )
-                self.replay = capture(
-                    lambda: self.metrics_on_device.copy_(step()), self.step_state()
-                )
-            self.replay()
-            metrics = self.metrics_on_device.clone()
+            metrics = self._replay_step(images, labels, shard)
         else:
-            metrics = step()
+            metrics = self.step_on(images, labels, shard)
         self.unread.append(metrics)
         self.step += 1
         return metrics
+
+    def _replay_step(
+        self, images: torch.Tensor, labels: torch.Tensor, shard: BatchShard
+    ) -> torch.Tensor:
+        """Take a step on a full batch as one launch; capture it if that is not done."""
+        assert self.inputs is not None
+        x, y = self.inputs[: len(images)], self.labels[: len(images)]
+        if images.data_ptr() != x.data_ptr():  # not from to_network_input
+            x.copy_(images)
+            y.copy_(labels)
+        if self.replay is None:
+            result = torch.zeros(3, dtype=torch.float64, device=self.device)
+
+            def step() -> None:
+                result.copy_(self.step_on(x, y, shard))
+
+            self.replay = capture(step, self.step_state())
+            self.captured_metrics = result
+        self.replay()
+        return self.captured_metrics.clone()
 
     def step_on(
         self, images: torch.Tensor, labels: torch.Tensor, shard: BatchShard
     ) -> torch.Tensor:
         """Take `training.train_step` on a share; return what it adds to the metrics."""
+        model = self.ddp_model
+        is_short = shard.of < self.config.batch_size
+        if is_short and self.replicas == 1:
+            model = self.model  # which would have to be compiled once more
         loss, logits = train_step(
-            self.ddp_model,
+            model,
             self.optimizer,
             images,
             labels,

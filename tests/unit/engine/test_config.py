@@ -46,3 +46,23 @@ def test_each_recipe_keeps_its_crop():
         assert (
             resolve(Config(data="photos", recipe=name)).crop_size == RECIPES[name].crop
         )
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (dict(precision="float16", gpus=2), "precision: got 'float16', expected bf"),
+        (dict(compile=True, gpus=2), "compile: got True, expected None or False"),
+        (dict(precision="half"), "precision: got 'half', expected one of float32, tf"),
+        (dict(compile="yes"), "compile: got 'yes', expected True or False or None"),
+    ],
+)
+def test_what_a_pair_of_processes_cannot_do_is_refused(settings, words):
+    with pytest.raises(ValueError, match=f"^{words}"):
+        parse_parameters(settings)
+
+
+@pytest.mark.parametrize("precision", ["float16", "tf32"])
+def test_both_columns_in_each_process_may_have_every_precision(precision):
+    settings = dict(gpus=2, data_parallel=True, precision=precision, compile=True)
+    assert parse_parameters(settings) == Config(**settings)
