@@ -1,6 +1,8 @@
 """A checkpoint is whole and finite, and enough to repeat what would have been done."""
 
 import json
+import shutil
+import threading
 
 import pytest
 import torch
@@ -119,3 +121,69 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path, monkeypatch, digits
         weight.isfinite().all()
         for weight in load_file(tmp_path / "model.safetensors").values()
     )
+
+
+def test_a_checkpoint_in_the_background_holds_what_was_at_its_step(
+    tmp_path, monkeypatch, digits
+):
+    """The training goes on meanwhile, and changes the weights in place."""
+    trainer = begin(tmp_path, digits, batch_size=360)
+    train_loop(trainer, 1)
+    may_write = threading.Event()
+    write = checkpoint.write_tensors
+
+    def wait_then_write(path, tensors):
+        assert may_write.wait(60)
+        write(path, tensors)
+
+    monkeypatch.setattr(checkpoint, "write_tensors", wait_then_write)
+    shutil.rmtree(tmp_path / "checkpoints")
+    expected = {n: t.clone() for n, t in trainer.model.state_dict().items()}
+    checkpoint.save_checkpoint(trainer, background=True)
+    with torch.no_grad():
+        for parameter in trainer.model.parameters():
+            parameter.zero_()
+    assert not RunDir(tmp_path).checkpoints()
+    may_write.set()
+    checkpoint.wait_for_checkpoint(trainer)
+    (path,) = RunDir(tmp_path).checkpoints()
+    stored = load_file(path / "weights.safetensors")
+    assert all(torch.equal(stored[name], t) for name, t in expected.items())
+    assert checkpoint.read_checkpoint(path, {})["step"] == 1
+
+
+def test_an_error_in_the_background_ends_the_run(tmp_path, monkeypatch, digits):
+    def full(path, tensors):
+        raise OSError("No space left on device")
+
+    monkeypatch.delenv("ALEXNET_NB_SAVE")  # there is one checkpoint, the last
+    monkeypatch.setattr(checkpoint, "write_tensors", full)
+    with pytest.raises(OSError, match="No space left"):
+        run_training(begin(tmp_path, digits))
+    assert not RunDir(tmp_path).checkpoints()
+    assert not (tmp_path / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(("elapsed", "saved"), [(1, [16]), (31, [4, 8, 12, 16])])
+def test_epochs_of_a_moment_share_a_checkpoint(
+    tmp_path, monkeypatch, digits, elapsed, saved
+):
+    """One is written where half a minute has passed, and at the end."""
+    monkeypatch.delenv("ALEXNET_NB_SAVE")
+    trainer = begin(tmp_path, digits, batch_size=360, epochs=4)
+    save, steps = checkpoint.save_checkpoint, []
+
+    def count(trainer, background):
+        steps.append(trainer.step)
+        save(trainer, background=background)
+
+    monkeypatch.setattr(loop, "save_checkpoint", count)
+    begin_epoch = loop.begin_epoch
+
+    def later(trainer, epoch):
+        trainer.last_save -= elapsed
+        begin_epoch(trainer, epoch)
+
+    monkeypatch.setattr(loop, "begin_epoch", later)
+    train_loop(trainer, 16)
+    assert steps == saved

@@ -34,6 +34,8 @@ def test_reading_late_writes_the_same(tmp_path, digits, monkeypatch):
     run_training(begin(tmp_path / "late", digits, **settings))
     assert metrics(tmp_path / "late") == metrics(tmp_path / "now")
     assert [n for n in reads if n] == [20, 4, 20, 4]
+    steps = [row["step"] for row in metrics(tmp_path / "late")]
+    assert steps == [*range(1, 25), 24, *range(25, 49), 48]
 
 
 @pytest.mark.parametrize("step", [1, 7, 20, 24])
