@@ -30,7 +30,10 @@ class Placement:
 
     @property
     def threads(self) -> int:
-        """Return how many threads each process may use."""
+        """Return how many threads each process may use: what the user has set, if any."""
+        by_user = os.environ.get("OMP_NUM_THREADS", "")
+        if by_user.isdecimal() and int(by_user) > 0:
+            return int(by_user)
         return max(1, available_cores() * self.machines // self.processes)
 
     def __str__(self) -> str:

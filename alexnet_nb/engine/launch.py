@@ -211,7 +211,7 @@ def worker_environment(
             env[name] = value
     env |= ALLOCATOR
     env |= dict(
-        OMP_NUM_THREADS=str(placement.threads),
+        OMP_NUM_THREADS=env.get("OMP_NUM_THREADS") or str(placement.threads),
         PYTHONSAFEPATH="1",
         PYTHONIOENCODING="utf-8:backslashreplace",
         # else torchrun opens a port on every interface

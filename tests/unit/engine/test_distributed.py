@@ -4,6 +4,7 @@ import pytest
 
 from alexnet_nb.engine.config import Config
 from alexnet_nb.engine.distributed import plan_placement, shard_batch
+from alexnet_nb.engine.launch import worker_environment
 from alexnet_nb.engine.run_dir import validate
 
 
@@ -47,3 +48,19 @@ def test_layouts_in_words():
         validate(Config(gpus=5, data_parallel=True)),
         validate(Config(gpus=64, recipe="paper", batch_size=8192)),
     )
+
+
+@pytest.mark.parametrize(
+    ("by_user", "threads", "passed_on"),
+    [("3", 3, "3"), ("2,4", 1, "2,4"), ("", 1, "1"), (None, 1, "1")],
+)
+def test_the_threads_that_the_user_has_set_are_used(
+    monkeypatch, tmp_path, by_user, threads, passed_on
+):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if by_user is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", by_user)
+    placement = plan_placement(64, num_devices=0)
+    assert placement.threads == threads
+    environment = worker_environment(placement, str(tmp_path))
+    assert environment["OMP_NUM_THREADS"] == passed_on
