@@ -30,7 +30,7 @@ class Placement:
 
     @property
     def threads(self) -> int:
-        """Return how many threads each process may use: what the user has set, if any."""
+        """Return how many threads each process may use; the user may have set it."""
         by_user = os.environ.get("OMP_NUM_THREADS", "")
         if by_user.isdecimal() and int(by_user) > 0:
             return int(by_user)
