@@ -6,48 +6,47 @@
 __all__ = ['dropout_masks']
 
 # %% ../nbs/08_dropout.ipynb #imports
+import functools
+
 import torch
 
-from .augmentation import make_generator
+from .base.rng import at_least, random_bits
 from .model import layer_specs
 from .multigpu import rows_of
 from .recipes import Recipe
 
 # %% ../nbs/08_dropout.ipynb #dropout_masks
-_ROWS = 128  # rows that are drawn together
+_DROPOUT = 3  # what the random bits are for; 0 to 2 are augmentation's
 
 
 def dropout_masks(
     recipe: Recipe,
     n: int,  # images in the batch
     seed: int,
-    step: int,
+    step: int | torch.Tensor,  # a tensor of no dimensions where it is on the device
     column: int | None = None,
     device: torch.device | str = "cpu",
     rows: slice = slice(None),  # of the batch
 ) -> dict[str, torch.Tensor]:  # 'fc6', 'fc7' → bool, rows × units: what is kept
-    """Draw the masks of one training step, from (seed, step, layer, block of rows)."""
+    """Compute the masks of one training step, from (seed, step, layer, row, unit)."""
+    positions = torch.arange(*rows.indices(n)[:2], device=device)
     masks = {}
-    for i, layer in enumerate(layer_specs(recipe)):
-        if layer.name not in ("fc6", "fc7"):
-            continue
-        units = layer.outputs if recipe.dropout_of == "outputs" else layer.inputs
-        mask = _uniform_rows(n, units, rows, (seed, int(step), i)) >= recipe.dropout
+    for i, (name, units) in enumerate(_dropout_units(recipe)):
+        part = slice(0, units)
         if column is not None:
-            mask = mask[:, rows_of(layer.name, units, column)]
-        masks[layer.name] = mask.to(device)
+            part = rows_of(name, units, column)
+        key = (seed, _DROPOUT, i)
+        bits = random_bits(key, step, positions, range(part.start, part.stop))
+        masks[name] = at_least(bits, recipe.dropout)
     return masks
 
 # %% ../nbs/08_dropout.ipynb #uniform-rows
-def _uniform_rows(
-    n: int, units: int, rows: slice, key: tuple[int, ...]
-) -> torch.Tensor:
-    """Draw some rows of a table of n × units, the same whichever others are drawn."""
-    start, stop, _ = rows.indices(n)
-    first_block = start // _ROWS
-    drawn = []
-    for block in range(first_block, -(-stop // _ROWS)):
-        shape = (min(_ROWS, n - block * _ROWS), units)
-        drawn.append(torch.rand(shape, generator=make_generator(*key, block)))
-    offset = first_block * _ROWS
-    return torch.cat(drawn)[start - offset : stop - offset]
+@functools.lru_cache
+def _dropout_units(recipe: Recipe) -> tuple[tuple[str, int], ...]:
+    """Return how many units of each layer a mask is for."""
+    units = []
+    for layer in layer_specs(recipe):
+        if layer.name in ("fc6", "fc7"):
+            is_output = recipe.dropout_of == "outputs"
+            units.append((layer.name, layer.outputs if is_output else layer.inputs))
+    return tuple(units)

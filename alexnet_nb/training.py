@@ -13,11 +13,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from alexnet_nb.augmentation import (
-    InputTransform,
-    make_generator,
-    sample_augment_params,
-)
+from .augmentation import InputTransform, sample_augment_params
+from .base.rng import make_generator
 from .dropout import dropout_masks
 from .learning import learning_rates, make_optimizer, set_learning_rates
 from .model import AlexNet

@@ -28,6 +28,7 @@ from alexnet_nb.base.files import (
     sha256,
     sync_folder,
 )
+from ..base.rng import RANDOM_STREAM
 from .run_dir import RunDir
 from .trainer import Trainer
 from ..multigpu import gather_state_dict, shard_state_dict
@@ -57,6 +58,7 @@ def save_checkpoint(
     tensors = {"weights": weights, "velocity": velocity}
     refuse_non_finite(tensors, trainer)
     state = dict(
+        random_stream=RANDOM_STREAM,
         step=trainer.step,
         val_errors=list(trainer.val_errors),
         rates={g["name"]: g["lr"] for g in trainer.optimizer.param_groups},
@@ -176,27 +178,12 @@ def as_stored(recipe: Recipe) -> dict[str, Any]:
     return json.loads(json.dumps(asdict(recipe)))
 
 # %% ../../nbs/engine/checkpoint.ipynb #upgrade-recipe
-# of Recipe, before version 0.2
-_OLD_FIELDS = {
-    "mirror": "hflip",
-    "colour_std": "color_std",
-    "colour_lengths": "color_lengths",
-    "colour_divide": "color_divide",
-}
-
-
 def upgrade_recipe(stored: dict[str, Any]) -> dict[str, Any]:
-    """Return the recipe of a checkpoint in the terms of today's `Recipe`.
+    """Return the recipe of a checkpoint with today's fields.
 
     A field that came later has the value that was built in before.
     """
-    recipe = as_stored(Recipe())
-    for name, value in stored.items():
-        recipe[_OLD_FIELDS.get(name, name)] = value
-    for step in recipe["schedule"]:
-        if step[1:2] == ["colour"]:
-            step[1] = "color"
-    return recipe
+    return as_stored(Recipe()) | stored
 
 # %% ../../nbs/engine/checkpoint.ipynb #last_checkpoint
 def last_checkpoint(trainer: Trainer) -> Path | None:
@@ -215,7 +202,8 @@ def read_checkpoint(
     """Read the state of a checkpoint, and check every file of it.
 
     Raises `ValueError` where a file is damaged, and where the checkpoint belongs to
-    another recipe or data set; `FileNotFoundError` where it is not there.
+    another recipe or data set, or to other random numbers; `FileNotFoundError` where it
+    is not there.
     """
     if not path.exists():
         raise FileNotFoundError(
@@ -228,6 +216,13 @@ def read_checkpoint(
         raise _damaged(path, "state.json") from None
     if not {"sha256", "step", *expected} <= state.keys():
         raise _damaged(path, "state.json")
+    if state.get("random_stream", 1) != RANDOM_STREAM:
+        raise ValueError(
+            f"random_stream: got version {state.get('random_stream', 1)} in {path},"
+            f" expected {RANDOM_STREAM}, because crops and dropout masks would be"
+            " others; finish the run with the version of alexnet_nb that began it, or"
+            " train a new run"
+        )
     for name, digest in state["sha256"].items():
         if not (path / name).exists() or sha256(path / name) != digest:
             raise _damaged(path, name)

@@ -17,17 +17,24 @@ from torchvision.transforms import functional as theirs
 
 from alexnet_nb import augmentation
 from alexnet_nb.augmentation import (
+    CROP_TRIES,
     InputTransform,
     crop_images,
-    make_generator,
     resized_crop,
     sample_augment_params,
     sample_rectangles,
 )
+from alexnet_nb.base.rng import RANDOM_STREAM, random_bits
 from alexnet_nb.data.datasets import load_dataset
 from alexnet_nb.engine.config import Config, resolve
 from alexnet_nb.engine.loader import load_images
 from alexnet_nb.recipes import RECIPES, paper, source2012
+
+
+def bits_for(n, seed):
+    """Return the random bits of n rectangles."""
+    columns = range(2 * CROP_TRIES + 2)
+    return random_bits((seed,), 0, torch.arange(n), columns)
 
 
 def test_offsets_are_uniform_over_33_by_33():
@@ -173,7 +180,7 @@ def test_rectangles_have_torchvisions_distribution():
         expected = np.array(
             [rule.get_params(image, rule.scale, rule.ratio) for _ in range(n)]
         )
-        offsets, shapes = sample_rectangles(n, size, make_generator(seed))
+        offsets, shapes = sample_rectangles(size, bits_for(n, seed))
         found = torch.cat((offsets, shapes), 1).numpy()
         assert (found[:, :2] >= 0).all()
         assert (found[:, 2:] >= 1).all()
@@ -194,9 +201,8 @@ def test_rectangles_have_torchvisions_limits(monkeypatch):
     And the whole picture where none of the tries fits.
     """
     size = 4096  # so that rounding to whole pixels hardly counts
-    _, shapes = sample_rectangles(
-        50_000, size, make_generator(int.from_bytes(os.urandom(3), "big"))
-    )
+    seed = int.from_bytes(os.urandom(3), "big")
+    _, shapes = sample_rectangles(size, bits_for(50_000, seed))
     share, ratio = shapes.double().prod(1) / size**2, shapes[:, 1] / shapes[:, 0]
     assert share.min().item() == pytest.approx(0.08, abs=1e-3)
     assert 0.98 < share.max().item() <= 1
@@ -204,7 +210,7 @@ def test_rectangles_have_torchvisions_limits(monkeypatch):
         (3 / 4, 4 / 3), abs=2e-3
     )
     monkeypatch.setattr(augmentation, "CROP_TRIES", 0)
-    offsets, shapes = sample_rectangles(5, 256, make_generator(0))
+    offsets, shapes = sample_rectangles(256, bits_for(5, 0))
     assert (offsets == 0).all()
     assert (shapes == 256).all()
 
@@ -216,7 +222,7 @@ def test_resized_crop_equals_torchvisions():
     """
     seed = int.from_bytes(os.urandom(3), "big")
     image = np.random.default_rng(seed).integers(0, 256, (3, 256, 256), np.uint8)
-    offsets, shapes = sample_rectangles(12, 256, make_generator(seed))
+    offsets, shapes = sample_rectangles(256, bits_for(12, seed))
     found = resized_crop(
         torch.from_numpy(image).expand(12, -1, -1, -1), offsets, shapes, 224
     )
@@ -242,17 +248,36 @@ def test_resized_crop_equals_torchvisions():
         assert np.abs(ours.numpy().astype(int) - of_pil).max() <= 1, seed
 
 
-def test_draws_of_the_other_recipes_are_what_they_were():
-    """A recipe whose crops are shifted draws the same numbers.
+@pytest.mark.parametrize("name", ["paper", "source2012", "torchvision", "caffe"])
+def test_some_positions_of_an_epoch_are_those_of_all(name):
+    """Whatever else is asked for; an image has its choices for itself."""
+    whole = sample_augment_params(300, 32, RECIPES[name], 3, 5)
+    for positions in (slice(0, 300), slice(17, 170), slice(299, None), slice(5, 5)):
+        some = sample_augment_params(300, 32, RECIPES[name], 3, 5, positions=positions)
+        for field in ("offsets", "flips", "color", "shapes"):
+            expected, found = getattr(whole[positions], field), getattr(some, field)
+            assert expected is found or torch.equal(expected, found)
+    for seed, epoch in ((4, 5), (3, 6)):
+        other = sample_augment_params(300, 32, RECIPES[name], seed, epoch)
+        assert not torch.equal(other.offsets, whole.offsets)
+        assert not torch.equal(other.color, whole.color) or name == "caffe"
 
-    As before there was another rule.
-    """
-    draws = sample_augment_params(4, 32, paper, 3, 5)
-    g = make_generator(3, 5)
-    assert torch.equal(draws.offsets, torch.randint(0, 33, (4, 2), generator=g))
-    assert draws.shapes is None
-    assert torch.equal(draws.flips, torch.rand(4, generator=g) < 0.5)
-    assert torch.equal(draws.color, torch.randn(4, 3, generator=g) * 0.1)
+
+def test_the_numbers_are_those_of_this_version_of_the_stream():
+    """A run that is resumed must find them; if they change, so must RANDOM_STREAM."""
+    assert RANDOM_STREAM == 2
+    params = sample_augment_params(40_000, 32, paper, 3, 5)[slice(39_998, 40_000)]
+    assert params.offsets.tolist() == [[0, 13], [16, 19]]
+    assert params.flips.tolist() == [False, False]
+    color = [
+        -0.096418016,
+        0.073864296,
+        -0.068414502,
+        0.084030069,
+        0.003677817,
+        0.050094165,
+    ]
+    assert params.color.flatten().tolist() == pytest.approx(color, rel=1e-6)
 
 
 def test_an_aligned_mean_and_resized_crops_are_refused():

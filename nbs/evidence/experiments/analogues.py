@@ -23,7 +23,7 @@ from scipy import stats
 from torch import nn
 from torch.nn import functional as F
 
-from alexnet_nb.augmentation import make_generator
+from alexnet_nb.base.rng import make_generator
 from alexnet_nb.lrn import LRN
 
 STD, FAN_IN = (1e-4, 0.01, 0.01, 0.01), (75, 800, 800, 1024)

@@ -25,7 +25,7 @@ import intervals
 import torch
 from torch.nn import functional as F
 
-from alexnet_nb.augmentation import make_generator
+from alexnet_nb.base.rng import make_generator
 from alexnet_nb.data.datasets import load_dataset
 from alexnet_nb.engine.launch import has_native_bfloat16
 from alexnet_nb.relu import CifarNet

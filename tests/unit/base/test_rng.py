@@ -1,0 +1,223 @@
+"""Numbers without state: equal wherever they are computed, and without a pattern."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import chi2, kstest
+
+from alexnet_nb.base import rng
+from alexnet_nb.base.rng import at_least, integers, normals, random_bits, uniform
+
+# ------------------------------------------------------------ the arithmetic itself
+
+
+def mix(x):
+    """Mix 32 bits in Python's integers, which do not overflow."""
+    x ^= x >> 16
+    x = x * 0x7FEB352D & 0xFFFFFFFF
+    x ^= x >> 15
+    x = x * 0x846CA68B & 0xFFFFFFFF
+    return x ^ x >> 16
+
+
+def row_key(key, counter, row, salt):
+    folded = (0x243F6A88, 0x85A308D3)[salt]
+    for part in key:
+        for half in (part & 0xFFFFFFFF, part >> 32):
+            folded = mix(folded ^ mix(half ^ 0x5BD1E995))
+    step = (0x165667B1, 0xD6E8FEB9)[salt] * counter
+    return mix(row * (0xC2B2AE3D, 0x27D4EB2F)[salt] + step + folded & 0xFFFFFFFF)
+
+
+def one_number(key, counter, row, column):
+    """Compute the bits of one place, without torch."""
+    x = mix(column * 0x9E3779B9 + 0x3C6EF372 & 0xFFFFFFFF)
+    x = (x ^ row_key(key, counter, row, 0)) * 0x9E3779B1 & 0xFFFFFFFF
+    x ^= x >> 15
+    x = (x + row_key(key, counter, row, 1)) * 0x85EBCA77 & 0xFFFFFFFF
+    x ^= x >> 16
+    return x - 2**32 if x >= 2**31 else x
+
+
+PLACES = [
+    ((0,), 0, 0, 0),
+    ((2**32 - 1, 3, 1), 900_000, 1_023, 4_095),
+    ((2**40 + 7, 0), 2**31 + 5, 1_281_166, 9_215),
+    ((1, 2), 3, 2**31 + 1, 5),
+]
+
+
+@pytest.mark.parametrize("place", PLACES, ids=str)
+@pytest.mark.parametrize("on_device", [False, True])
+def test_a_number_is_that_of_integers_without_overflow(place, on_device):
+    key, counter, row, column = place
+    count = torch.tensor(counter) if on_device else counter
+    columns = range(max(0, column - 3), column + 1)
+    bits = random_bits(key, count, torch.arange(max(0, row - 2), row + 1), columns)
+    assert bits.dtype == torch.int32
+    assert bits[-1, -1].item() == one_number(*place)
+    assert bits[0, 0].item() == one_number(key, counter, max(0, row - 2), columns[0])
+
+
+def test_rows_and_columns_are_the_same_whichever_are_asked_for():
+    whole = random_bits((3, 1), 7, torch.arange(300), range(500))
+    some = random_bits((3, 1), 7, torch.tensor([290, 4, 4]), range(60, 90))
+    assert torch.equal(some, whole[[290, 4, 4], 60:90])
+    assert random_bits((3, 1), 7, torch.arange(0), range(5)).shape == (0, 5)
+
+
+@pytest.mark.slow
+def test_compiled_they_are_the_same():
+    """One graph for all steps and sizes: nothing in it depends on the step."""
+    compiled = torch.compile(random_bits, fullgraph=True)
+    for step, rows in ((7, 64), (8, 64), (9, 33)):
+        arguments = ((3, 1), torch.tensor(step), torch.arange(rows), range(100, 400))
+        assert torch.equal(compiled(*arguments), random_bits(*arguments))
+
+
+# ------------------------------------------------------------ what is made of them
+
+
+def test_the_ends_of_the_range():
+    ends = torch.tensor([-(2**31), -1, 0, 2**31 - 1], dtype=torch.int32)
+    assert uniform(ends).tolist() == [0, 0.5 - 2**-24, 0.5, 1 - 2**-24]
+    assert integers(ends, 33).tolist() == [0, 16, 16, 32]
+    assert integers(ends, 2**31).tolist() == [0, 2**30 - 1, 2**30, 2**31 - 1]
+    extremes = normals(torch.cartesian_prod(ends, ends))
+    assert extremes.isfinite().all()
+    assert 6.6 < extremes.abs().max() < 6.8
+
+
+@pytest.mark.parametrize("threshold", [0, 0.2, 0.5, 1 / 3, 1 - 2**-24, 1])
+def test_at_least_is_what_the_fraction_says(threshold):
+    bits = random_bits((1,), 0, torch.arange(500), range(100))
+    bits[0, :2] = torch.tensor([-(2**31), 2**31 - 1])
+    expected = uniform(bits).double() >= threshold
+    assert torch.equal(at_least(bits, threshold), expected)
+
+
+def test_integers_are_exact():
+    bits = random_bits((2,), 0, torch.arange(50), range(40))
+    for high in (1, 2, 33, 1_000_003, 2**31):
+        unsigned = bits.numpy().astype(object) + 2**31
+        assert np.array_equal(integers(bits, high).numpy(), unsigned * high // 2**32)
+
+
+def test_gaussians_are_gaussian():
+    bits = random_bits((5,), 0, torch.arange(100_000), range(6))
+    drawn = normals(bits)
+    assert drawn.dtype == torch.float32
+    assert kstest(drawn.flatten().numpy(), "norm").pvalue > 1e-4
+    covariance = np.cov(drawn.T.numpy())
+    assert np.abs(covariance - np.eye(3)).max() < 0.02
+
+
+# ------------------------------------------------------------ how random they are
+
+N, UNITS = 1024, 4096
+ALL = dict(key=(0, 3, 0), counter=5, rows=N, columns=UNITS)
+OTHERS = {
+    "next step": dict(counter=6),
+    "next seed": dict(key=(1, 3, 0)),
+    "next layer": dict(key=(0, 3, 1)),
+    "seed with one high bit": dict(key=(2**31, 3, 0)),
+    "far step": dict(counter=5 + 2**20),
+}
+
+
+def table(**changes):
+    """Compute a table of bits as unsigned numbers."""
+    asked = ALL | changes
+    rows = torch.arange(asked["rows"])
+    bits = random_bits(asked["key"], asked["counter"], rows, range(asked["columns"]))
+    return bits.numpy().view(np.uint32)
+
+
+def signs(bits, place):
+    """Return one bit of every number as 1 or -1."""
+    return 1 - 2 * (bits >> place & 1).astype(np.int8)
+
+
+def deviations(products):
+    """Return a sum of signs in units of its standard deviation."""
+    return abs(products.sum(dtype=np.int64)) / math.sqrt(products.size)
+
+
+def check_neighbors(bits):
+    """Return the largest deviation of a bit, and of products of neighboring bits."""
+    worst = {}
+    for place in range(32):
+        s = signs(bits, place)
+        products = {
+            "balance": s,
+            "rows": s[1:] * s[:-1],
+            "columns": s[:, 1:] * s[:, :-1],
+            "rectangle": s[1:, 1:] * s[1:, :-1] * s[:-1, 1:] * s[:-1, :-1],
+            "far rectangle": s[512:, 2048:]
+            * s[512:, :2048]
+            * s[:512, 2048:]
+            * s[:512, :2048],
+        }
+        for name, product in products.items():
+            worst[name] = max(worst.get(name, 0), deviations(product))
+    return worst
+
+
+LIMIT = 5  # standard deviations; chance would exceed it once in 1.7 million counts
+
+
+def test_neighbors_have_nothing_in_common():
+    worst = check_neighbors(table())
+    assert max(worst.values()) < LIMIT, worst
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_other_keys_and_counters_have_nothing_in_common(other):
+    first, second = table(), table(**OTHERS[other])
+    for place in range(32):
+        together = deviations(signs(first, place) * signs(second, place))
+        assert together < LIMIT, place
+    assert np.mean(first == second) < 1e-5
+
+
+def test_every_byte_comes_up_as_often():
+    bits = table()
+    for shift in range(0, 32, 8):
+        counts = np.bincount((bits >> shift & 255).ravel(), minlength=256)
+        expected = bits.size / 256
+        statistic = ((counts - expected) ** 2 / expected).sum()
+        assert 1e-6 < chi2.sf(statistic, 255) < 1 - 1e-6, shift
+
+
+def test_no_row_and_no_column_has_more_than_its_share():
+    """Their sums spread as those of independent bits, neither more nor less."""
+    bits = table()
+    for place in range(32):
+        s = signs(bits, place).astype(np.int64)
+        for sums, length in ((s.sum(1), UNITS), (s.sum(0), N)):
+            ratio = sums.var() / length
+            assert abs(ratio - 1) < 6 * math.sqrt(2 / len(sums)), place
+
+
+def test_no_two_rows_are_alike():
+    """Of 100 steps of 128 images; and not in one bit of every unit, either."""
+    rows = [table(counter=step, rows=128, columns=64) for step in range(100)]
+    masks = np.packbits(np.concatenate(rows) >> 31, axis=1, bitorder="little")
+    assert len(np.unique(masks, axis=0)) == 12_800
+
+
+WEAKENED = {
+    "one multiplication less": ("_MULTIPLIERS", (rng._MULTIPLIERS[0], 1)),
+    "no step for rows": ("_ROW_STEPS", (0, 0)),
+    "an even multiplier": ("_MULTIPLIERS", (2**16, rng._MULTIPLIERS[1])),
+}
+
+
+@pytest.mark.parametrize("how", WEAKENED)
+def test_a_weaker_hash_would_be_found_out(monkeypatch, how):
+    name, value = WEAKENED[how]
+    monkeypatch.setattr(rng, name, value)
+    monkeypatch.setattr(rng, "_kept_column_keys", rng._make_column_keys)
+    assert max(check_neighbors(table()).values()) > LIMIT
