@@ -207,7 +207,8 @@ def _takes_fast_form(
         return False
     if form != "measured":
         return form == "fast"
-    return _precision(x) in faster.get(x.device.type, ())
+    precisions = faster.get(x.device.type)  # a device may have no autocast, as meta
+    return precisions is not None and _precision(x) in precisions
 
 # %% ../nbs/engine/kernels.ipynb #FirstConv2d
 class FirstConv2d(nn.Conv2d):
@@ -236,7 +237,8 @@ class FirstConv2d(nn.Conv2d):
         """Convolve in the faster form."""
         if _takes_fast_form(x, self.form, _BLOCKS):
             return self._convolve_blocks(x)
-        x = F.pad(x, (0, self.edge, 0, self.edge))
+        if self.edge:
+            x = F.pad(x, (0, self.edge, 0, self.edge))
         return self._conv_forward(x, self.weight, self.bias)
 
     def _convolve_blocks(self, x: torch.Tensor) -> torch.Tensor:
