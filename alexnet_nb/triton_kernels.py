@@ -408,11 +408,12 @@ def fused_crop_normalize(
     strides = mean.expand(3, *[size if aligned else side] * 2).stride()
     block = 1024
     grid = (count, triton.cdiv(3 * side * side, block))
-    given = (mean, scale, out, size, *strides, color_divide, side, aligned)
-    bits = flips.view(torch.uint8)
-    noise = scale if shift is None else shift  # something, where there is none
+    given = (mean, scale.contiguous(), out, size, *strides, color_divide, side, aligned)
+    bits = flips.contiguous().view(torch.uint8)
+    noise = scale if shift is None else shift.contiguous()  # the first is not read
     shape = (*given, shift is not None, block)
     with _on_device(images):
+        offsets = offsets.contiguous()
         _crop_normalize[grid](images, offsets, bits, noise, *shape, num_warps=4)
 
 # %% ../nbs/engine/triton_kernels.ipynb #dense

@@ -289,11 +289,13 @@ def test_input_equals_the_transform_bit_for_bit(name, rule):
     transform = InputTransform(recipe, mean, torch.eye(3).mul(900).numpy())
     images = torch.randint(256, (6, 3, 18, 18), dtype=torch.uint8)
     params = AugmentParams(
-        torch.randint(6, (6, 2)), torch.arange(6) % 2 == 0, torch.randn(6, 3) * 0.1
+        torch.randint(6, (2, 6)).T,
+        (torch.arange(12) % 3 == 0)[::2],
+        torch.randn(3, 6).T * 0.1,
     )
     for color in (True, False):
         wanted = transform.train(images, params, color)
-        shift = params.color @ transform.axes.T if color else None
+        shift = (transform.axes @ params.color.T).T if color else None
         aligned = rule == "aligned"
         for dtype in (torch.float32, torch.bfloat16, torch.float16):
             out = torch.empty(6, 3, 13, 13, dtype=dtype)
