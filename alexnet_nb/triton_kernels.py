@@ -38,13 +38,13 @@ def _tile(
     rows: tl.constexpr,
     width: tl.constexpr,
 ):
-    """Return what `_load` wants to know about a tile."""
-    everything = tl.num_programs(1) * channels
+    """Return the addresses of a tile, in parts, and its pixels that exist."""
+    total_channels = tl.num_programs(1) * channels
     pixel_stride, channel_stride = 1, per_image
     if last:
-        pixel_stride, channel_stride = everything, 1
+        pixel_stride, channel_stride = total_channels, 1
     pixel = tl.program_id(0) * rows + tl.arange(0, rows)
-    image = (pixel // per_image).to(tl.int64) * (everything * per_image)
+    image = (pixel // per_image).to(tl.int64) * (total_channels * per_image)
     first = pixel % per_image * pixel_stride
     first += tl.program_id(1) * channels * channel_stride
     exists = (pixel < pixels)[:, None]
@@ -52,7 +52,7 @@ def _tile(
 
 
 @_jit
-def _places(tile, shift: tl.constexpr, channels: tl.constexpr):
+def _addresses(tile, shift: tl.constexpr, channels: tl.constexpr):
     """Return where the channels of a tile are, shifted, and which are in the column."""
     first, channel, exists, channel_stride = tile
     c = channel + shift
@@ -63,8 +63,8 @@ def _places(tile, shift: tl.constexpr, channels: tl.constexpr):
 @_jit
 def _load(t, tile, shift: tl.constexpr, channels: tl.constexpr):
     """Load the channels of a tile, shifted; beyond the column there are zeros."""
-    places, inside = _places(tile, shift, channels)
-    return tl.load(t + places, mask=inside, other=0.0).to(tl.float32)
+    addresses, inside = _addresses(tile, shift, channels)
+    return tl.load(t + addresses, mask=inside, other=0.0).to(tl.float32)
 
 
 @_jit
@@ -103,8 +103,8 @@ def _lrn_forward(
             own = v
         bracket += scale * v * v
     power, _ = _inverse_power(bracket, beta)
-    places, inside = _places(tile, 0, channels)
-    tl.store(y + places, own * power, mask=inside)
+    addresses, inside = _addresses(tile, 0, channels)
+    tl.store(y + addresses, own * power, mask=inside)
 
 # %% ../nbs/engine/triton_kernels.ipynb #lrn-backward
 @_jit
@@ -155,7 +155,7 @@ def _lrn_backward(
     own = shared
     for i in tl.static_range(n):
         bracket = k + scale * _window(squares, pairs, i, n)
-        _, inside = _places(tile, i - half, channels)
+        _, inside = _addresses(tile, i - half, channels)
         bracket = tl.where(inside, bracket, 1.0)  # no 0 / 0 beyond the column
         power, inverse = _inverse_power(bracket, beta)
         p = _load(grad, tile, i - half, channels) * power
@@ -163,8 +163,8 @@ def _lrn_backward(
         if i == half:
             own = p
     result = own - 2 * beta * scale * xs[2 * half] * shared
-    places, inside = _places(tile, 0, channels)
-    tl.store(dx + places, result, mask=inside)
+    addresses, inside = _addresses(tile, 0, channels)
+    tl.store(dx + addresses, result, mask=inside)
 
 # %% ../nbs/engine/triton_kernels.ipynb #fused_lrn
 def fused_lrn(
@@ -217,7 +217,7 @@ def _on_device(x: torch.Tensor) -> Any:
 # %% ../nbs/engine/triton_kernels.ipynb #spatial-parts
 @_jit
 def _lanes(count, channels, height, width, last: tl.constexpr, block: tl.constexpr):
-    """Return what `_load_pixel` wants to know about the lanes, and their row stride."""
+    """Return the addresses of the lanes, in parts, and those that exist."""
     lane = tl.program_id(0) * block + tl.arange(0, block)
     image = (lane // (channels * width)).to(tl.int64) * (channels * height * width)
     rest = lane % (channels * width)
@@ -235,8 +235,8 @@ def _load_pixel(t, lanes, row, exists, shift: tl.constexpr):
     first, column, width, column_stride = lanes
     c = column + shift
     inside = exists & (c >= 0) & (c < width)
-    places = first + row + shift * column_stride
-    return tl.load(t + places, mask=inside, other=0.0).to(tl.float32)
+    addresses = first + row + shift * column_stride
+    return tl.load(t + addresses, mask=inside, other=0.0).to(tl.float32)
 
 # %% ../nbs/engine/triton_kernels.ipynb #spatial-forward
 @_jit
@@ -258,14 +258,14 @@ def _spatial_forward(
     for row in range(0, height + 2):
         e = zero
         for shift in tl.static_range(-2, 3):
-            there = exists & (row < height)
-            v = _load_pixel(x, lanes, row * stride, there, shift)
+            valid = exists & (row < height)
+            v = _load_pixel(x, lanes, row * stride, valid, shift)
             e += v * v
         power, _ = _inverse_power(1.0 + scale * (a + e), 0.75)
         a, b, c, d = b + e, c + e, d + e, e
-        there = exists & (row >= 2)
-        own = _load_pixel(x, lanes, (row - 2) * stride, there, 0)
-        tl.store(y + lanes[0] + (row - 2) * stride, own * power, mask=there)
+        valid = exists & (row >= 2)
+        own = _load_pixel(x, lanes, (row - 2) * stride, valid, 0)
+        tl.store(y + lanes[0] + (row - 2) * stride, own * power, mask=valid)
 
 # %% ../nbs/engine/triton_kernels.ipynb #spatial-backward
 @_jit
@@ -314,18 +314,18 @@ def _spatial_backward(
     for row in range(0, height + 4):
         e = _row_sums(x, lanes, row * stride, exists & (row < height))
         total, p2 = zero, zero
-        there = exists & (row >= 2) & (row < height + 2)
+        valid = exists & (row >= 2) & (row < height + 2)
         for i in tl.static_range(5):
-            v = _load_pixel(x, lanes, (row - 2) * stride, there, i - 2)
-            g = _load_pixel(grad, lanes, (row - 2) * stride, there, i - 2)
+            v = _load_pixel(x, lanes, (row - 2) * stride, valid, i - 2)
+            g = _load_pixel(grad, lanes, (row - 2) * stride, valid, i - 2)
             power, inverse = _inverse_power(1.0 + scale * (a[i] + e[i]), 0.75)
             total += g * power * v * inverse
             if i == 2:
                 p2 = g * power
-        there = exists & (row >= 4)
-        own = _load_pixel(x, lanes, (row - 4) * stride, there, 0)
+        valid = exists & (row >= 4)
+        own = _load_pixel(x, lanes, (row - 4) * stride, valid, 0)
         result = p0 - 1.5 * scale * own * (a5 + total)
-        tl.store(dx + lanes[0] + (row - 4) * stride, result, mask=there)
+        tl.store(dx + lanes[0] + (row - 4) * stride, result, mask=valid)
         a, b, c, d = _add_each(b, e), _add_each(c, e), _add_each(d, e), e
         a5, b5, c5, d5 = b5 + total, c5 + total, d5 + total, total
         p0, p1 = p1, p2
@@ -369,9 +369,9 @@ def _crop_normalize(
 ):
     """Write a block of one image's numbers, as they are in memory."""
     image = tl.program_id(0).to(tl.int64)
-    place = tl.program_id(1) * block + tl.arange(0, block)
-    exists = place < side * side * 3
-    color, row, column = place % 3, place // 3 // side, place // 3 % side
+    index = tl.program_id(1) * block + tl.arange(0, block)
+    exists = index < side * side * 3
+    color, row, column = index % 3, index // 3 // side, index // 3 % side
     flipped = tl.where(tl.load(flips + image) != 0, side - 1 - column, column)
     top = tl.load(offsets + 2 * image) + row
     left = tl.load(offsets + 2 * image + 1) + flipped
@@ -386,7 +386,7 @@ def _crop_normalize(
     if shifted:
         x = x + tl.div_rn(tl.load(shift + 3 * image + color), divisor)
         x = tl.div_rn(x, tl.zeros((block,), tl.float32) + color_divide)
-    tl.store(out + image * (3 * side * side) + place, x, mask=exists)
+    tl.store(out + image * (3 * side * side) + index, x, mask=exists)
 
 # %% ../nbs/engine/triton_kernels.ipynb #fused_crop_normalize
 def fused_crop_normalize(
@@ -408,10 +408,10 @@ def fused_crop_normalize(
     strides = mean.expand(3, *[size if aligned else side] * 2).stride()
     block = 1024
     grid = (count, triton.cdiv(3 * side * side, block))
-    given = (mean, scale.contiguous(), out, size, *strides, color_divide, side, aligned)
+    sizes = (mean, scale.contiguous(), out, size, *strides, color_divide, side, aligned)
     bits = flips.contiguous().view(torch.uint8)
-    noise = scale if shift is None else shift.contiguous()  # the first is not read
-    shape = (*given, shift is not None, block)
+    noise = scale if shift is None else shift.contiguous()
+    shape = (*sizes, shift is not None, block)
     with _on_device(images):
         offsets = offsets.contiguous()
         _crop_normalize[grid](images, offsets, bits, noise, *shape, num_warps=4)
