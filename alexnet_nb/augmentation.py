@@ -17,6 +17,7 @@ import torch
 from torch.nn import functional as F
 
 from .base.rng import integers, normals, random_bits
+from .kernels import crop_normalize
 from .recipes import Recipe
 
 # %% ../nbs/07_augmentation.ipynb #Draws
@@ -178,9 +179,10 @@ class InputTransform:
                 " stored images; choose a smaller crop or pack larger images"
             )
         self.recipe = recipe
-        # stored images then go to the device whole
+        # stored images then go to the device whole, and take one pass there
         is_cuda = torch.device(device).type == "cuda"
-        self.crops_on_device = is_cuda and recipe.crop_rule == "shift"
+        shifts = recipe.crop_rule == "shift"
+        self.crops_on_device = is_cuda and shifts and dtype == torch.float32
         self.max_offset = size - crop
         self.mean = torch.from_numpy(mean).to(device, dtype)
         if recipe.mean == "channels":
@@ -239,8 +241,40 @@ class InputTransform:
         out: torch.Tensor | None = None,  # where the result is written
     ) -> torch.Tensor:  # N × 3 × crop × crop
         """Return a training batch: random crops, reflections and colors."""
+        if self.crops_on_device:
+            factors = params.color if color and self.recipe.color_std else None
+            return self.crop_on_device(
+                images, params.offsets, params.flips, factors, out
+            )
         x = self.normalize(self.crop(images, params), params, color)
         return x if out is None else out.copy_(x)
+
+    def crop_on_device(
+        self,
+        images: torch.Tensor,  # uint8, N × 3 × size × size, on the device, as the rest
+        offsets: torch.Tensor,  # int64, N × 2: top and left, pixels
+        flips: torch.Tensor,  # bool, N
+        color: torch.Tensor | None = None,  # float32, N × 3: along the color axes
+        out: torch.Tensor | None = None,  # in channels_last; its type is the result's
+    ) -> torch.Tensor:  # N × 3 × crop × crop
+        """Crop, flip and normalize stored images in one pass; see `crop_normalize`."""
+        self.check_size(images)
+        if out is None:
+            side = self.recipe.crop
+            out = self.mean.new_empty(len(images), 3, side, side)
+            out = out.to(memory_format=torch.channels_last)
+        is_aligned = self.recipe.mean == "aligned"
+        return crop_normalize(
+            images,
+            offsets,
+            flips,
+            None if color is None else color.to(self.mean) @ self.axes.T,
+            self.mean if is_aligned else self.center_mean,
+            self.scale.flatten(),
+            out,
+            self.recipe.color_divide,
+            is_aligned,
+        )
 
     def check_size(self, images: torch.Tensor) -> None:
         """Raise `ValueError` for images of another size than the mean image.
@@ -291,6 +325,10 @@ class InputTransform:
         for top, left, flip in self.view_places(n):
             offsets = torch.tensor([[top, left]] * len(images)).reshape(-1, 2)
             flips = torch.full((len(images),), flip)
+            if self.crops_on_device:
+                offsets, flips = offsets.to(images.device), flips.to(images.device)
+                views.append(self.crop_on_device(images, offsets, flips))
+                continue
             squares = crop_images(images, offsets, self.recipe.crop)
             views.append(self.subtract_mean(squares, offsets, flips))
         return torch.stack(views)

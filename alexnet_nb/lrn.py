@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .kernels import can_block, lrn_blocked
+from .kernels import can_block, can_fuse, lrn_blocked
 
 # %% ../nbs/04_lrn.ipynb #window_sum
 def window_sum(
@@ -147,6 +147,10 @@ class _LRNFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(x, n, k, scale, beta, columns):
+        if can_fuse(x):
+            from alexnet_nb.triton_kernels import fused_lrn  # takes a moment
+
+            return fused_lrn(x, None, n, k, scale, beta, columns)
         if can_block(x):
             return lrn_blocked(x, None, n, k, scale, beta, columns)
         return formula(x, n, k, scale, beta, columns)
@@ -159,7 +163,13 @@ class _LRNFunction(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         (x,) = ctx.saved_tensors
-        if torch.is_grad_enabled() or not can_block(x, grad):
+        if torch.is_grad_enabled():  # for a second derivative
+            return gradient(grad, x, *ctx.settings), *[None] * 5
+        if can_fuse(x, grad):
+            from alexnet_nb.triton_kernels import fused_lrn
+
+            return fused_lrn(x, grad, *ctx.settings), *[None] * 5
+        if not can_block(x, grad):
             return gradient(grad, x, *ctx.settings), *[None] * 5
         layout = torch.contiguous_format if x.is_contiguous() else torch.channels_last
         grad = grad.contiguous(memory_format=layout)
@@ -195,6 +205,13 @@ class _LRNFunctionFunctorch(_LRNFunction):
         return result.reshape(x.shape), 0
 
 # %% ../nbs/04_lrn.ipynb #_normalize
+def _lrn_as_operator(x: torch.Tensor, *settings: float) -> torch.Tensor:
+    """Apply the kernels as an operator; `torch.jit.script` cannot read the import."""
+    from alexnet_nb.triton_kernels import lrn_operator
+
+    return lrn_operator(x, *settings)
+
+
 @torch.fx.wrap
 def _normalize(
     x: torch.Tensor,
@@ -215,6 +232,8 @@ def _normalize(
             )
         function: type[_LRNFunction] = _LRNFunctionFunctorch
         if torch.compiler.is_compiling():
+            if can_fuse(x):
+                return _lrn_as_operator(x, n, k, scale, beta, columns)
             function = _LRNFunction
         return function.apply(x, n, k, scale, beta, columns)
 
@@ -224,7 +243,61 @@ class SpatialNorm(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:  # N × C × H × W
         """Divide each value by its neighborhood's mean square, to the power 0.75."""
-        w = _to_float32(x)
-        # zeros beyond the edge, divided by 25 everywhere
-        mean = F.avg_pool2d(w.square(), 5, stride=1, padding=2)
-        return (w * _inverse_power(1 + 0.001 * mean, 0.75)).to(x.dtype)
+        return _normalize_maps(x)
+
+
+def _spatial_formula(x: torch.Tensor) -> torch.Tensor:
+    w = _to_float32(x)
+    # zeros beyond the edge, divided by 25 everywhere
+    mean = F.avg_pool2d(w.square(), 5, stride=1, padding=2)
+    return (w * _inverse_power(1 + 0.001 * mean, 0.75)).to(x.dtype)
+
+# %% ../nbs/04_lrn.ipynb #spatial-function
+_SPATIAL_SCALE = 0.001 / 25  # of the sum of squares
+
+
+class _SpatialFunction(torch.autograd.Function):
+    """The kernels of a GPU, which keep nothing but the input."""
+
+    @staticmethod
+    def forward(ctx, x):
+        from alexnet_nb.triton_kernels import fused_spatial_norm
+
+        ctx.save_for_backward(x)
+        return fused_spatial_norm(x, None, _SPATIAL_SCALE)
+
+    @staticmethod
+    def backward(ctx, grad):
+        (x,) = ctx.saved_tensors
+        again = torch.is_grad_enabled()  # for a second derivative
+        if not again and can_fuse(x, grad):
+            from alexnet_nb.triton_kernels import fused_spatial_norm
+
+            return fused_spatial_norm(x, grad, _SPATIAL_SCALE)
+        with torch.enable_grad():
+            y = _spatial_formula(x)
+        return torch.autograd.grad(y, x, grad, create_graph=again)[0]
+
+
+def _spatial_norm_as_operator(x: torch.Tensor) -> torch.Tensor:
+    """Apply the kernels as an operator; `torch.jit.script` cannot read the import."""
+    from alexnet_nb.triton_kernels import spatial_norm_operator
+
+    return spatial_norm_operator(x, _SPATIAL_SCALE)
+
+
+@torch.fx.wrap
+def _normalize_maps(x: torch.Tensor) -> torch.Tensor:
+    """Apply the kernels, or the formula where something records or transforms."""
+    if torch.jit.is_scripting() or torch.jit.is_tracing():
+        return _spatial_formula(x)
+    else:  # torch.jit.script does not compile this branch
+        if x.dim() != 4 or not can_fuse(x):
+            return _spatial_formula(x)
+        if torch.compiler.is_compiling():
+            return _spatial_norm_as_operator(x)
+        if torch._C._are_functorch_transforms_active():
+            return _spatial_formula(x)
+        if torch.autograd.forward_ad.unpack_dual(x).tangent is not None:
+            return _spatial_formula(x)
+        return _SpatialFunction.apply(x)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .base.table import MarkdownTable, Svg
+from .kernels import ColumnConv2d, FirstConv2d
 from .lrn import LRN, SpatialNorm
 from .multigpu import gather_columns, gather_to_column0, shard_state_dict
 from .pooling import output_size
@@ -83,7 +84,6 @@ class AlexNet(nn.Module):
         if self.column is not None:
             _refuse_tracing(x)
         x = _check_input(x, self.recipe.crop)
-        x = F.pad(x, (0, self.edge_pad, 0, self.edge_pad))
 
         x = self.conv1(x)
         x = self.pool1(self._activate(x, self.norm1, "conv1"))
@@ -135,7 +135,10 @@ class AlexNet(nn.Module):
         """Build a convolution without initializing it."""
         spec = _column_spec(self.specs[name], self.column)
         sizes = (spec.inputs, spec.outputs, spec.window, spec.stride, spec.pad)
-        return nn.utils.skip_init(nn.Conv2d, *sizes, groups=spec.groups)
+        if name == "conv1":
+            return nn.utils.skip_init(FirstConv2d, *sizes, edge=self.edge_pad)
+        kind = nn.Conv2d if spec.groups == 1 else ColumnConv2d
+        return nn.utils.skip_init(kind, *sizes, groups=spec.groups)
 
     def _make_linear(self, name: str) -> nn.Linear:
         """Build a fully connected layer without initializing it."""

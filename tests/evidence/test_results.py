@@ -41,7 +41,7 @@ def test_recorded_flowers_stay_under_thirty_percent():
     assert high < 0.8
 
 
-@pytest.mark.parametrize("name", ["lrn", "columns", "step", "data"])
+@pytest.mark.parametrize("name", ["lrn", "columns", "forms", "step", "data"])
 def test_table_is_made_from_its_numbers(name, monkeypatch):
     """The tables of pages are made from the JSON beside them.
 

@@ -23,7 +23,14 @@ WIDEST_LINE = 88
 
 # From the ground up. A module imports its own floor, without a circle, and those below.
 FLOORS = [
-    {"base.files", "base.processes", "base.rng", "base.table", "kernels"},
+    {
+        "base.files",
+        "base.processes",
+        "base.rng",
+        "base.table",
+        "kernels",
+        "triton_kernels",
+    },
     {
         "recipes",
         "relu",

@@ -7,7 +7,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
+from alexnet_nb.kernels import ColumnConv2d, FirstConv2d
 from alexnet_nb.lab import get_recipe
 from alexnet_nb.learning import scale_width
 from alexnet_nb.model import AlexNet, draw_network, layer_specs
@@ -86,3 +88,29 @@ def test_the_drawing_has_a_line_for_all_that_is_read():
             lines += pairs if spec.groups == 1 else blocks[i]
         assert draw_network(recipe).count("<path") == lines
         assert draw_network(recipe).count("<rect") == sum(blocks)
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+def test_every_form_of_the_convolutions_is_the_same_network(recipe):
+    """Logits and the gradient of every weight, in float64."""
+    net = AlexNet(small(recipe), 10).double().eval()
+    torch.manual_seed(0)
+    for weight in net.parameters():
+        torch.nn.init.normal_(weight, 0, weight[0].numel() ** -0.5)
+    x = torch.randn(2, 3, 80, 80, dtype=torch.float64) * 60 / recipe.scale[0]
+    convolutions = [m for m in net.modules() if isinstance(m, nn.Conv2d)]
+    kinds = (FirstConv2d, ColumnConv2d)
+    assert isinstance(net.conv1, FirstConv2d)
+    assert any(m.groups > 1 for m in convolutions) == (recipe.columns > 1)
+    assert all(isinstance(m, kinds) for m in convolutions if m.groups > 1)
+    results = []
+    for form in ("plain", "fast"):
+        for module in net.modules():
+            if isinstance(module, kinds):
+                module.form = form
+        logits = net(x)
+        logits.square().sum().backward()
+        results.append([logits, *(p.grad.clone() for p in net.parameters())])
+        net.zero_grad()
+    torch.testing.assert_close(*results, rtol=1e-9, atol=1e-9)
+    assert results[0][0].std(0).max() > 1e-6  # it depends on the images

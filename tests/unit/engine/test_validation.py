@@ -12,7 +12,7 @@ from helpers.runs import begin
 @pytest.mark.parametrize("on_device", [False, True])
 @pytest.mark.parametrize("limit", [None, 100])
 def test_it_equals_one_pass_over_all_images(tmp_path, digits, limit, on_device):
-    trainer = begin(tmp_path, digits, batch_size=70, precision="float64")
+    trainer = begin(tmp_path, digits, batch_size=70)
     if on_device:  # the way of a GPU
         trainer.transform.crops_on_device = True
         trainer.make_buffers()
@@ -24,6 +24,6 @@ def test_it_equals_one_pass_over_all_images(tmp_path, digits, limit, on_device):
         logits = trainer.model.eval()(trainer.transform.views(images, 1)[0])
     found = measure_validation(trainer, limit)
     assert trainer.model.training
-    assert found[0] == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-9)
+    assert found[0] == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-5)
     assert found[1:3] == pytest.approx(error_rates(logits, labels))
     assert found[3] == n
