@@ -6,8 +6,6 @@
 __all__ = ['dropout_masks']
 
 # %% ../nbs/08_dropout.ipynb #imports
-import functools
-
 import torch
 
 from .base.rng import at_least, random_bits
@@ -28,25 +26,27 @@ def dropout_masks(
     device: torch.device | str = "cpu",
     rows: slice = slice(None),  # of the batch
 ) -> dict[str, torch.Tensor]:  # 'fc6', 'fc7' → bool, rows × units: what is kept
-    """Compute the masks of one training step, from (seed, step, layer, row, unit)."""
+    """Compute the masks of one training step, from (seed, step, row, unit) (§4.2)."""
     positions = torch.arange(*rows.indices(n)[:2], device=device)
-    masks = {}
-    for i, (name, units) in enumerate(_dropout_units(recipe)):
-        part = slice(0, units)
-        if column is not None:
-            part = rows_of(name, units, column)
-        key = (seed, _DROPOUT, i)
-        bits = random_bits(key, step, positions, range(part.start, part.stop))
-        masks[name] = at_least(bits, recipe.dropout)
-    return masks
+
+    def keep(units: range) -> torch.Tensor:
+        bits = random_bits((seed, _DROPOUT), step, positions, units)
+        return at_least(bits, recipe.dropout)
+
+    fc6, fc7 = _dropout_units(recipe)  # one behind the other
+    if column is None:
+        both = keep(range(fc6 + fc7))
+        return {"fc6": both[:, :fc6], "fc7": both[:, fc6:]}
+    own6, own7 = rows_of("fc6", fc6, column), rows_of("fc7", fc7, column)
+    return {
+        "fc6": keep(range(own6.start, own6.stop)),
+        "fc7": keep(range(fc6 + own7.start, fc6 + own7.stop)),
+    }
 
 # %% ../nbs/08_dropout.ipynb #uniform-rows
-@functools.lru_cache
-def _dropout_units(recipe: Recipe) -> tuple[tuple[str, int], ...]:
-    """Return how many units of each layer a mask is for."""
-    units = []
-    for layer in layer_specs(recipe):
-        if layer.name in ("fc6", "fc7"):
-            is_output = recipe.dropout_of == "outputs"
-            units.append((layer.name, layer.outputs if is_output else layer.inputs))
-    return tuple(units)
+def _dropout_units(recipe: Recipe) -> tuple[int, int]:
+    """Return how many units the masks of fc6 and fc7 are for."""
+    fc6, fc7 = layer_specs(recipe)[5:7]
+    if recipe.dropout_of == "inputs":
+        return fc6.inputs, fc7.inputs
+    return fc6.outputs, fc7.outputs

@@ -104,10 +104,12 @@ class Trainer:
         """Make what is on the device: network, optimizer, input and counters."""
         dtype = DTYPES[self.config.precision]
         self.model = self.make_model().to(self.device, dtype).train()
-        self.network: torch.nn.Module = self.model  # as it runs: perhaps compiled
+        # both as they run: perhaps compiled
+        self.network: torch.nn.Module = self.model
+        self.draw_masks: Callable = dropout_masks
         if self.compiles:
-            compiled: Any = torch.compile(self.model, fullgraph=True, dynamic=False)
-            self.network = compiled
+            compile: Any = partial(torch.compile, fullgraph=True, dynamic=False)
+            self.network, self.draw_masks = compile(self.model), compile(dropout_masks)
         # averages gradients over the replicas once wrap_ddp was called
         self.ddp_model = self.network
         self.trainable_names: list[str] = []  # of the parameters that it averages
@@ -324,7 +326,7 @@ class Trainer:
         """
         network: Any = getattr(model, "module", model)  # behind DDP
         column = network.column
-        masks = dropout_masks(
+        masks = self.draw_masks(
             self.recipe,
             shard.of,
             self.config.seed,

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from alexnet_nb.dropout import dropout_masks
 from alexnet_nb.recipes import paper, torchvision
@@ -46,3 +47,29 @@ def test_the_share_that_is_dropped_is_the_recipes(share):
 def test_torchvision_drops_inputs_instead_of_outputs():
     masks = dropout_masks(torchvision, 1, seed=0, step=0)
     assert [mask.shape[1] for mask in masks.values()] == [256 * 6 * 6, 4096]
+
+
+@pytest.mark.slow
+def test_compiled_they_are_the_same():
+    """One graph, and one for all steps, whose number is in a tensor."""
+    counter = CompileCounterWithBackend("inductor")
+    compiled = torch.compile(
+        dropout_masks, fullgraph=True, dynamic=False, backend=counter
+    )
+    for step in (7, 8, 2**20):
+        arguments = (small(paper), 33, 3, torch.tensor(step))
+        for found, expected in zip(
+            compiled(*arguments).values(),
+            dropout_masks(*arguments).values(),
+            strict=True,
+        ):
+            assert torch.equal(found, expected)
+    assert counter.frame_count == 1
+
+
+def test_a_step_in_a_tensor_is_a_step():
+    for column in (None, 0, 1):
+        by_number = dropout_masks(small(paper), 8, 3, 7, column)
+        by_tensor = dropout_masks(small(paper), 8, 3, torch.tensor(7), column)
+        for name in LAYERS:
+            assert torch.equal(by_number[name], by_tensor[name])

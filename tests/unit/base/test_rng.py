@@ -68,15 +68,6 @@ def test_rows_and_columns_are_the_same_whichever_are_asked_for():
     assert random_bits((3, 1), 7, torch.arange(0), range(5)).shape == (0, 5)
 
 
-@pytest.mark.slow
-def test_compiled_they_are_the_same():
-    """One graph for all steps and sizes: nothing in it depends on the step."""
-    compiled = torch.compile(random_bits, fullgraph=True)
-    for step, rows in ((7, 64), (8, 64), (9, 33)):
-        arguments = ((3, 1), torch.tensor(step), torch.arange(rows), range(100, 400))
-        assert torch.equal(compiled(*arguments), random_bits(*arguments))
-
-
 # ------------------------------------------------------------ what is made of them
 
 
