@@ -22,9 +22,10 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-# name → the most that its parts may take, seconds of nine minutes; by importance
+# name → its weight, seconds: a group may take that share of the time that is left to
+# it and to those after it, so that what one does not need goes to the next
 GROUPS = {
-    "tests": 100,
+    "tests": 150,
     "lrn": 60,
     "step": 170,
     "trainer": 170,
@@ -87,14 +88,12 @@ def end_session(process):
 def main():
     options = arguments()
     end = time.monotonic() + 60 * options.minutes
-    scale = options.minutes / 9
     failures = []
     with tempfile.TemporaryDirectory() as scratch:
-        for group in options.parts:
+        for i, group in enumerate(options.parts):
             left = end - time.monotonic() - LEAST
-            seconds = min(scale * GROUPS[group], left)
-            if len(options.parts) < len(GROUPS):  # some were left out
-                seconds = left
+            weights = [GROUPS[name] for name in options.parts[i:]]
+            seconds = left * weights[0] / sum(weights)
             if left < LEAST:
                 failures.append(f"{group}: no time was left")
                 continue
