@@ -134,6 +134,11 @@ def stepper(bench, name, recipe, batch, precision="bfloat16"):
     return capture(step, [])
 
 
+def repeats_of(batch):
+    """Steps in a round."""
+    return 20 if batch < 512 else 6
+
+
 def measure(bench, name, recipe, batch, precision="bfloat16"):
     """Seconds of a step, with the precision's settings and the norms of its line."""
     torch._dynamo.reset()
@@ -142,7 +147,7 @@ def measure(bench, name, recipe, batch, precision="bfloat16"):
     fused = LADDER[name][1]
     with contextlib.nullcontext() if fused else plain_norms():
         step = stepper(bench, name, recipe, batch, precision)
-        return bench.time(step, 20 if batch < 512 else 6, rounds=3)
+        return bench.time(step, repeats_of(batch), rounds=3)
 
 
 def trainer_step(bench, recipe, batch, precision, compiled):
@@ -159,7 +164,7 @@ def trainer_step(bench, recipe, batch, precision, compiled):
             if n % 20 == 0:
                 trainer.trainer.read_metrics()
 
-        return bench.time(step, 20 if batch < 512 else 6, rounds=3)
+        return bench.time(step, repeats_of(batch), rounds=3)
 
 
 def lines(bench):
@@ -198,7 +203,9 @@ def run(bench):
             continue
         rates = [batch / s for s in seconds]
         result = dict(name=name, recipe=recipe, batch=batch, precision=precision)
-        bench.add("step", key, result | dict(images_per_second=rates))
+        result |= dict(images_per_second=rates)
+        steps = len(rates) * bench.size(repeats_of(batch), 1)
+        bench.add("step", key, result | dict(measured_steps=steps))
         if bench.is_cuda:
             peaks[key] = torch.cuda.max_memory_allocated()
             bench.add("memory", key, peaks[key])
