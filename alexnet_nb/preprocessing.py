@@ -4,14 +4,16 @@
 
 # %% auto #0
 __all__ = ['FORMATS', 'resize_center_crop', 'resized_shape', 'to_rgb', 'PixelSums', 'pixel_statistics', 'load_image', 'load_jpeg',
-           'decode_jpeg']
+           'decode_jpeg', 'fast_jpeg_decoder']
 
 # %% ../nbs/01_preprocessing.ipynb #imports
 import io
 import os
 import stat
-from contextlib import closing
+from collections.abc import Callable
+from contextlib import closing, suppress
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -276,14 +278,34 @@ def load_jpeg(
 def decode_jpeg(
     raw: bytes,  # of the file
 ) -> torch.Tensor:  # uint8, 3 × H × W
-    """Decode a JPEG. What torchvision refuses, PIL may read, or say why not."""
+    """Decode a JPEG. What the fast decoder refuses, Pillow may read, or say why not."""
     from PIL import Image
 
+    decode = fast_jpeg_decoder()
+    if decode is not None and raw:
+        with suppress(RuntimeError):
+            return decode(torch.frombuffer(bytearray(raw), dtype=torch.uint8))
+    with Image.open(io.BytesIO(raw), formats=("JPEG",)) as image:
+        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+
+# %% ../nbs/01_preprocessing.ipynb #fast-decoder
+@cache
+def fast_jpeg_decoder() -> Callable[..., Any] | None:
+    """Return a decoder that is faster than Pillow; None where there is none.
+
+    It is torchcodec's where that is installed, else torchvision's before version 0.29,
+    which deprecates it. It takes the bytes of a JPEG as a tensor, or a list of them,
+    and a `device`; on a CUDA device it decodes with nvJPEG.
+    """
     try:
+        from torchcodec.decoders import decode_jpeg
+    except (ImportError, OSError, RuntimeError):  # none, or one for another torch
+        import torchvision
+
+        major, minor = torchvision.__version__.split(".")[:2]
+        if (int(major), int(minor)) >= (0, 29):
+            return None
         from torchvision.io import ImageReadMode, decode_jpeg
 
-        buffer = torch.frombuffer(bytearray(raw), dtype=torch.uint8)
-        return decode_jpeg(buffer, ImageReadMode.RGB)
-    except (ImportError, RuntimeError):
-        with Image.open(io.BytesIO(raw), formats=("JPEG",)) as image:
-            return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+        return partial(decode_jpeg, mode=ImageReadMode.RGB)
+    return partial(decode_jpeg, mode="RGB")

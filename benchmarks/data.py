@@ -10,7 +10,6 @@ import itertools
 import statistics
 import tempfile
 import time
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -19,17 +18,16 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 from timing import in_turns, save, spread, start
 from torch.utils.data import DataLoader, Dataset
-from torchvision import datasets, io, transforms
+from torchvision import datasets, transforms
 
 from alexnet_nb.augmentation import InputTransform, sample_augment_params
 from alexnet_nb.base.table import MarkdownTable
 from alexnet_nb.data.packing import pack
 from alexnet_nb.data.sources import list_images
 from alexnet_nb.engine.loader import load_images
-from alexnet_nb.preprocessing import load_image
+from alexnet_nb.preprocessing import decode_jpeg, load_image
 from alexnet_nb.recipes import paper
 
-warnings.simplefilter("ignore")  # torchvision announces that its decoders will move
 FILES, BATCH = 256, 128
 square = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(256)])
 
@@ -88,9 +86,7 @@ READERS = {
     "PIL with draft and reducing_gap": drafted,
     "ours": load_image,
     "decoding alone, PIL": decoded_by_pil,
-    "decoding alone, torchvision": lambda path: io.decode_jpeg(
-        io.read_file(str(path)), io.ImageReadMode.RGB
-    ),
+    "decoding alone, ours": lambda path: decode_jpeg(path.read_bytes()),
 }
 
 

@@ -1,6 +1,7 @@
 """Folders of images to pack, and what is packed of them."""
 
 import hashlib
+import io
 
 import numpy as np
 from PIL import Image
@@ -32,6 +33,16 @@ def jpegs(folder, n=12, num_classes=2):
             folder / f"class{i % num_classes}/{i}.jpg",
             quality=int(rng.integers(70, 96)),
         )
+
+
+def jpeg_strings(images, quality=90):
+    """Return PIL images as the bytes of JPEG files."""
+    strings = []
+    for image in images:
+        file = io.BytesIO()
+        image.save(file, "JPEG", quality=quality)
+        strings.append(file.getvalue())
+    return strings
 
 
 def digest(folder):

@@ -1,11 +1,25 @@
 """Odd images become squares as PIL and torchvision would make them."""
 
+import io
+import sys
+import warnings
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+import torch
+import torchvision
 from PIL import Image
 from torchvision import transforms
 
-from alexnet_nb.preprocessing import load_image, pixel_statistics, resize_center_crop
+from alexnet_nb import preprocessing
+from alexnet_nb.preprocessing import (
+    decode_jpeg,
+    fast_jpeg_decoder,
+    load_image,
+    pixel_statistics,
+    resize_center_crop,
+)
 from helpers.images import PHOTO, jpegs
 
 
@@ -76,14 +90,14 @@ def test_extreme_shapes(tmp_path, size):
         )
 
 
-@pytest.mark.parametrize("decoder", ["torchvision", "PIL"])
+@pytest.mark.parametrize("decoder", ["fast", "PIL"])
 def test_fast_jpegs_equal_pil(tmp_path, monkeypatch, decoder):
     """To within 2 gray levels in any picture, 0.5 on average.
 
-    Of PIL with torchvision's Resize and CenterCrop; without torchvision's decoder, too.
+    Of PIL with torchvision's Resize and CenterCrop; without a fast decoder, too.
     """
     if decoder == "PIL":
-        monkeypatch.delattr("torchvision.io.decode_jpeg")
+        monkeypatch.setattr(preprocessing, "fast_jpeg_decoder", lambda: None)
     jpegs(tmp_path)
     usual, gaps = (
         transforms.Compose([transforms.Resize(256), transforms.CenterCrop(256)]),
@@ -99,6 +113,49 @@ def test_fast_jpegs_equal_pil(tmp_path, monkeypatch, decoder):
             )
     assert max(g.max() for g in gaps) <= 2
     assert np.mean(gaps) <= 0.5
+
+
+@pytest.fixture
+def chosen(monkeypatch):
+    """Which decoder is taken beside a version of torchvision."""
+
+    def choose(version, torchcodec):
+        monkeypatch.setattr("torchvision.__version__", version)
+        module = None if torchcodec is None else SimpleNamespace(**torchcodec)
+        monkeypatch.setitem(sys.modules, "torchcodec.decoders", module)
+        return fast_jpeg_decoder.__wrapped__()
+
+    return choose
+
+
+def test_no_deprecated_decoder_is_taken(chosen):
+    """Torchcodec's, torchvision's before 0.29, or none; so there is nothing to hide."""
+    assert chosen("0.29.1+cu130", None) is None
+    assert chosen("1.0.0", None) is None
+    assert chosen("0.26.0", None).func is torchvision.io.decode_jpeg
+    assert chosen("0.26.0", dict(decode_jpeg=len)).func is len
+    # a torchcodec before 0.16 has no decoder of images
+    assert chosen("0.29.1", {}) is None
+
+
+def test_decoding_warns_of_nothing():
+    raw = io.BytesIO()
+    PHOTO.save(raw, "JPEG")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        decode_jpeg(raw.getvalue())
+
+
+@pytest.mark.skipif(fast_jpeg_decoder() is None, reason="no fast decoder of JPEGs")
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_decoders_agree_to_the_bit(monkeypatch, mode, progressive):
+    """So what is packed does not depend on what is installed."""
+    file = io.BytesIO()
+    PHOTO.convert(mode).save(file, "JPEG", quality=90, progressive=progressive)
+    fast = decode_jpeg(file.getvalue())
+    monkeypatch.setattr(preprocessing, "fast_jpeg_decoder", lambda: None)
+    assert torch.equal(fast, decode_jpeg(file.getvalue()))
 
 
 def test_statistics_equal_two_passes():
