@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from ..augmentation import AugmentParams
-from ..data.packed import ImageSplit
+from ..data.packed import ImageSplit, JpegArray
 
 # %% ../../nbs/engine/loader.ipynb #load-images
 def load_images(
@@ -35,17 +35,25 @@ def load_images(
 
 # %% ../../nbs/engine/loader.ipynb #read-into
 def read_images_into(
-    buffer: torch.Tensor,  # uint8, N × 3 × size × size, in this computer's memory
+    buffer: torch.Tensor,  # uint8, N × 3 × size × size
     split: ImageSplit,
     rows: slice | np.ndarray,  # which images, N of them
 ) -> None:
-    """Read stored images into a buffer, in one pass over the pixels."""
-    array = buffer.numpy()
-    if isinstance(split.images, np.ndarray) and not isinstance(rows, slice):
-        # "clip", because "raise" would gather the images somewhere else first
-        np.take(split.images, rows, axis=0, out=array, mode="clip")
+    """Read stored images into a buffer, in one pass over the pixels.
+
+    JPEGs are decoded where the buffer is; raw pixels need one in the host's memory.
+    """
+    if isinstance(split.images, JpegArray):
+        if buffer.device.type == "cuda":
+            buffer.copy_(split.images.decode(rows, buffer.device))
+        else:
+            numbers = np.arange(len(split))[rows]
+            split.images.decode_into(buffer.numpy(), numbers)
+    elif isinstance(rows, slice):
+        np.copyto(buffer.numpy(), split.images[rows])
     else:
-        np.copyto(array, split.images[rows])
+        # "clip", because "raise" would gather the images somewhere else first
+        np.take(split.images, rows, axis=0, out=buffer.numpy(), mode="clip")
 
 # %% ../../nbs/engine/loader.ipynb #prefetch
 _Batch = TypeVar("_Batch")
@@ -125,22 +133,29 @@ class StagingBuffers:
     def send(
         self,
         number: int,  # of the batch: one more than that of the batch before
-        labels: np.ndarray,
-        fill: Callable[[torch.Tensor], object],  # writes the images into a buffer
+        split: ImageSplit,
+        rows: slice | np.ndarray,  # which images
     ) -> tuple[torch.Tensor, torch.Tensor, int]:
-        """Fill a buffer, and queue its copy to the device; called in a thread.
+        """Read images, and queue their copy to the device; called in a thread.
 
-        Return images and labels on the device, to be read after `wait`, and the slot.
+        JPEGs cross as they are, and are decoded there. Return images and labels on the
+        device, to be read after `wait`, and the slot.
         """
         index = number % len(self.slots)
         slot = self.slots[index]
         if slot.free is not None:
             slot.free.synchronize()  # the thread waits, the device does not
+        labels = split.labels[rows]
         n = len(labels)
-        fill(slot.host_images[:n])
         slot.host_labels[:n].numpy()[:] = labels
+        is_decoded_there = self.is_cuda and isinstance(split.images, JpegArray)
+        if not is_decoded_there:
+            read_images_into(slot.host_images[:n], split, rows)
         with self.copy_stream():
-            slot.images[:n].copy_(slot.host_images[:n], non_blocking=True)
+            if is_decoded_there:
+                read_images_into(slot.images[:n], split, rows)
+            else:
+                slot.images[:n].copy_(slot.host_images[:n], non_blocking=True)
             slot.labels[:n].copy_(slot.host_labels[:n], non_blocking=True)
             if slot.ready is not None:
                 slot.ready.record()

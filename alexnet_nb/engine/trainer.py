@@ -30,12 +30,7 @@ from ..dropout import dropout_masks
 from .capture import capture
 from .config import AUTOCAST_DTYPES, DTYPES, RunConfig
 from .distributed import BatchShard, shard_batch
-from alexnet_nb.engine.loader import (
-    StagingBuffers,
-    StoredBatch,
-    load_images,
-    read_images_into,
-)
+from .loader import StagingBuffers, StoredBatch, load_images
 from .run_dir import RunDir
 from ..learning import make_optimizer, set_learning_rates, top_errors
 from ..model import AlexNet, initial_weights
@@ -287,13 +282,12 @@ class Trainer:
         stored = positions if order is None else order[positions]
         split = self.data.train
         params = params[positions]
-        labels = np.array(split.labels[stored])
-        if self.staging is None:
-            images = self.transform.crop(load_images(split, stored), params)
-            return StoredBatch(images, params, torch.from_numpy(labels))
-        fill = partial(read_images_into, split=split, rows=stored)
-        images, sent_labels, slot = self.staging.send(index, labels, fill)
-        return StoredBatch(images, params, sent_labels, slot)
+        if self.staging is not None:
+            images, labels, slot = self.staging.send(index, split, stored)
+            return StoredBatch(images, params, labels, slot)
+        images = self.transform.crop(load_images(split, stored), params)
+        labels = torch.from_numpy(np.array(split.labels[stored]))
+        return StoredBatch(images, params, labels)
 
     def to_network_input(
         self, batch: StoredBatch, color_noise: bool

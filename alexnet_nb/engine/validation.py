@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch.nn import functional as F
 
 from .distributed import shard_batch
-from .loader import load_images, prefetch, read_images_into
+from .loader import load_images, prefetch
 from .trainer import Trainer
 from ..learning import top_errors
 
@@ -62,11 +62,10 @@ def _load_batch(
     if not shard.weight:
         rows = slice(first, first)
     split = trainer.data.val
-    labels = np.array(split.labels[rows])
-    if trainer.staging is None:
-        return load_images(split, rows), torch.from_numpy(labels), 0
-    fill = partial(read_images_into, split=split, rows=rows)
-    return trainer.staging.send(index, labels, fill)
+    if trainer.staging is not None:
+        return trainer.staging.send(index, split, rows)
+    labels = torch.from_numpy(np.array(split.labels[rows]))
+    return load_images(split, rows), labels, 0
 
 
 def _batch_totals(

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from alexnet_nb.augmentation import sample_augment_params
-from alexnet_nb.data.packed import ImageSplit
+from alexnet_nb.data.packed import ImageSplit, verify
 from alexnet_nb.engine.loader import StagingBuffers, prefetch, read_images_into
+from helpers import ROOT
 from helpers.runs import begin
 
 ROWS = [slice(3, 8), np.array([6, 2, 2, 9]), slice(0, 0)]
@@ -29,6 +30,15 @@ def test_images_are_read_into_a_buffer(split, rows):
     assert np.array_equal(buffer.numpy(), expected)
 
 
+@pytest.mark.parametrize("rows", ROWS, ids=str)
+def test_jpegs_are_decoded_into_a_buffer(rows):
+    images = verify(ROOT / "tests/fixtures/0.1.0/packed-jpeg").train
+    expected = images.images[rows]
+    buffer = torch.full(expected.shape, 7, dtype=torch.uint8)
+    read_images_into(buffer, images, rows)
+    assert np.array_equal(buffer.numpy(), expected)
+
+
 @pytest.mark.parametrize("threads", [1, 3])
 def test_a_slot_is_not_filled_again_before_it_was_used(split, threads):
     """Whatever the number of threads, every batch holds its own images.
@@ -39,9 +49,7 @@ def test_a_slot_is_not_filled_again_before_it_was_used(split, threads):
     staging = StagingBuffers(threads + 1, 2, 8, torch.device("cpu"))
 
     def send(number):
-        rows = slice(number % 5 * 2, number % 5 * 2 + 2)
-        fill = partial(read_images_into, split=split, rows=rows)
-        return staging.send(number, split.labels[rows], fill)
+        return staging.send(number, split, slice(number % 5 * 2, number % 5 * 2 + 2))
 
     for number, batch in enumerate(prefetch(send, range(100), threads)):
         images, labels, slot = batch
