@@ -16,6 +16,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from alexnet_nb.augmentation import sample_augment_params
+from alexnet_nb.base.rng import random_bits
 from alexnet_nb.data.datasets import load_dataset
 from alexnet_nb.data.packed import JpegArray
 from alexnet_nb.dropout import dropout_masks
@@ -108,6 +109,24 @@ def test_normalization_is_that_of_float64(device, norm, layout, dtype, how):
         assert a.dtype == dtype
         gap = (a.cpu().double() - b).abs().max() / b.abs().max()
         assert gap <= 4 * rounding
+
+
+@pytest.mark.parametrize("how", ["eager", "compiled"])
+def test_random_bits_are_those_of_the_cpu(device, how):
+    """Bit by bit, of any rows and columns, for a counter that the device holds."""
+    function = random_bits
+    if how == "compiled":
+        torch._dynamo.reset()
+        backend = "inductor" if device == "cuda" else "aot_eager"
+        function = torch.compile(random_bits, fullgraph=True, backend=backend)
+    rows = torch.tensor([0, 5, 2**31 - 1, 77])
+    expected = random_bits((7, 3), 12345, rows, range(4096))
+    counter = torch.tensor(12345, device=device)
+    found = function((7, 3), counter, rows.to(device), range(4096))
+    assert found.device.type == device
+    assert torch.equal(found.cpu(), expected)
+    some = function((7, 3), counter, rows[1:3].to(device), range(100, 900))
+    assert torch.equal(some.cpu(), expected[1:3, 100:900])
 
 
 @pytest.mark.parametrize("name", ["paper", "source2012"])
