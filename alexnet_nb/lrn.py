@@ -207,9 +207,9 @@ class _LRNFunctionFunctorch(_LRNFunction):
 # %% ../nbs/04_lrn.ipynb #_normalize
 def _lrn_as_operator(x: torch.Tensor, *settings: float) -> torch.Tensor:
     """Apply the kernels as an operator; `torch.jit.script` cannot read the import."""
-    from alexnet_nb.triton_kernels import lrn_operator
+    from alexnet_nb.triton_kernels import _lrn_operator
 
-    return lrn_operator(x, *settings)
+    return _lrn_operator(x, *settings)
 
 
 @torch.fx.wrap
@@ -281,9 +281,9 @@ class _SpatialFunction(torch.autograd.Function):
 
 def _spatial_norm_as_operator(x: torch.Tensor) -> torch.Tensor:
     """Apply the kernels as an operator; `torch.jit.script` cannot read the import."""
-    from alexnet_nb.triton_kernels import spatial_norm_operator
+    from alexnet_nb.triton_kernels import _spatial_norm_operator
 
-    return spatial_norm_operator(x, _SPATIAL_SCALE)
+    return _spatial_norm_operator(x, _SPATIAL_SCALE)
 
 
 @torch.fx.wrap

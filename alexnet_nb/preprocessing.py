@@ -298,7 +298,7 @@ def fast_jpeg_decoder() -> Callable[..., Any] | None:
     and a `device`; on a CUDA device it decodes with nvJPEG.
     """
     try:
-        from torchcodec.decoders import decode_jpeg
+        from torchcodec.decoders import decode_jpeg as decode
     except (ImportError, OSError, RuntimeError):  # none, or one for another torch
         import torchvision
 
@@ -308,4 +308,4 @@ def fast_jpeg_decoder() -> Callable[..., Any] | None:
         from torchvision.io import ImageReadMode, decode_jpeg
 
         return partial(decode_jpeg, mode=ImageReadMode.RGB)
-    return partial(decode_jpeg, mode="RGB")
+    return partial(decode, mode="RGB")
