@@ -79,7 +79,19 @@ DRAWN = {
         "alike-table",
         "biases-line",
     },
-} | {page: {"speed-table"} for page in ("engine/datasets", "04_lrn", "06_model")}
+    "evidence/performance": {
+        "bars",
+        "cpu-data-table",
+        "cpu-lrn-table",
+        "cpu-step",
+        "headline",
+        "lrn-table",
+        "pipeline-bars",
+        "step-table",
+    },
+    "engine/kernels": {"forms-table"},
+    "engine/rng": {"counts", "draw-masks"},
+}
 
 
 def code_of(cell):
