@@ -27,7 +27,8 @@ def dropout_masks(
     rows: slice = slice(None),  # of the batch
 ) -> dict[str, torch.Tensor]:  # 'fc6', 'fc7' → bool, rows × units: what is kept
     """Compute the masks of one training step, from (seed, step, row, unit) (§4.2)."""
-    positions = torch.arange(*rows.indices(n)[:2], device=device)
+    chosen = range(n)[rows]
+    positions = torch.arange(chosen.start, chosen.stop, device=device)
 
     def keep(units: range) -> torch.Tensor:
         bits = random_bits((seed, _DROPOUT), step, positions, units)

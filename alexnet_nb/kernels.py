@@ -161,9 +161,12 @@ def _is_supported(device: torch.device) -> bool:
 
 
 def _is_exporting() -> bool:
-    """Check whether `torch.export` records; torch before 2.7 does not say so."""
-    ask = getattr(torch.compiler, "is_exporting", None)
-    return ask is not None and ask()
+    """Check whether `torch.export` records.
+
+    torch 2.11 answers yes to `torch.compiler.is_exporting()` wherever it compiles, so
+    the flag behind it is asked.
+    """
+    return getattr(torch.compiler, "_is_exporting_flag", False)
 
 # %% ../nbs/engine/kernels.ipynb #can_fuse
 def can_fuse(x: torch.Tensor, grad: torch.Tensor | None = None) -> bool:

@@ -177,10 +177,7 @@ class _LRNFunction(torch.autograd.Function):
 
 # %% ../nbs/04_lrn.ipynb #Transformable
 class _LRNFunctionFunctorch(_LRNFunction):
-    """The same with rules for forward-mode derivatives and `torch.func.vmap`.
-
-    `torch.compile` does not take a function that has them.
-    """
+    """The same with rules for forward-mode derivatives and `torch.func.vmap`."""
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -230,12 +227,11 @@ def _normalize(
                 f"columns: got {columns} for {x.shape[1]} channels, expected a divisor;"
                 " choose columns that cut the channels into equal groups"
             )
-        function: type[_LRNFunction] = _LRNFunctionFunctorch
-        if torch.compiler.is_compiling():
-            if can_fuse(x):
-                return _lrn_as_operator(x, n, k, scale, beta, columns)
-            function = _LRNFunction
-        return function.apply(x, n, k, scale, beta, columns)
+        if not torch.compiler.is_compiling():
+            return _LRNFunctionFunctorch.apply(x, n, k, scale, beta, columns)
+        if can_fuse(x):
+            return _lrn_as_operator(x, n, k, scale, beta, columns)
+        return formula(x, n, k, scale, beta, columns)
 
 # %% ../nbs/04_lrn.ipynb #SpatialNorm
 class SpatialNorm(nn.Module):

@@ -224,7 +224,7 @@ def _lanes(count, channels, height, width, last: tl.constexpr, block: tl.constex
     column, first = rest % width, rest // width * (height * width) + rest % width
     row_stride, column_stride = width, 1
     if last:  # neighbors in memory are neighbors among the lanes
-        column, first = rest // channels, rest
+        column, first = lane // channels % width, rest
         row_stride, column_stride = width * channels, channels
     return (image + first, column, width, column_stride), row_stride, lane < count
 
@@ -342,7 +342,7 @@ def fused_spatial_norm(
     """
     images, channels, height, width = x.shape
     count = images * channels * width
-    block = 512 if grad is None else 256
+    block = 512 if grad is None or _is_last(x) else 256
     shape = (count, channels, height, width, scale, _is_last(x), block)
     kernel = _spatial_forward if grad is None else _spatial_backward
     return _launch(kernel, (triton.cdiv(count, block),), x, grad, shape, 4)

@@ -97,8 +97,8 @@ def cases(bench):
     shapes = bench.size(SHAPES, TINY_SHAPES)
     # torch's own has no bfloat16 on a CPU
     half = torch.bfloat16 if bench.is_cuda else torch.float64
-    for norm in ("lrn", "spatial"):
-        for dtype in (half, torch.float32):
+    for dtype in (half, torch.float32):
+        for norm in ("lrn", "spatial"):
             for shape in shapes if norm == "lrn" else shapes[:1]:
                 for layout in LAYOUTS:
                     yield norm, shape, layout, dtype

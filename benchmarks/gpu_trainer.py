@@ -126,7 +126,8 @@ def run(bench):
     for name, r in bench.results["parts"].get("runs", {}).items():
         bare = bench.results["parts"].get("bare step", {}).get(str(r["batch"]))
         rate = statistics.median(r["images_per_second"])
-        share = f"{rate / statistics.median(bare):.2f}" if bare else ""
+        comparable = bare and not r["compiled"]  # the bare step is not compiled
+        share = f"{rate / statistics.median(bare):.2f}" if comparable else ""
         start, end = r["seconds_to_first_step"], r["seconds"]
         cells = (f"{rate:,.0f}", share, f"{r['waiting']:.0%}", f"{start:.1f}")
         rows.append((name, *cells, f"{end:.0f}" if end else ""))

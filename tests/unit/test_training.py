@@ -11,12 +11,14 @@ import torch
 
 from alexnet_nb.augmentation import InputTransform
 from alexnet_nb.data.packed import ImageSplit
+from alexnet_nb.dropout import dropout_masks
 from alexnet_nb.engine.config import Config, resolve
 from alexnet_nb.engine.loop import train_loop
 from alexnet_nb.engine.trainer import Trainer
+from alexnet_nb.learning import scale_width
 from alexnet_nb.model import AlexNet, initial_weights
 from alexnet_nb.recipes import RECIPES, paper, source2012
-from alexnet_nb.training import train_on_images, train_step
+from alexnet_nb.training import classification_loss, train_on_images, train_step
 
 
 def plain_losses(config, data, epochs):
@@ -99,3 +101,26 @@ def test_a_step_takes_any_model():
         torch.testing.assert_close(model.weight.detach(), weight)
         assert not loss.requires_grad
         assert not logits.requires_grad
+
+
+@pytest.mark.parametrize("name", ["paper", "source2012"])
+def test_a_compiled_network_has_the_same_gradients(name):
+    """Recorded as one graph, for the paper's layers and for those of the released code.
+
+    torch 2.11 gave conv1 and conv2 gradients of zero behind a normalization that had
+    a gradient of its own.
+    """
+    recipe = scale_width(RECIPES[name], 1 / 8, 96)
+    model = AlexNet(recipe, 10).double().train()
+    images, labels = torch.randn(4, 3, 96, 96).double() * 60, torch.arange(4)
+    masks = dropout_masks(recipe, 4, 0, 0)
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True, dynamic=False)
+    gradients = []
+    for network in (model, compiled):
+        model.zero_grad()
+        loss, _ = classification_loss(network, images, labels, masks)
+        loss.backward()
+        gradients.append([p.grad.clone() for p in model.parameters()])
+    for eager, found in zip(*gradients, strict=True):
+        assert eager.abs().max() > 0
+        torch.testing.assert_close(found, eager, rtol=1e-9, atol=1e-12)
