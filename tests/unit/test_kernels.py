@@ -65,6 +65,13 @@ def grads(layer, x, form):
     return y, *first, *second
 
 
+def assert_rounding(found, wanted):
+    """Compare with what rounding may do to a sum of numbers up to the largest."""
+    for own, plain in zip(found, wanted, strict=True):
+        largest = plain.abs().max().item()
+        torch.testing.assert_close(own, plain, rtol=1e-9, atol=1e-11 * largest)
+
+
 @pytest.mark.parametrize("side", [11, 12, 14, 15, 63, 64, 67])
 @pytest.mark.parametrize("padding", [0, 2])
 @pytest.mark.parametrize("edge", [0, 3])
@@ -74,7 +81,7 @@ def test_first_convolution_on_blocks_is_the_plain_one(side, padding, edge):
     plain = F.conv2d(F.pad(x, (0, edge, 0, edge)), *layer.parameters(), 4, padding)
     found, wanted = (grads(layer, x, form) for form in ("fast", "plain"))
     torch.testing.assert_close(found[0], plain, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-10)
+    assert_rounding(found, wanted)
 
 
 @pytest.mark.parametrize("groups", [1, 2, 3])
@@ -86,7 +93,7 @@ def test_columns_one_by_one_are_the_grouped_convolution(groups, bias, stride):
     plain = F.conv2d(x, layer.weight, layer.bias, stride, 1, groups=groups)
     found, wanted = (grads(layer, x, form) for form in ("fast", "plain"))
     torch.testing.assert_close(found[0], plain, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-10)
+    assert_rounding(found, wanted)
 
 
 class Calls(TorchDispatchMode):
