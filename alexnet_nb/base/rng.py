@@ -6,7 +6,6 @@
 __all__ = ['RANDOM_STREAM', 'random_bits', 'uniform', 'at_least', 'integers', 'normals', 'make_generator']
 
 # %% ../../nbs/engine/rng.ipynb #imports
-import functools
 import math
 from collections.abc import Sequence
 
@@ -29,11 +28,15 @@ def random_bits(
     other rows and columns are asked for, nor on the device.
     """
     first, second = (_row_keys(key, counter, rows, salt) for salt in (0, 1))
-    bits = torch.bitwise_xor(_column_keys(columns, rows.device), first[:, None])
-    bits.mul_(_MULTIPLIERS[0])
-    bits.bitwise_xor_(_shifted(bits, 15))
-    bits.add_(second[:, None]).mul_(_MULTIPLIERS[1])
-    return bits.bitwise_xor_(_shifted(bits, 16))
+    of_columns = _column_keys(columns, rows.device)
+    if torch.compiler.is_compiling() or rows.device.type != "cpu":
+        return _combine(first, second, of_columns)
+    bits = torch.empty(len(rows), len(columns), dtype=torch.int32)
+    at_once = max(1, _BLOCK // max(1, len(columns)))
+    for block in range(0, len(rows), at_once):
+        part = slice(block, block + at_once)
+        _combine(first[part], second[part], of_columns, out=bits[part])
+    return bits
 
 # %% ../../nbs/engine/rng.ipynb #bits-parts
 def _signed(value: int) -> int:
@@ -76,6 +79,7 @@ def _row_keys(
     """Compute one of the two keys of every row, int32."""
     folded = _SALTS[salt]
     for part in key:
+        part = int(f"{part}")  # torch.compile shall not hash a symbol for all seeds
         for half in (part % 2**32, part >> 32):
             folded = _mix_number(folded ^ _mix_number(half ^ 0x5BD1E995))
     step = _COUNTER_STEPS[salt]
@@ -88,19 +92,28 @@ def _row_keys(
 
 
 def _column_keys(columns: range, device: torch.device) -> torch.Tensor:
-    """Return the keys of columns, int32, from the memory of the device if they are."""
-    if torch.compiler.is_compiling():
-        return _make_column_keys(columns.start, columns.stop, device)
-    return _kept_column_keys(columns.start, columns.stop, device)
-
-
-def _make_column_keys(start: int, stop: int, device: torch.device) -> torch.Tensor:
-    """Compute the keys of columns."""
-    numbers = torch.arange(start, stop, dtype=torch.int32, device=device)
+    """Compute the keys of columns, int32."""
+    numbers = torch.arange(
+        columns.start, columns.stop, dtype=torch.int32, device=device
+    )
     return _mix(numbers * _signed(0x9E3779B9) + _signed(0x3C6EF372))
 
 
-_kept_column_keys = functools.lru_cache(maxsize=64)(_make_column_keys)
+_BLOCK = 2**17  # numbers that a processor's cache holds, 512 kB
+
+
+def _combine(
+    first: torch.Tensor,
+    second: torch.Tensor,
+    of_columns: torch.Tensor,
+    out: torch.Tensor | None = None,  # where the bits are written
+) -> torch.Tensor:
+    """Compute the bits of a table from the keys of its rows and columns."""
+    bits = torch.bitwise_xor(of_columns, first[:, None], out=out)
+    bits.mul_(_MULTIPLIERS[0])
+    bits.bitwise_xor_(_shifted(bits, 15))
+    bits.add_(second[:, None]).mul_(_MULTIPLIERS[1])
+    return bits.bitwise_xor_(_shifted(bits, 16))
 
 # %% ../../nbs/engine/rng.ipynb #uniform
 def uniform(
@@ -115,8 +128,10 @@ def at_least(
     threshold: float,  # from 0 to 1
 ) -> torch.Tensor:  # bool, of the shape of `bits`
     """Check which of the fractions of `uniform` are at least a threshold."""
-    smallest = math.ceil(threshold * 2**24) - 2**23
-    return bits >> 8 >= smallest
+    smallest = math.ceil(threshold * 2**24) * 2**8 - 2**31
+    if smallest == 2**31:  # which an int32 cannot be
+        return torch.zeros_like(bits, dtype=torch.bool)
+    return bits >= smallest
 
 # %% ../../nbs/engine/rng.ipynb #integers
 def integers(

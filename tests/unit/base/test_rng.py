@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import chi2, kstest
+from torch._dynamo.testing import CompileCounterWithBackend
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from alexnet_nb.base import rng
 from alexnet_nb.base.rng import at_least, integers, normals, random_bits, uniform
@@ -65,7 +67,52 @@ def test_rows_and_columns_are_the_same_whichever_are_asked_for():
     whole = random_bits((3, 1), 7, torch.arange(300), range(500))
     some = random_bits((3, 1), 7, torch.tensor([290, 4, 4]), range(60, 90))
     assert torch.equal(some, whole[[290, 4, 4], 60:90])
-    assert random_bits((3, 1), 7, torch.arange(0), range(5)).shape == (0, 5)
+    for rows, columns in ((0, 5), (5, 0)):
+        empty = random_bits((3, 1), 7, torch.arange(rows), range(columns))
+        assert empty.shape == (rows, columns)
+
+
+@pytest.mark.parametrize("numbers", [1, 70, 1000, 2**17])
+def test_the_size_of_a_block_changes_nothing(monkeypatch, numbers):
+    """A block is a part of a row, some rows, or the whole table."""
+    monkeypatch.setattr(rng, "_BLOCK", numbers)
+    bits = random_bits((3, 1), 7, torch.arange(5, 28), range(3, 73))
+    for row, column in ((0, 0), (1, 1), (13, 69), (14, 0), (22, 69)):
+        expected = one_number((3, 1), 7, row + 5, column + 3)
+        assert bits[row, column].item() == expected
+
+
+@pytest.mark.slow
+def test_compiled_they_are_the_same():
+    """As one graph, which is for any number of rows and every step."""
+    backend = CompileCounterWithBackend("inductor")
+    compiled = torch.compile(random_bits, fullgraph=True, backend=backend)
+    for count, step in ((33, 7), (33, 8), (200, 2**31 + 9)):
+        rows = torch.arange(count)
+        torch._dynamo.mark_dynamic(rows, 0)
+        arguments = ((3, 1), torch.tensor(step), rows, range(60, 700))
+        assert torch.equal(compiled(*arguments), random_bits(*arguments))
+    assert backend.frame_count == 1
+
+
+def test_compiled_for_one_seed_and_called_with_another():
+    """The second time, torch.compile would make a symbol of it, and hash that."""
+
+    def bits_of(seed, rows):
+        return random_bits((seed, 1), 7, rows, range(5))
+
+    compiled = torch.compile(bits_of, fullgraph=True, backend="eager")
+    for seed in (3, 4, 2**40 + 7, 3):
+        rows = torch.arange(9)
+        assert torch.equal(compiled(seed, rows), bits_of(seed, rows))
+
+
+def test_tensors_without_numbers_leave_no_trace():
+    """A tool that follows shapes alone, as an estimate of memory does."""
+    arguments = ((3, 1), 7, torch.arange(9), range(17, 52))
+    with FakeTensorMode() as mode:
+        random_bits(*arguments[:2], mode.from_tensor(arguments[2]), arguments[3])
+    assert random_bits(*arguments)[0, 0].item() == one_number((3, 1), 7, 0, 17)
 
 
 # ------------------------------------------------------------ what is made of them
@@ -210,5 +257,4 @@ WEAKENED = {
 def test_a_weaker_hash_would_be_found_out(monkeypatch, how):
     name, value = WEAKENED[how]
     monkeypatch.setattr(rng, name, value)
-    monkeypatch.setattr(rng, "_kept_column_keys", rng._make_column_keys)
     assert max(check_neighbors(table()).values()) > LIMIT
