@@ -79,7 +79,8 @@ def _row_keys(
     """Compute one of the two keys of every row, int32."""
     folded = _SALTS[salt]
     for part in key:
-        part = int(f"{part}")  # torch.compile shall not hash a symbol for all seeds
+        # keys of a dict are numbers, where torch.compile may have made a symbol of one
+        (part,) = {part: None}
         for half in (part % 2**32, part >> 32):
             folded = _mix_number(folded ^ _mix_number(half ^ 0x5BD1E995))
     step = _COUNTER_STEPS[salt]
