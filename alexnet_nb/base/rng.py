@@ -30,12 +30,12 @@ def random_bits(
     first, second = (_row_keys(key, counter, rows, salt) for salt in (0, 1))
     of_columns = _column_keys(columns, rows.device)
     if torch.compiler.is_compiling() or rows.device.type != "cpu":
-        return _combine(first, second, of_columns)
+        return _combine(first, second, *of_columns)
     bits = torch.empty(len(rows), len(columns), dtype=torch.int32)
     at_once = max(1, _BLOCK // max(1, len(columns)))
     for block in range(0, len(rows), at_once):
         part = slice(block, block + at_once)
-        _combine(first[part], second[part], of_columns, out=bits[part])
+        _combine(first[part], second[part], *of_columns, out=bits[part])
     return bits
 
 # %% ../../nbs/engine/rng.ipynb #bits-parts
@@ -50,6 +50,7 @@ _MIXERS = (_signed(0x7FEB352D), _signed(0x846CA68B))
 _ROW_STEPS = (_signed(0xC2B2AE3D), _signed(0x27D4EB2F))
 _COUNTER_STEPS = (_signed(0x165667B1), _signed(0xD6E8FEB9))
 _SALTS = (0x243F6A88, 0x85A308D3)
+_COLUMN_SALTS = (_signed(0x3C6EF372), _signed(0xDAA66D2B))
 
 
 def _shifted(x: torch.Tensor, places: int) -> torch.Tensor:
@@ -92,28 +93,33 @@ def _row_keys(
     return _mix(rows.to(torch.int32) * _ROW_STEPS[salt] + offset)
 
 
-def _column_keys(columns: range, device: torch.device) -> torch.Tensor:
-    """Compute the keys of columns, int32."""
+def _column_keys(
+    columns: range, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Compute the two keys of every column, int32; the second is odd."""
     numbers = torch.arange(
         columns.start, columns.stop, dtype=torch.int32, device=device
     )
-    return _mix(numbers * _signed(0x9E3779B9) + _signed(0x3C6EF372))
+    numbers *= _signed(0x9E3779B9)
+    first, second = (_mix(numbers + salt) for salt in _COLUMN_SALTS)
+    return first, second | 1
 
 
-_BLOCK = 2**17  # numbers that a processor's cache holds, 512 kB
+_BLOCK = 2**15 - 1  # numbers that torch computes in one thread, and a cache holds
 
 
 def _combine(
     first: torch.Tensor,
     second: torch.Tensor,
-    of_columns: torch.Tensor,
+    first_of_columns: torch.Tensor,
+    second_of_columns: torch.Tensor,
     out: torch.Tensor | None = None,  # where the bits are written
 ) -> torch.Tensor:
     """Compute the bits of a table from the keys of its rows and columns."""
-    bits = torch.bitwise_xor(of_columns, first[:, None], out=out)
+    bits = torch.bitwise_xor(first_of_columns, first[:, None], out=out)
     bits.mul_(_MULTIPLIERS[0])
     bits.bitwise_xor_(_shifted(bits, 15))
-    bits.add_(second[:, None]).mul_(_MULTIPLIERS[1])
+    bits.addcmul_(second[:, None], second_of_columns).mul_(_MULTIPLIERS[1])
     return bits.bitwise_xor_(_shifted(bits, 16))
 
 # %% ../../nbs/engine/rng.ipynb #uniform
