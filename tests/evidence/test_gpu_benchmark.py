@@ -11,7 +11,7 @@ import torch
 
 from alexnet_nb.model import AlexNet
 from alexnet_nb.recipes import RECIPES
-from helpers import PATIENCE, ROOT
+from helpers import LONG, PATIENCE, ROOT
 
 TABLES = [f"benchmarks/{name}.md" for name in ("step-cpu", "lrn", "data")]
 GROUPS = ("tests", "lrn", "step", "trainer", "pipeline", "precision")
@@ -31,7 +31,7 @@ def run(*options):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.skipif(not LONG, reason="two minutes: set ALEXNET_NB_LONG=1")
 def test_every_part_runs_on_a_cpu(tmp_path):
     """In a file of its own, with a number for each thing that the page shows."""
     done = run("--out", tmp_path)
@@ -112,7 +112,7 @@ def test_a_part_that_fails_is_recorded_and_the_next_goes_on(tmp_path):
 def test_there_is_no_part_of_another_name(tmp_path):
     done = run("--parts", "speed")
     assert done.returncode == 2
-    assert "--parts: got ['speed'], expected some of tests, lrn" in done.stderr
+    assert "--parts: got ['speed'], expected some of lrn, step" in done.stderr
 
 
 def test_the_smoke_test_overwrites_no_measurement():
