@@ -101,7 +101,10 @@ class JpegArray(_PickledByPath):
             numbers = np.arange(len(self))[rows]
             files = [torch.from_numpy(self._file(row)) for row in numbers]
             with suppress(RuntimeError):
-                images = torch.stack(decoder(files, device=device))
+                decoded = decoder(files, device=device)
+                images = torch.stack(decoded)
+                # before they are freed: the decoder writes on a stream of its own
+                torch.cuda.current_stream(images.device).synchronize()
                 if images.shape[1:] == self.shape[1:]:
                     return images
         return torch.from_numpy(self[rows]).to(device)

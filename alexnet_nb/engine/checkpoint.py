@@ -281,6 +281,7 @@ def load_checkpoint(trainer: Trainer, path: Path) -> None:
         group["lr"] = rates.get(group["name"], rates["biases"])
     if trainer.scaler is not None:
         trainer.scaler.load_state_dict(state["scaler"])
+    trainer.replay = None  # a captured step would go on with the momentum before
     trainer.step = state["step"]
     trainer.val_errors = state["val_errors"]
 

@@ -123,7 +123,7 @@ class StagingBuffers:
             torch.empty(shape, dtype=torch.uint8, device=device),
             torch.empty(shape[0], dtype=torch.int64, device=device),
             torch.cuda.Event() if self.is_cuda else None,
-            torch.cuda.Event() if self.is_cuda else None,
+            torch.cuda.Event(blocking=True) if self.is_cuda else None,
         )
 
     def copy_stream(self) -> AbstractContextManager:
@@ -141,6 +141,8 @@ class StagingBuffers:
         JPEGs cross as they are, and are decoded there. Return images and labels on the
         device, to be read after `wait`, and the slot.
         """
+        if self.stream is not None:
+            torch.cuda.set_device(self.stream.device)  # a thread begins on the first
         index = number % len(self.slots)
         slot = self.slots[index]
         if slot.free is not None:

@@ -150,6 +150,7 @@ def verify_processes(trainer: Trainer) -> None:
         trainer.recipe,
         trainer.config.seed,
         epoch=0,
+        device=trainer.params_device,
     )
     if trainer.column is not None:
         verify_columns(trainer, params)

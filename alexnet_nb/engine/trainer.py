@@ -117,6 +117,9 @@ class Trainer:
         )
         self.step_on_device = torch.zeros((), dtype=torch.int64, device=self.device)
         self.step = 0  # training steps so far
+        if self.scaler is not None:
+            # fused SGD would leave momentum unwritten where the first step overflows
+            self.step_state()
         self.unread: list[torch.Tensor] = []  # metrics of steps, still on the device
         self.replay: Callable[[], object] | None = None  # of a captured step
         self.inputs: torch.Tensor | None = None  # of the network; None: wherever
@@ -244,7 +247,10 @@ class Trainer:
         n = 1
         if self.compiles:  # for one size of a batch
             n = len(range(*self.shard(0).rows.indices(self.shard(0).of)))
-        zeros = self.transform.mean.new_zeros(n, 3, crop_size, crop_size)
+        if self.inputs is None:
+            zeros = self.transform.mean.new_zeros(n, 3, crop_size, crop_size)
+        else:  # of the type and in the layout of every batch
+            zeros = self.inputs[:n].zero_()
         labels = torch.zeros(n, dtype=torch.int64, device=self.device)
         loss, _ = self.compute_loss(self.ddp_model, zeros, labels, shard_batch(n))
         loss.backward()
@@ -320,7 +326,10 @@ class Trainer:
         """
         network: Any = getattr(model, "module", model)  # behind DDP
         column = network.column
-        masks = self.draw_masks(
+        draw_masks = self.draw_masks
+        if shard.of < self.config.batch_size:
+            draw_masks = dropout_masks  # which would have to be compiled once more
+        masks = draw_masks(
             self.recipe,
             shard.of,
             self.config.seed,
@@ -370,7 +379,12 @@ class Trainer:
 
             self.replay = capture(step, self.step_state())
             self.captured_metrics = result
+            self.captured_grads = [p.grad for p in self.model.parameters()]
         self.replay()
+        for parameter, grad in zip(
+            self.model.parameters(), self.captured_grads, strict=True
+        ):
+            parameter.grad = grad  # a short batch has put others in their place
         return self.captured_metrics.clone()
 
     def step_on(

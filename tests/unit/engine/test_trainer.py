@@ -15,9 +15,11 @@ from alexnet_nb.augmentation import (
 from alexnet_nb.data.datasets import load_dataset
 from alexnet_nb.data.packed import ImageSplit
 from alexnet_nb.engine.config import Config, resolve
+from alexnet_nb.engine.distributed import shard_batch
 from alexnet_nb.engine.loader import load_images, prefetch
 from alexnet_nb.engine.loop import train_loop
 from alexnet_nb.engine.trainer import Trainer
+from alexnet_nb.learning import learning_rates
 from alexnet_nb.recipes import paper, torchvision
 
 
@@ -134,3 +136,18 @@ def test_torchvision_trains(trainer):
     )
     assert w.recipe.crop_rule == torchvision.crop_rule
     assert len({tuple(s) for s in draws.shapes.tolist()}) > 100
+
+
+def test_a_first_step_that_overflows_changes_nothing(trainer):
+    """In float16 it is left out; and the momentum is zero, not what memory held."""
+    w = trainer(recipe="paper", width_mult=1 / 16, precision="float16")
+    w.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**60)
+    w.set_rates(learning_rates(w.recipe, 0))
+    before = [p.detach().clone() for p in w.model.parameters()]
+    images, labels = torch.randn(8, 3, 64, 64) * 60, torch.arange(8)
+    w.step_on(images, labels, shard_batch(8))
+    assert w.scaler.get_scale() == 2.0**59
+    for parameter, value in zip(w.model.parameters(), before, strict=True):
+        assert torch.equal(parameter, value)
+        momentum = w.optimizer.state[parameter]["momentum_buffer"]
+        assert torch.equal(momentum, torch.zeros_like(momentum))
