@@ -49,11 +49,34 @@ def read_images_into(
         else:
             numbers = np.arange(len(split))[rows]
             split.images.decode_into(buffer.numpy(), numbers)
-    elif isinstance(rows, slice):
-        np.copyto(buffer.numpy(), split.images[rows])
     else:
-        # "clip", because "raise" would gather the images somewhere else first
-        np.take(split.images, rows, axis=0, out=buffer.numpy(), mode="clip")
+        _copy_rows(buffer.numpy(), split.images, rows)
+
+# %% ../../nbs/engine/loader.ipynb #copy-rows
+_LARGE = 2**26  # bytes; more are copied by several threads
+_COPY_THREADS = 4
+
+
+def _copy_rows(out: np.ndarray, images: np.ndarray, rows: slice | np.ndarray) -> None:
+    """Copy raw images; one thread could not keep up with a large batch."""
+    threads = _COPY_THREADS if out.nbytes > _LARGE else 1
+    if isinstance(rows, slice):
+        first = range(len(images))[rows].start
+    bounds = [len(out) * i // threads for i in range(threads + 1)]
+
+    def copy(start: int, stop: int) -> None:
+        if isinstance(rows, slice):
+            np.copyto(out[start:stop], images[first + start : first + stop])
+        else:
+            # "clip", because "raise" would gather the images somewhere else first
+            part = rows[start:stop]
+            np.take(images, part, axis=0, out=out[start:stop], mode="clip")
+
+    if threads == 1:
+        copy(*bounds)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(copy, bounds[:-1], bounds[1:]))
 
 # %% ../../nbs/engine/loader.ipynb #prefetch
 _Batch = TypeVar("_Batch")

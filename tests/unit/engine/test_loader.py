@@ -8,6 +8,7 @@ import torch
 
 from alexnet_nb.augmentation import sample_augment_params
 from alexnet_nb.data.packed import ImageSplit, verify
+from alexnet_nb.engine import loader
 from alexnet_nb.engine.loader import StagingBuffers, prefetch, read_images_into
 from helpers import ROOT
 from helpers.runs import begin
@@ -23,7 +24,9 @@ def split():
 
 
 @pytest.mark.parametrize("rows", ROWS, ids=str)
-def test_images_are_read_into_a_buffer(split, rows):
+@pytest.mark.parametrize("large", [2**26, 0], ids=["one thread", "four threads"])
+def test_images_are_read_into_a_buffer(split, rows, large, monkeypatch):
+    monkeypatch.setattr(loader, "_LARGE", large)
     expected = split.images[rows]
     buffer = torch.full(expected.shape, 7, dtype=torch.uint8)
     read_images_into(buffer, split, rows)
