@@ -94,7 +94,7 @@ def show_on_page(results):
     assert "| float16 |" in shown["precision"]
 
 
-@pytest.mark.slow
+@pytest.mark.skipif(not LONG, reason="half a minute: set ALEXNET_NB_LONG=1")
 def test_a_part_that_fails_is_recorded_and_the_next_goes_on(tmp_path):
     """A data set that is not there; the numbers measured without it are kept."""
     done = run(
