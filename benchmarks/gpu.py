@@ -1,4 +1,4 @@
-"""Measure what a GPU does with this package, in one command and under nine minutes.
+"""Measure what a GPU does with this package, in one command and at most nine minutes.
 
 It runs tests/gpu and the tables of the page Performance, prints them, and writes
 results/benchmarks/gpu-*.json. Each group of parts is a process of its own, which saves

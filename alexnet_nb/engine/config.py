@@ -183,16 +183,16 @@ def validate_values(config: Config) -> None:
         f"one of {', '.join(trainable)}, lab-ID",
     )
     check("precision", config.precision in DTYPES, f"one of {', '.join(DTYPES)}")
-    together = config.gpus == 1 or config.data_parallel
+    holds_both_columns = config.gpus == 1 or config.data_parallel
     check(
         "precision",
-        together or config.precision != "float16",
+        holds_both_columns or config.precision != "float16",
         "bfloat16, or float16 with gpus=1 or data_parallel=True: the two columns of a"
         " pair would scale their gradients each by itself",
     )
     check(
         "compile",
-        together or not config.compile,
+        holds_both_columns or not config.compile,
         "None or False, or data_parallel=True: a network whose columns exchange"
         " activations is not compiled",
     )

@@ -60,13 +60,11 @@ _COPY_THREADS = 4
 def _copy_rows(out: np.ndarray, images: np.ndarray, rows: slice | np.ndarray) -> None:
     """Copy raw images; one thread could not keep up with a large batch."""
     threads = _COPY_THREADS if out.nbytes > _LARGE else 1
-    if isinstance(rows, slice):
-        first = range(len(images))[rows].start
     bounds = [len(out) * i // threads for i in range(threads + 1)]
 
     def copy(start: int, stop: int) -> None:
         if isinstance(rows, slice):
-            np.copyto(out[start:stop], images[first + start : first + stop])
+            np.copyto(out[start:stop], images[rows][start:stop])
         else:
             # "clip", because "raise" would gather the images somewhere else first
             part = rows[start:stop]

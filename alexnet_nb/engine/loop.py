@@ -96,7 +96,7 @@ def train_epoch(
     left = range(trainer.step % steps, min(steps, last - epoch * steps))
     load = partial(trainer.load_batch, order, params)
     begin = time.perf_counter()
-    for batch in prefetch(load, left, trainer.prefetch_threads()):
+    for batch in prefetch(load, left, trainer.prefetch_threads):
         waited = time.perf_counter() - begin
         n = trainer.shard(trainer.step % steps).of
         trainer.train_step(*trainer.to_network_input(batch, trainer.rates["color"]))

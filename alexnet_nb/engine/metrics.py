@@ -91,9 +91,8 @@ class MetricsLogger:
         """
         self.unread.append((images, data_seconds))
         trainer = self.trainer
-        in_epoch = trainer.step % trainer.steps_per_epoch
-        if in_epoch % trainer.read_interval and in_epoch:
-            return False
+        if trainer.step % trainer.steps_per_epoch % trainer.read_interval:
+            return False  # at the end of an epoch it is 0
         self.read()
         return not self.rows
 

@@ -267,6 +267,7 @@ class Trainer:
         """Return where the random choices of an epoch are needed."""
         return torch.device("cpu") if self.staging is None else self.device
 
+    @property
     def prefetch_threads(self) -> int:
         """Return how many threads read the next batches."""
         return 1 if self.staging is None else _LOADER_THREADS

@@ -36,7 +36,7 @@ def measure_validation(
     batches = range(math.ceil(n / trainer.config.batch_size))
     load = partial(_load_batch, trainer, n)
     trainer.model.eval()
-    for images, labels, slot in prefetch(load, batches, trainer.prefetch_threads()):
+    for images, labels, slot in prefetch(load, batches, trainer.prefetch_threads):
         if not len(labels):
             continue  # the share of another replica
         if trainer.staging is not None:

@@ -262,14 +262,19 @@ def test_a_run_has_the_same_bits_again_and_resumed(device, tmp_path, precision):
 
 @pytest.mark.distributed
 @pytest.mark.parametrize("data_parallel", [0, 1], ids=["columns", "data_parallel"])
-def test_two_processes_on_one_device_agree_with_one(device, data_parallel):
-    """Over gloo: the exchange of the columns and the mean of gradients."""
+@pytest.mark.parametrize("precision", ["float64", "float32"])
+def test_two_processes_on_one_device_agree_with_one(device, data_parallel, precision):
+    """Over gloo: the exchange of the columns and the mean of gradients.
+
+    In float32, a GPU crops the images itself.
+    """
     where = "cuda:0" if device == "cuda" else "cpu"
     with tempfile.TemporaryDirectory() as store:
         environment = worker_environment(plan_placement(2, num_devices=0), store)
         script = ROOT / "tests/helpers/on_device.py"
+        arguments = [where, str(data_parallel), "5", precision]
         done = subprocess.run(
-            [*torchrun_command(2, store), script, where, str(data_parallel), "5"],
+            [*torchrun_command(2, store), script, *arguments],
             env=environment | {"OMP_NUM_THREADS": "1"},
             capture_output=True,
             text=True,
@@ -278,7 +283,7 @@ def test_two_processes_on_one_device_agree_with_one(device, data_parallel):
     assert done.returncode == 0, done.stderr
     gaps = json.loads(done.stdout.splitlines()[-1])
     assert len(gaps) == 1 + 16
-    assert max(gaps.values()) <= 1e-10
+    assert max(gaps.values()) <= (1e-10 if precision == "float64" else 1e-3)
 
 
 def test_jpegs_are_decoded_for_a_device(device):

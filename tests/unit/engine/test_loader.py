@@ -78,7 +78,7 @@ def test_input_made_on_the_device_equals_that_of_the_processor(
         params = sample_augment_params(n, max_offset, trainer.recipe, 3, 5)
         load = partial(trainer.load_batch, None, params)
         made = []
-        threads = trainer.prefetch_threads()
+        threads = trainer.prefetch_threads
         for batch in prefetch(load, range(trainer.steps_per_epoch), threads):
             images, labels = trainer.to_network_input(batch, color_noise=True)
             made.append((images.clone(), labels.clone()))
