@@ -187,9 +187,9 @@ def can_fuse(x: torch.Tensor, grad: torch.Tensor | None = None) -> bool:
 # %% ../nbs/engine/kernels.ipynb #forms
 _HALF = (torch.bfloat16, torch.float16)
 # The devices and precisions with a faster form, from benchmarks/forms.py on a CPU.
-# For CUDA from a prototype (results/gpu/levers.json): on an H100, bfloat16, a training
-# step of 1,024 images, grouped convolutions 24,395 images a second, the first as blocks
-# 30,573, also one convolution a column 33,468. float32 and TF32 were not timed there.
+# For CUDA from benchmarks/gpu.py: on an H100, bfloat16, training steps of 1,024 images,
+# grouped convolutions 22,048 images a second, the first as blocks 27,202, also one
+# convolution a column 31,072. float32 and TF32 were timed in these forms alone.
 _BLOCKS = {"cuda": (*_HALF, torch.float32), "cpu": (torch.bfloat16,)}
 _COLUMNS: dict[str, tuple[torch.dtype, ...]] = {"cuda": (*_HALF, torch.float32)}
 

@@ -244,8 +244,11 @@ class SpatialNorm(nn.Module):
 
 def _spatial_formula(x: torch.Tensor) -> torch.Tensor:
     w = _to_float32(x)
+    squares = w.square()
+    if squares.is_cuda:  # torch 2.11: wrong gradient of channels last (issue 188344)
+        squares = squares.contiguous()
     # zeros beyond the edge, divided by 25 everywhere
-    mean = F.avg_pool2d(w.square(), 5, stride=1, padding=2)
+    mean = F.avg_pool2d(squares, 5, stride=1, padding=2)
     return (w * _inverse_power(1 + 0.001 * mean, 0.75)).to(x.dtype)
 
 # %% ../nbs/04_lrn.ipynb #spatial-function

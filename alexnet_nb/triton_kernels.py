@@ -310,7 +310,9 @@ def _spatial_backward(
     a = (zero, zero, zero, zero, zero)
     b, c, d = a, a, a
     a5, b5, c5, d5 = zero, zero, zero, zero
-    p0, p1 = zero, zero
+    # two zeros, not one twice: Triton would take p0, which becomes p1, for a constant
+    p0 = tl.zeros((block,), tl.float32)
+    p1 = tl.zeros((block,), tl.float32)
     for row in range(0, height + 4):
         e = _row_sums(x, lanes, row * stride, exists & (row < height))
         total, p2 = zero, zero

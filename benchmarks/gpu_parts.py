@@ -24,7 +24,16 @@ TESTS = "tests/gpu"
 
 def run_tests(bench):
     """Run tests/gpu with pytest; keep its counts, and the names of what failed."""
-    command = [sys.executable, "-m", "pytest", TESTS, "-v", "-rfE", "--color=no"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        TESTS,
+        "-v",
+        "-rfE",
+        "--color=no",
+        "--tb=short",
+    ]
     command += ["-m", "gpu"] if bench.is_cuda else []  # the rest runs everywhere
     if bench.tiny:  # they have been run by whoever runs the smoke test
         command.append("--collect-only")

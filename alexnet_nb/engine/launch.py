@@ -100,7 +100,8 @@ def set_up_cuda(precision: str) -> None:
     torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    # the same as use_deterministic_algorithms, which imports the compiler for seconds
+    torch.set_deterministic_debug_mode("warn")
     # Filling new memory costs time and changes nothing here.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore
 

@@ -97,7 +97,8 @@ def train_epoch(
     load = partial(trainer.load_batch, order, params)
     begin = time.perf_counter()
     for batch in prefetch(load, left, trainer.prefetch_threads):
-        waited = time.perf_counter() - begin
+        # while a GPU still computes, a late batch costs nothing
+        waited = time.perf_counter() - begin if trainer.is_idle else 0.0
         n = trainer.shard(trainer.step % steps).of
         trainer.train_step(*trainer.to_network_input(batch, trainer.rates["color"]))
         is_written = metrics.add(n, waited)

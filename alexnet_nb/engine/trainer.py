@@ -187,6 +187,13 @@ class Trainer:
             return interval
         return interval * math.ceil(_READ_STEPS / interval)
 
+    @property
+    def is_idle(self) -> bool:
+        """Check whether the device has done all that it was asked to do."""
+        if self.device.type == "cpu":
+            return True
+        return torch.cuda.current_stream(self.device).query()
+
     def log(self, message: str, mark: str = ":") -> None:
         """Print a line for the notebook.
 

@@ -69,6 +69,7 @@ def main():
     device, data_parallel = sys.argv[1], sys.argv[2] == "1"
     settings = (data_parallel, int(sys.argv[3]), sys.argv[4])
     torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.allow_tf32 = False  # as in a run whose precision is float32
     mesh = init_distributed(2, data_parallel, "cpu")  # which is gloo
     many, losses = train(mesh, device, *settings)
     if dist.get_rank() == 0:
