@@ -41,7 +41,14 @@ FLOORS = [
         "data.journal",
     },
     {"lab", "preprocessing", "model", "augmentation", "dropout", "learning"},
-    {"data.packed", "data.sources", "data.packing", "data.datasets", "training"},
+    {
+        "data.packed",
+        "data.sources",
+        "data.packing",
+        "data.datasets",
+        "training",
+        "weights",
+    },
     {
         "engine.config",
         "engine.distributed",

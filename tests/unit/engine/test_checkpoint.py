@@ -132,9 +132,9 @@ def test_a_checkpoint_in_the_background_holds_what_was_at_its_step(
     may_write = threading.Event()
     write = checkpoint.write_tensors
 
-    def wait_then_write(path, tensors):
+    def wait_then_write(path, *tensors):
         assert may_write.wait(60)
-        write(path, tensors)
+        write(path, *tensors)
 
     monkeypatch.setattr(checkpoint, "write_tensors", wait_then_write)
     shutil.rmtree(tmp_path / "checkpoints")
