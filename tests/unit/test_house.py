@@ -66,6 +66,7 @@ FLOORS = [
         "engine.report",
     },
     {"evaluation", "qualitative"},
+    {"predict"},
 ]
 
 
