@@ -67,13 +67,22 @@ def parse_parameters(
 
 # %% ../../nbs/engine/config.ipynb #suggest
 def _notebook_parameters(namespace: dict[str, Any]) -> dict[str, Any]:
-    """Return the variables that hold plain values, which may be parameters."""
+    """Return the variables that hold plain values, which may be parameters.
+
+    Where a `Config` is among the variables, they were read before, and later cells have
+    left variables of their own; only what looks like a parameter is then taken for one.
+    """
     plain_types = (type(None), bool, int, float, str, list, tuple, dict)
+    was_read = any(isinstance(value, Config) for value in namespace.values())
+    known_names = [*(f.name for f in fields(Config)), *_OLD_NAMES]
     parameters = {}
     for name, value in namespace.items():
         is_jupyters_own = name.startswith("_") or name in ("In", "Out")
-        if not is_jupyters_own and isinstance(value, plain_types):
-            parameters[name] = value
+        if is_jupyters_own or not isinstance(value, plain_types):
+            continue
+        if was_read and not difflib.get_close_matches(name, known_names, 1, 0.8):
+            continue
+        parameters[name] = value
     return parameters
 
 
