@@ -116,10 +116,11 @@ def main() -> None:
         options = rename_parameters(options)
         config = _config_from_options(options)
         if not TORCHRUN_VARS & os.environ.keys():
-            print(f"the run is in {train(config, shell=True)}")
+            print(f"the run is in {train(config)}")
             return
         config, placement = config_from_torchrun(config, options.get("gpus"))
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stopped:
+        print(stopped, flush=True)
         sys.exit(130)
     except (ValueError, OSError, RuntimeError) as error:
         if os.environ.get("LOCAL_RANK", "0") == "0":  # once on every machine

@@ -7,6 +7,7 @@ __all__ = ['TYPE_NAMES', 'DTYPES', 'AUTOCAST_DTYPES', 'Config', 'parse_parameter
            'validate_values', 'validate_recipe', 'RunConfig', 'data_defaults', 'require_trainable', 'resolve']
 
 # %% ../../nbs/engine/config.ipynb #imports
+import contextlib
 import difflib
 import math
 import warnings
@@ -66,13 +67,22 @@ def parse_parameters(
 
 # %% ../../nbs/engine/config.ipynb #suggest
 def _notebook_parameters(namespace: dict[str, Any]) -> dict[str, Any]:
-    """Return the variables that hold plain values, which may be parameters."""
+    """Return the variables that hold plain values, which may be parameters.
+
+    Where a `Config` is among the variables, they were read before, and later cells have
+    left variables of their own; only what looks like a parameter is then taken for one.
+    """
     plain_types = (type(None), bool, int, float, str, list, tuple, dict)
+    was_read = any(isinstance(value, Config) for value in namespace.values())
+    known_names = [*(f.name for f in fields(Config)), *_OLD_NAMES]
     parameters = {}
     for name, value in namespace.items():
         is_jupyters_own = name.startswith("_") or name in ("In", "Out")
-        if not is_jupyters_own and isinstance(value, plain_types):
-            parameters[name] = value
+        if is_jupyters_own or not isinstance(value, plain_types):
+            continue
+        if was_read and not difflib.get_close_matches(name, known_names, 1, 0.8):
+            continue
+        parameters[name] = value
     return parameters
 
 
@@ -93,19 +103,22 @@ def coerce(
 ) -> Any:
     """Return a value as the type of its parameter, where nothing is lost by that.
 
-    Raises `ValueError` naming the parameter for a value of another type.
+    A number, True, False and None may be given as text. Raises `ValueError` naming the
+    parameter for a value of another type.
     """
     types = get_args(field_type) or (field_type,)
-    if value is None and type(None) in types:
-        return value
-    if types[0] is bool and str(value).lower() in ("true", "false"):
-        return str(value).lower() == "true"
+    word = str(value).strip().lower()
+    if type(None) in types and word in ("none", "null"):
+        return None
+    if types[0] is bool and word in ("true", "false"):
+        return word == "true"
     if types[0] is str and isinstance(value, str):
         return value
-    if types[0] is float and _is_number(value):
-        return float(value)
-    if types[0] is int and _is_number(value) and value == int(value):
-        return int(value)
+    number = _read_number(value)
+    if types[0] is float and number is not None:
+        return float(number)
+    if types[0] is int and number is not None and number == int(number):
+        return int(number)
     expected = " or ".join(TYPE_NAMES.get(t, t.__name__) for t in types)
     raise ValueError(f"{name}: got {value!r}, expected {expected}")
 
@@ -117,11 +130,17 @@ TYPE_NAMES = {
 }
 
 
-def _is_number(value: Any) -> bool:
-    """Is this a finite number? True and False are none."""
+def _read_number(value: Any) -> int | float | None:
+    """Return a finite number, also where it is given as text, else None.
+
+    True and False are no numbers.
+    """
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            value = float(value)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return False
-    return math.isfinite(value)
+        return None
+    return value if math.isfinite(value) else None
 
 # %% ../../nbs/engine/config.ipynb #old-names
 _OLD_NAMES = {

@@ -61,6 +61,7 @@ FLOORS = [
         "engine.checkpoint",
         "engine.verify",
         "engine.loop",
+        "engine.frontend",
         "engine.launch",
         "engine.cli",
         "engine.report",
