@@ -103,7 +103,7 @@ they were before. The first process makes the folder and packs the data; the fir
 of every other machine packs them once more where the machines do not share a cache
 (ALEXNET_NB_CACHE). A run that is started again resumes from its last checkpoint.
 --resume needs --out-dir only: every other option is then what the run was started
-with."""
+with. --epochs and --lr may be given anew; the schedule follows the new epochs."""
 
 # %% ../../nbs/engine/cli.ipynb #main-1
 def main() -> None:

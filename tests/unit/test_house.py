@@ -45,6 +45,7 @@ FLOORS = [
     {
         "engine.config",
         "engine.distributed",
+        "engine.resume",
         "engine.run_dir",
         "engine.loader",
         "engine.capture",
