@@ -266,7 +266,13 @@ def pack_data(config: Config) -> Path:
         print(f"{LINE_MARK}{line}", flush=True)
 
     image_size = resolve(config).image_size
-    data = load_dataset(config.data, image_size, config.batch_size, progress=print_line)
+    data = load_dataset(
+        config.data,
+        image_size,
+        config.batch_size,
+        progress=print_line,
+        val_share=config.val_share,
+    )
     return data.path
 
 # %% ../../nbs/engine/cli.ipynb #started_again

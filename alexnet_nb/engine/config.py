@@ -30,6 +30,7 @@ class Config:
     gpus: int = 1  # 2: one column on each; 4, 6, …: pairs of columns share the batch
     data_parallel: bool = False  # both columns on every GPU; the GPUs share the batch
     data: str = "digits"  # or cifar10, imagenette, a folder of images, ILSVRC-2012
+    val_share: float | None = None  # for validation; None: as split, or a tenth
     recipe: str = "source2012"  # or paper, caffe, another of RECIPES, lab-150 …
     width_mult: float | None = None  # share of kernels and units; None: 1, digits 0.25
     image_size: int | None = None  # side of stored images, pixels; None: 256, digits 72
@@ -196,6 +197,8 @@ def validate_values(config: Config) -> None:
         "None or False, or data_parallel=True: a network whose columns exchange"
         " activations is not compiled",
     )
+    share = config.val_share
+    check("val_share", share is None or 0 < share < 1, "a number between 0 and 1")
     check("seed", 0 <= config.seed < 2**32, "a number from 0 to 2**32 - 1")
     for name in ("width_mult", "image_size", "crop_size", "epochs", "batch_size", "lr"):
         value = getattr(config, name)
@@ -254,6 +257,7 @@ class RunConfig:
     gpus: int
     data_parallel: bool
     data: str
+    val_share: float | None  # None: as the data are split, or a tenth
     recipe: str
     width_mult: float
     image_size: int

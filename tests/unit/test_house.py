@@ -41,7 +41,14 @@ FLOORS = [
         "data.journal",
     },
     {"lab", "preprocessing", "model", "augmentation", "dropout", "learning"},
-    {"data.packed", "data.sources", "data.packing", "data.datasets", "training"},
+    {
+        "data.splitting",
+        "data.packed",
+        "data.sources",
+        "data.packing",
+        "data.datasets",
+        "training",
+    },
     {
         "engine.config",
         "engine.distributed",
