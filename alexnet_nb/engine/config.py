@@ -17,10 +17,10 @@ from typing import Any, get_args
 
 import torch
 
-from ..lab import LAB_IDS, get_recipe
+from .recipe_text import parse_recipe, split_recipe
 from ..learning import scale_width
 from ..model import layer_specs
-from ..recipes import RECIPES, Recipe
+from ..recipes import Recipe
 
 # %% ../../nbs/engine/config.ipynb #Config
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Config:
     data_parallel: bool = False  # both columns on every GPU; the GPUs share the batch
     data: str = "digits"  # or cifar10, imagenette, a folder of images, ILSVRC-2012
     val_share: float | None = None  # for validation; None: as split, or a tenth
-    recipe: str = "source2012"  # or paper, caffe, another of RECIPES, lab-150 …
+    recipe: str = "source2012"  # or paper, caffe, lab-150 …; "caffe, hflip=False"
     width_mult: float | None = None  # share of kernels and units; None: 1, digits 0.25
     image_size: int | None = None  # side of stored images, pixels; None: 256, digits 72
     crop_size: int | None = None  # side of the input, pixels; None: in proportion
@@ -177,12 +177,6 @@ def validate_values(config: Config) -> None:
         config.gpus == 1 or (config.gpus > 1 and in_pairs),
         "1, an even number, or data_parallel=True",
     )
-    trainable = [name for name, recipe in RECIPES.items() if recipe.schedule]
-    check(
-        "recipe",
-        config.recipe in {*RECIPES, *(f"lab-{id}" for id in LAB_IDS)},
-        f"one of {', '.join(trainable)}, lab-ID",
-    )
     check("precision", config.precision in DTYPES, f"one of {', '.join(DTYPES)}")
     holds_both_columns = config.gpus == 1 or config.data_parallel
     check(
@@ -309,13 +303,17 @@ def resolve(config: Config) -> RunConfig:
 
     Raises `ValueError` where the recipe has no source for a value that training needs.
     """
-    recipe = get_recipe(config.recipe)
+    recipe = parse_recipe(config.recipe)
     require_trainable(recipe)
     values = {f.name: getattr(config, f.name) for f in fields(Config)}
     for name, value in data_defaults(config, recipe).items():
         if values[name] is None:
             values[name] = value
+    values["recipe"] = recipe.name
     recipe = scale_width(recipe, values["width_mult"], values["crop_size"])
     if config.data == "digits":  # a mirrored digit is another one, or none
-        recipe = replace(recipe, hflip=False, views=5)
+        _, given = split_recipe(config.recipe)
+        recipe = replace(
+            recipe, hflip=given.get("hflip", False), views=given.get("views", 5)
+        )
     return RunConfig(**values, model_recipe=recipe)

@@ -38,6 +38,7 @@ from alexnet_nb.engine.config import (
     validate_values,
 )
 from .distributed import Placement
+from .recipe_text import recipe_slug
 from alexnet_nb.engine.resume import (
     changed_parameters,
     complete_from_run,
@@ -298,7 +299,7 @@ def create_run_dir(config: Config) -> RunDir:
         return RunDir(config.out_dir)
     if os.environ.get("IN_TEST"):
         return RunDir(tempfile.mkdtemp(prefix="alexnet_nb-"))
-    stem = f"{Path(config.data).resolve().name}-{config.recipe}"
+    stem = f"{Path(config.data).resolve().name}-{recipe_slug(config.recipe)}"
     for number in range(1, 10_000):
         path = Path("runs") / f"{stem}-{number:03}"
         with contextlib.suppress(FileExistsError):

@@ -51,6 +51,7 @@ FLOORS = [
     },
     {
         "engine.config",
+        "engine.recipe_text",
         "engine.distributed",
         "engine.resume",
         "engine.run_dir",
