@@ -22,6 +22,12 @@ from .data.packed import ImageSplit, PackedDataset
 from .engine.run_dir import RunDir
 from .learning import error_rates
 from .model import AlexNet
+from alexnet_nb.weights import (
+    build_model,
+    newest_weights,
+    read_metadata,
+    read_weights,
+)
 
 # %% ../nbs/11_evaluation.ipynb #probabilities
 @torch.no_grad()
@@ -54,13 +60,19 @@ def wilson(
 
 # %% ../nbs/11_evaluation.ipynb #load_model
 def load_model(
-    folder: str | Path,  # of a run that has ended
+    folder: str | Path,  # of a run
     device: str = "cpu",
 ) -> AlexNet:
-    """Load the trained network of a run, both columns, in evaluation mode."""
+    """Load the trained network of a run, both columns, in evaluation mode.
+
+    A run that was interrupted has the weights of its last checkpoint.
+    """
     from safetensors.torch import load_file
 
-    weights = load_file(Path(folder) / "model.safetensors")
+    path = newest_weights(Path(folder))
+    if read_metadata(path).get("recipe"):
+        return build_model(read_weights(path), device)
+    weights = load_file(path)  # of a version that wrote no metadata
     config = RunDir(folder).config()
     model = AlexNet(config.model_recipe, len(weights["fc8.bias"])).to(
         device, weights["fc8.bias"].dtype

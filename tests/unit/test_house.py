@@ -48,6 +48,7 @@ FLOORS = [
         "data.packing",
         "data.datasets",
         "training",
+        "weights",
     },
     {
         "engine.config",
@@ -87,6 +88,8 @@ def imports(name, tree):
         if not isinstance(node, ast.ImportFrom):
             continue
         target = node.module or ""
+        if [alias.name for alias in node.names] == ["__version__"]:
+            continue  # of the package itself, which imports nothing
         if node.level:  # 1: from the folder of this module
             parts = name.split(".")[: -node.level]
             found.add(".".join([*parts, target]))
