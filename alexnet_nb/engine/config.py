@@ -36,6 +36,7 @@ class Config:
     image_size: int | None = None  # side of stored images, pixels; None: 256, digits 72
     crop_size: int | None = None  # side of the input, pixels; None: in proportion
     epochs: int | None = None  # None: 90, digits 40
+    patience: int | None = None  # epochs without a lower error before it stops
     batch_size: int = 128  # images in a step, of all GPUs together
     lr: float | None = None  # of the weights at the start; None: the recipe's
     seed: int = 0  # of weights, crops, colors and dropout
@@ -194,7 +195,8 @@ def validate_values(config: Config) -> None:
     share = config.val_share
     check("val_share", share is None or 0 < share < 1, "a number between 0 and 1")
     check("seed", 0 <= config.seed < 2**32, "a number from 0 to 2**32 - 1")
-    for name in ("width_mult", "image_size", "crop_size", "epochs", "batch_size", "lr"):
+    sizes = ("width_mult", "image_size", "crop_size", "batch_size")
+    for name in (*sizes, "epochs", "patience", "lr"):
         value = getattr(config, name)
         check(name, value is None or value > 0, "a number above 0")
     validate_recipe(config)
@@ -257,6 +259,7 @@ class RunConfig:
     image_size: int
     crop_size: int
     epochs: int
+    patience: int | None  # None: train every epoch
     batch_size: int
     lr: float
     seed: int

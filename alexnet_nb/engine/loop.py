@@ -27,6 +27,13 @@ from alexnet_nb.engine.checkpoint import (
     wait_for_checkpoint,
     write_tensors,
 )
+from alexnet_nb.engine.early_stopping import (
+    is_out_of_patience,
+    keep_best,
+    log_stop,
+    save_best,
+    save_summary,
+)
 from .loader import prefetch
 from .metrics import MetricsLogger, log_memory
 from .resume import describe_changes
@@ -42,14 +49,14 @@ def train_loop(
     trainer: Trainer,
     last: int,  # training step to stop after
 ) -> None:
-    """Train until step `last`; validate at the end of every epoch, and save.
+    """Train until step `last`, or as long as patience lasts; validate and save.
 
     Epochs that are shorter than half a minute share a checkpoint. The last step always
     has one.
     """
-    if trainer.step >= last:
-        return
     config = trainer.config
+    if trainer.step >= last or is_out_of_patience(trainer.val_errors, config.patience):
+        return
     first_epoch = trainer.step // trainer.steps_per_epoch
     try:
         for epoch in range(first_epoch, math.ceil(last / trainer.steps_per_epoch)):
@@ -60,9 +67,14 @@ def train_loop(
             if epoch_is_complete or (config.dry_run and trainer.step == 3):
                 limit = config.batch_size if config.dry_run else None
                 metrics.validation(*measure_validation(trainer, limit))
+                keep_best(trainer)
+            stops = is_out_of_patience(trainer.val_errors, config.patience)
+            ends = stops or trainer.step >= last
             # after the validation, on whose error the schedule may depend
-            if trainer.step >= last or trainer.should_save(EPOCH_SAVE_SECONDS):
+            if ends or trainer.should_save(EPOCH_SAVE_SECONDS):
                 save_checkpoint(trainer, background=True)
+            if ends:
+                break
     finally:
         wait_for_checkpoint(trainer)
 
@@ -122,6 +134,7 @@ def run_training(trainer: Trainer) -> None:
     checkpoint = last_checkpoint(trainer)
     if checkpoint:
         load_checkpoint(trainer, checkpoint)
+        keep_best(trainer)
     if trainer.mesh:
         assert_ranks_agree(trainer)
     if trainer.is_main:
@@ -137,7 +150,10 @@ def run_training(trainer: Trainer) -> None:
     if trainer.config.dry_run:  # stops after two steps, to be resumed for the third
         last = min(2 if trainer.step == 0 else 3, last_step)
     train_loop(trainer, last)
+    log_stop(trainer)
     save_model(trainer)
+    save_best(trainer)
+    save_summary(trainer)
     log_memory(trainer)
     if trainer.mesh:
         dist.barrier()
@@ -150,7 +166,8 @@ def log_resume(
 ) -> None:
     """Print where a run resumes and with what; keep the errors of an earlier end."""
     changes = describe_changes(trainer.run_dir.history(), trainer.step)
-    if has_checkpoint and trainer.step >= last_step:
+    is_over = is_out_of_patience(trainer.val_errors, trainer.config.patience)
+    if has_checkpoint and (is_over or trainer.step >= last_step):
         trainer.log(f"finished already, at step {trainer.step:,}{changes}")
         return
     if has_checkpoint or changes:

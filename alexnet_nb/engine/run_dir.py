@@ -192,8 +192,8 @@ def validate(config: Config) -> Config:
 def validate_folder(config: Config) -> Config:
     """Check that `out_dir` is fit for the run; return the configuration, `~` expanded.
 
-    A run that resumes keeps its number of epochs and its learning rate where they are
-    None.
+    A run that resumes keeps its number of epochs, its patience and its learning rate
+    where they are None.
     A new run needs a folder that is empty or does not exist, outside of the data.
     Raises `ValueError` otherwise.
     """

@@ -62,6 +62,7 @@ FLOORS = [
         "engine.validation",
         "engine.metrics",
         "engine.checkpoint",
+        "engine.early_stopping",
         "engine.verify",
         "engine.loop",
         "engine.launch",
