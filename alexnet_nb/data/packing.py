@@ -328,6 +328,7 @@ def write_meta(
         classes=len(source.names),
         origin=source.origin,
         seed=plan["seed"],
+        val_share=source.val_share,
         unread=left_out,
         sha256=checksums,
         plan=plan,

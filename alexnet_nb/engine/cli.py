@@ -103,7 +103,7 @@ they were before. The first process makes the folder and packs the data; the fir
 of every other machine packs them once more where the machines do not share a cache
 (ALEXNET_NB_CACHE). A run that is started again resumes from its last checkpoint.
 --resume needs --out-dir only: every other option is then what the run was started
-with."""
+with. --epochs and --lr may be given anew; the schedule follows the new epochs."""
 
 # %% ../../nbs/engine/cli.ipynb #main-1
 def main() -> None:
@@ -267,7 +267,13 @@ def pack_data(config: Config) -> Path:
         print(f"{LINE_MARK}{line}", flush=True)
 
     image_size = resolve(config).image_size
-    data = load_dataset(config.data, image_size, config.batch_size, progress=print_line)
+    data = load_dataset(
+        config.data,
+        image_size,
+        config.batch_size,
+        progress=print_line,
+        val_share=config.val_share,
+    )
     return data.path
 
 # %% ../../nbs/engine/cli.ipynb #started_again

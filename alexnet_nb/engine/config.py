@@ -18,10 +18,10 @@ from typing import Any, get_args
 
 import torch
 
-from ..lab import LAB_IDS, get_recipe
+from .recipe_text import parse_recipe, split_recipe
 from ..learning import scale_width
 from ..model import layer_specs
-from ..recipes import RECIPES, Recipe
+from ..recipes import Recipe
 
 # %% ../../nbs/engine/config.ipynb #Config
 @dataclass(frozen=True)
@@ -31,11 +31,13 @@ class Config:
     gpus: int = 1  # 2: one column on each; 4, 6, …: pairs of columns share the batch
     data_parallel: bool = False  # both columns on every GPU; the GPUs share the batch
     data: str = "digits"  # or cifar10, imagenette, a folder of images, ILSVRC-2012
-    recipe: str = "source2012"  # or paper, caffe, another of RECIPES, lab-150 …
+    val_share: float | None = None  # for validation; None: as split, or a tenth
+    recipe: str = "source2012"  # or paper, caffe, lab-150 …; "caffe, hflip=False"
     width_mult: float | None = None  # share of kernels and units; None: 1, digits 0.25
     image_size: int | None = None  # side of stored images, pixels; None: 256, digits 72
     crop_size: int | None = None  # side of the input, pixels; None: in proportion
     epochs: int | None = None  # None: 90, digits 40
+    patience: int | None = None  # epochs without a lower error before it stops
     batch_size: int = 128  # images in a step, of all GPUs together
     lr: float | None = None  # of the weights at the start; None: the recipe's
     seed: int = 0  # of weights, crops, colors and dropout
@@ -195,12 +197,6 @@ def validate_values(config: Config) -> None:
         config.gpus == 1 or (config.gpus > 1 and in_pairs),
         "1, an even number, or data_parallel=True",
     )
-    trainable = [name for name, recipe in RECIPES.items() if recipe.schedule]
-    check(
-        "recipe",
-        config.recipe in {*RECIPES, *(f"lab-{id}" for id in LAB_IDS)},
-        f"one of {', '.join(trainable)}, lab-ID",
-    )
     check("precision", config.precision in DTYPES, f"one of {', '.join(DTYPES)}")
     holds_both_columns = config.gpus == 1 or config.data_parallel
     check(
@@ -215,8 +211,11 @@ def validate_values(config: Config) -> None:
         "None or False, or data_parallel=True: a network whose columns exchange"
         " activations is not compiled",
     )
+    share = config.val_share
+    check("val_share", share is None or 0 < share < 1, "a number between 0 and 1")
     check("seed", 0 <= config.seed < 2**32, "a number from 0 to 2**32 - 1")
-    for name in ("width_mult", "image_size", "crop_size", "epochs", "batch_size", "lr"):
+    sizes = ("width_mult", "image_size", "crop_size", "batch_size")
+    for name in (*sizes, "epochs", "patience", "lr"):
         value = getattr(config, name)
         check(name, value is None or value > 0, "a number above 0")
     validate_recipe(config)
@@ -273,11 +272,13 @@ class RunConfig:
     gpus: int
     data_parallel: bool
     data: str
+    val_share: float | None  # None: as the data are split, or a tenth
     recipe: str
     width_mult: float
     image_size: int
     crop_size: int
     epochs: int
+    patience: int | None  # None: train every epoch
     batch_size: int
     lr: float
     seed: int
@@ -324,13 +325,17 @@ def resolve(config: Config) -> RunConfig:
 
     Raises `ValueError` where the recipe has no source for a value that training needs.
     """
-    recipe = get_recipe(config.recipe)
+    recipe = parse_recipe(config.recipe)
     require_trainable(recipe)
     values = {f.name: getattr(config, f.name) for f in fields(Config)}
     for name, value in data_defaults(config, recipe).items():
         if values[name] is None:
             values[name] = value
+    values["recipe"] = recipe.name
     recipe = scale_width(recipe, values["width_mult"], values["crop_size"])
     if config.data == "digits":  # a mirrored digit is another one, or none
-        recipe = replace(recipe, hflip=False, views=5)
+        _, given = split_recipe(config.recipe)
+        recipe = replace(
+            recipe, hflip=given.get("hflip", False), views=given.get("views", 5)
+        )
     return RunConfig(**values, model_recipe=recipe)

@@ -90,6 +90,8 @@ class Trainer:
         self.recipe = config.model_recipe
         self.steps_per_epoch = math.ceil(len(data.train) / config.batch_size)
         self.val_errors: list[float] = []  # top-1, one an epoch
+        # weights of the best epoch, both columns; None: they are not kept
+        self.best: dict[str, torch.Tensor] | None = None
         self.saving: Future | None = None  # a checkpoint that is being written
         self.last_log = time.monotonic()
         self.last_save = time.monotonic()

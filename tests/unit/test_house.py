@@ -42,6 +42,7 @@ FLOORS = [
     },
     {"lab", "preprocessing", "model", "augmentation", "dropout", "learning"},
     {
+        "data.splitting",
         "data.packed",
         "data.sources",
         "data.packing",
@@ -51,7 +52,9 @@ FLOORS = [
     },
     {
         "engine.config",
+        "engine.recipe_text",
         "engine.distributed",
+        "engine.resume",
         "engine.run_dir",
         "engine.loader",
         "engine.capture",
@@ -59,6 +62,7 @@ FLOORS = [
         "engine.validation",
         "engine.metrics",
         "engine.checkpoint",
+        "engine.early_stopping",
         "engine.verify",
         "engine.loop",
         "engine.frontend",
