@@ -105,9 +105,7 @@ def run_verdict(
     n = _validation_images(folder, progress)
     if progress.val_top1 is None or n is None:
         return "no validation yet"
-    losses = [progress.train_loss, progress.val_loss]
-    loss = min(loss for loss in losses if loss is not None)
-    guessing, chance = report.get("guessing_loss"), report.get("chance")
+    guessing, chance = report.get("guessing"), report.get("chance")
     if guessing is None or chance is None:
         try:
             classes = len(read_run_data(folder)["names"])
@@ -115,7 +113,7 @@ def run_verdict(
             return "unknown: the folder does not name its classes"
         guessing, chance = math.log(classes), 1 - 1 / classes
     baselines = report.get("baselines")
-    return verdict(loss, guessing, progress.val_top1, n, chance, baselines)
+    return verdict(progress.loss, guessing, progress.val_top1, n, chance, baselines)
 
 # %% ../../nbs/engine/compare.ipynb #compare-parts
 def _validation_images(folder: Path, progress: RunProgress) -> int | None:
@@ -147,11 +145,7 @@ def plot_runs(
     figure, axes = plt.subplots(1, 2, figsize=(9.6, height))
     for i, folder in enumerate(folders):
         rows = read_metrics(folder)
-        color = (
-            f"C{i}"
-            if len(folders) <= 5
-            else plt.get_cmap("turbo")((i + 0.5) / len(folders))
-        )
+        color = _run_color(i, len(folders))
         for ax, metric in zip(axes, ("loss", "top1"), strict=True):
             means = epoch_means(rows, metric)
             style = dict(color=color, linewidth=1.2)
@@ -170,6 +164,15 @@ def plot_runs(
     prop = dict(family=font_families(), size=9)
     figure.legend(loc="outside right upper", prop=prop)
     return figure
+
+# %% ../../nbs/engine/compare.ipynb #run-color
+def _run_color(place: int, runs: int) -> Any:
+    """Return a color for one of several runs."""
+    import matplotlib.pyplot as plt
+
+    if runs <= 5:
+        return f"C{place}"
+    return plt.get_cmap("turbo")((place + 0.5) / runs)
 
 # %% ../../nbs/engine/compare.ipynb #compare_with_earlier
 def compare_with_earlier(

@@ -57,6 +57,7 @@ FLOORS = [
         "engine.loop",
         "engine.launch",
         "engine.cli",
+        "engine.plan",
     },
     {"evaluation", "qualitative"},
     {"engine.report", "engine.mistakes", "engine.compare"},
