@@ -141,7 +141,7 @@ def plot_runs(
     import matplotlib.pyplot as plt
 
     folders = find_runs(runs)
-    height = max(2.8, 0.9 + 0.19 * len(folders))
+    height = 3.0 + 0.06 * len(folders)
     figure, axes = plt.subplots(1, 2, figsize=(9.6, height))
     for i, folder in enumerate(folders):
         rows = read_metrics(folder)
@@ -162,7 +162,7 @@ def plot_runs(
         ax.set(title=title, xlabel="epoch")
         ax.xaxis.get_major_locator().set_params(integer=True)
     prop = dict(family=font_families(), size=9)
-    figure.legend(loc="outside right upper", prop=prop)
+    figure.legend(loc="outside lower center", ncols=3, prop=prop)
     return figure
 
 # %% ../../nbs/engine/compare.ipynb #run-color

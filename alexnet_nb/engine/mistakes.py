@@ -225,6 +225,7 @@ def plot_mistakes(
         true = drawable(predictions.names[predictions.labels[place]])
         named = drawable(predictions.names[predictions.predicted[place]])
         ax.imshow(np.asarray(images[place]).transpose(1, 2, 0))
-        title = f"is {true}\n{named}: {predictions.confidence[place]:.0%}"
+        confidence = f"{predictions.confidence[place]:.0%}"
+        title = f"true: {true}\nnamed: {named}, {confidence}"
         ax.set_title(title, **name_style(fontsize=9))
     return figure

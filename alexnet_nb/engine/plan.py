@@ -64,13 +64,13 @@ def plan_training(
             f"{facts} That holds for a network that starts from random weights; this"
             " one starts from trained weights."
         )
-    if available >= high:
-        return MarkdownText(f"{facts} **The plateau fits.**")
+    if available >= steps:
+        return MarkdownText(f"{facts} **The plateau should end in time.**")
+    words = "may not end" if available >= low else "will hardly end"
     longer = high / available
-    words = "may not fit" if available >= steps else "does not fit"
     return MarkdownText(
-        f"{facts} **The plateau {words}: the learning rate may drop before the network"
-        f" has begun to learn.** {_what_to_change(config, longer)}"
+        f"{facts} **The plateau {words} in time: the learning rate drops before the"
+        f" network has begun to learn.** {_what_to_change(config, longer)}"
     )
 
 # %% ../../nbs/engine/plan.ipynb #plan-parts
