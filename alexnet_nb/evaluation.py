@@ -23,6 +23,12 @@ from .data.packed import ImageSplit, PackedDataset
 from .engine.run_dir import RunDir
 from .learning import error_rates
 from .model import AlexNet
+from alexnet_nb.weights import (
+    build_model,
+    newest_weights,
+    read_metadata,
+    read_weights,
+)
 
 # %% ../nbs/11_evaluation.ipynb #probabilities
 @torch.no_grad()
@@ -60,31 +66,20 @@ def load_model(
 ) -> AlexNet:
     """Load the trained network of a run, both columns, in evaluation mode.
 
-    The weights of a run that has not ended are those of its last checkpoint. Raises
-    `FileNotFoundError` where there is none.
+    A run that was interrupted has the weights of its last checkpoint.
     """
     from safetensors.torch import load_file
 
-    weights = load_file(_weights_file(Path(folder)))
+    path = newest_weights(Path(folder))
+    if read_metadata(path).get("recipe"):
+        return build_model(read_weights(path), device)
+    weights = load_file(path)  # of a version that wrote no metadata
     config = RunDir(folder).config()
     model = AlexNet(config.model_recipe, len(weights["fc8.bias"])).to(
         device, weights["fc8.bias"].dtype
     )
     model.load_state_dict(weights)
     return model.eval()
-
-# %% ../nbs/11_evaluation.ipynb #weights-file
-def _weights_file(folder: Path) -> Path:
-    """Return the file with the newest weights of a run."""
-    if (folder / "model.safetensors").exists():
-        return folder / "model.safetensors"
-    checkpoints = RunDir(folder).checkpoints()
-    if checkpoints:
-        return checkpoints[-1] / "weights.safetensors"
-    raise FileNotFoundError(
-        f"{folder}: got no model.safetensors and no checkpoint, expected the weights of"
-        " a run; resume the run, or name another folder"
-    )
 
 # %% ../nbs/11_evaluation.ipynb #load_input
 def load_input(

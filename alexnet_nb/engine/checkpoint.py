@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['save_checkpoint', 'write_checkpoint', 'copy_tensors', 'start_in_background', 'wait_for_checkpoint',
-           'momentum_buffers', 'refuse_non_finite', 'write_tensors', 'fingerprint', 'as_stored', 'upgrade_recipe',
-           'last_checkpoint', 'read_checkpoint', 'load_checkpoint', 'as_parameter_layout']
+           'momentum_buffers', 'refuse_non_finite', 'write_tensors', 'model_metadata', 'fingerprint', 'as_stored',
+           'upgrade_recipe', 'last_checkpoint', 'read_checkpoint', 'load_checkpoint', 'as_parameter_layout']
 
 # %% ../../nbs/engine/checkpoint.ipynb #imports
 import json
@@ -33,6 +33,7 @@ from .run_dir import RunDir
 from .trainer import Trainer
 from ..multigpu import gather_state_dict, shard_state_dict
 from ..recipes import Recipe
+from ..weights import make_metadata
 
 # %% ../../nbs/engine/checkpoint.ipynb #save_checkpoint
 def save_checkpoint(
@@ -66,7 +67,10 @@ def save_checkpoint(
     )
     if trainer.scaler is not None:
         state["scaler"] = trainer.scaler.state_dict()
-    write = partial(write_checkpoint, trainer.run_dir, path, state, keep=keep)
+    metadata = model_metadata(trainer)
+    write = partial(
+        write_checkpoint, trainer.run_dir, path, state, keep=keep, metadata=metadata
+    )
     if background:
         trainer.saving = start_in_background(partial(write, copy_tensors(tensors)))
     else:
@@ -79,6 +83,7 @@ def write_checkpoint(
     state: dict[str, Any],
     tensors: dict[str, dict[str, torch.Tensor]],  # weights and velocity, by name
     keep: int,  # checkpoints that stay
+    metadata: dict[str, str] | None = None,  # of the weights
 ) -> None:
     """Write the files of a checkpoint, then give it its name; remove older ones."""
     run_dir.refuse_links()
@@ -88,7 +93,8 @@ def write_checkpoint(
     with atomic_write(path) as temp:
         temp.mkdir()
         for kind, by_name in tensors.items():
-            write_tensors(temp / f"{kind}.safetensors", by_name)
+            says = metadata if kind == "weights" else None
+            write_tensors(temp / f"{kind}.safetensors", by_name, says)
         digests = {p.name: sha256(p) for p in sorted(temp.iterdir())}
         text = json.dumps(state | dict(sha256=digests), indent=1)
         (temp / "state.json").write_text(text)
@@ -152,7 +158,11 @@ def refuse_non_finite(
                 )
 
 # %% ../../nbs/engine/checkpoint.ipynb #write_tensors
-def write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+def write_tensors(
+    path: Path,
+    tensors: dict[str, torch.Tensor],
+    metadata: dict[str, str] | None = None,  # of the file's header
+) -> None:
     """Write named tensors to a safetensors file with the usual permissions.
 
     `save_file` of safetensors would hide it from other users.
@@ -162,7 +172,23 @@ def write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
     on_cpu = {}
     for name, tensor in tensors.items():
         on_cpu[name] = tensor.detach().cpu().contiguous()
-    path.write_bytes(save(on_cpu))
+    path.write_bytes(save(on_cpu, metadata))
+
+# %% ../../nbs/engine/checkpoint.ipynb #model_metadata
+def model_metadata(trainer: Trainer) -> dict[str, str]:
+    """Return what belongs to the weights of a run at its present step."""
+    config = trainer.config
+    return make_metadata(
+        trainer.recipe,
+        trainer.data.names,
+        trainer.data.mean,
+        trainer.data.cov,
+        step=trainer.step,
+        epochs=config.epochs,
+        data=Path(config.data).name,
+        seed=config.seed,
+        precision=config.precision,
+    )
 
 # %% ../../nbs/engine/checkpoint.ipynb #identity
 def fingerprint(trainer: Trainer) -> dict[str, dict]:

@@ -20,6 +20,7 @@ from alexnet_nb.engine.checkpoint import (
     fingerprint,
     last_checkpoint,
     load_checkpoint,
+    model_metadata,
     refuse_non_finite,
     save_checkpoint,
     wait_for_checkpoint,
@@ -168,7 +169,7 @@ def save_model(trainer: Trainer) -> None:
         return
     refuse_non_finite({"weights": weights}, trainer)
     with atomic_write(trainer.run_dir.path / "model.safetensors") as temp:
-        write_tensors(temp, weights)
+        write_tensors(temp, weights, model_metadata(trainer))
 
 # %% ../../nbs/engine/loop.ipynb #keep_input
 def save_input_statistics(trainer: Trainer) -> None:

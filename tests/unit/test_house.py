@@ -42,7 +42,14 @@ FLOORS = [
         "data.journal",
     },
     {"lab", "preprocessing", "model", "augmentation", "dropout", "learning"},
-    {"data.packed", "data.sources", "data.packing", "data.datasets", "training"},
+    {
+        "data.packed",
+        "data.sources",
+        "data.packing",
+        "data.datasets",
+        "training",
+        "weights",
+    },
     {
         "engine.config",
         "engine.distributed",
@@ -80,6 +87,8 @@ def imports(name, tree):
         if not isinstance(node, ast.ImportFrom):
             continue
         target = node.module or ""
+        if [alias.name for alias in node.names] == ["__version__"]:
+            continue  # of the package itself, which imports nothing
         if node.level:  # 1: from the folder of this module
             parts = name.split(".")[: -node.level]
             found.add(".".join([*parts, target]))
