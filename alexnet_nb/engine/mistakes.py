@@ -77,8 +77,12 @@ def plot_class_balance(
         ax.grid(axis="y", visible=False)
     else:
         figure.set_size_inches(6.4, 2.6)
-        ax.step(np.arange(classes), train[order], color="C1", label="training")
-        ax.step(np.arange(classes), val[order], color="C2", label="validation")
+        for counts, color, label in (
+            (train, "C1", "training"),
+            (val, "C2", "validation"),
+        ):
+            places = np.arange(classes)
+            ax.step(places, counts[order], color, where="mid", label=label)
         ax.set(ylabel="images", ylim=(0, None), xlabel="classes, most images first")
         first, last = (drawable(data.names[order[i]]) for i in (0, -1))
         ax.set_title(f"from {first} to {last}", **name_style())
@@ -144,7 +148,8 @@ def plot_confusion(
             color = "#000" if shares[true, named] > 0.6 else "#fff"
             number = f"{counts[true, named]}"
             ax.text(named, true, number, ha="center", va="center", color=color, size=8)
-    ax.set(xlabel="the network names", ylabel="the image shows")
+    number = "" if classes <= MOST_NAMED else " (number of the class)"
+    ax.set(xlabel=f"the network names{number}", ylabel=f"the image shows{number}")
     return figure
 
 # %% ../../nbs/engine/mistakes.ipynb #most_confused

@@ -67,25 +67,49 @@ def plan_training(
     if available >= steps:
         return MarkdownText(f"{facts} **The plateau should end in time.**")
     words = "may not end" if available >= low else "will hardly end"
-    longer = high / available
     return MarkdownText(
-        f"{facts} **The plateau {words} in time: the learning rate drops before the"
-        f" network has begun to learn.** {_what_to_change(config, longer)}"
+        f"{facts} **The plateau {words} before the learning rate drops.** The forecast"
+        " is from small networks on CIFAR-10; easier images take fewer steps."
+        f" {_what_to_change(config, images, high)}"
     )
 
 # %% ../../nbs/engine/plan.ipynb #plan-parts
+_MOST_EPOCHS = 1000  # that are worth proposing
+
+
 def _what_to_change(
     config: RunConfig,
-    longer: float,  # how many times as many steps the plateau needs
+    images: int,  # that there are to train on
+    steps: float,  # needed before the learning rate drops
 ) -> str:
-    """Say which parameters give a run so many times as many steps before the drop."""
+    """Say which parameters give a run so many steps before the drop."""
     options = []
-    batch_size = 2 ** math.floor(math.log2(config.batch_size / longer))
+    recipe = config.model_recipe
+    if recipe.lr and config.lr < recipe.lr:
+        options.append(f"`lr = {recipe.lr:g}`, as in the recipe")
+    first_drop = epochs_to_first_drop(recipe, config.epochs)
+    batch_size = config.batch_size
+    while batch_size >= 4 and first_drop * math.ceil(images / batch_size) < steps:
+        batch_size //= 2
     if batch_size >= 4:
         options.append(f"`batch_size = {batch_size}`")
-    options.append(f"`epochs = {math.ceil(config.epochs * longer)}`")
-    return (
-        f"Any of these gives enough steps: {', or '.join(options)}. A smaller"
-        " `width_mult` or `image_size` makes every step cheaper, and a network that"
-        " starts from trained weights (`weights`) has no plateau to leave."
+    epochs = _epochs_for(recipe, config.epochs, images / config.batch_size, steps)
+    if epochs <= _MOST_EPOCHS:
+        options.append(f"`epochs = {epochs}`")
+    others = (
+        "A smaller `width_mult` or `image_size` makes every step cheaper. A network"
+        " that starts from trained weights (`weights`) has no plateau to leave."
     )
+    if not options:
+        return others
+    return f"What would help: {', or '.join(options)}. {others}"
+
+
+def _epochs_for(recipe: Recipe, epochs: int, per_epoch: float, steps: float) -> int:
+    """Find a number of epochs with so many steps before the learning rate drops."""
+    while epochs <= _MOST_EPOCHS:
+        available = epochs_to_first_drop(recipe, epochs) * math.ceil(per_epoch)
+        if available >= steps:
+            break
+        epochs = max(epochs + 1, math.ceil(epochs * steps / available))
+    return epochs

@@ -210,8 +210,11 @@ def summarize(
     for views, (top1, top5) in errors.items():
         rows.append((_of_crops(views), top1, top5, n))
     table = _error_rows(rows, len(data.names) > 5)
-    parts = [f"**Verdict: {words}.**", table, _end_of_run(folder, progress)]
-    return MarkdownText("\n\n".join(parts))
+    first, last = f"**Verdict: {words}.**", _end_of_run(folder, progress)
+    if RunDir(folder).config().dry_run:
+        first = "**A dry run of three steps: its errors are not meaningful.**"
+        last = ""
+    return MarkdownText(f"{first}\n\n{table}\n\n{last}".rstrip())
 
 # %% ../../nbs/engine/report.ipynb #summary-parts
 def _of_crops(views: int) -> str:
@@ -240,22 +243,20 @@ def _error_rows(
 def _end_of_run(folder: Path, progress: RunProgress) -> str:
     """Say where a run has ended, and how far training and validation are apart."""
     config = RunDir(folder).config()
-    if config.dry_run:
-        return "This is a dry run of three steps. Its errors are not meaningful."
     sentences = []
     if progress.epochs < config.epochs:
         sentences.append(
             f"The run stopped after {progress.epochs} of {config.epochs} epochs, at"
             f" step {progress.step:,}; the network is that of its last checkpoint."
         )
-    if progress.val_top1 is not None and progress.best_top1 is not None:
+    if progress.val_top1 is not None:
         gap = 100 * (progress.val_top1 - progress.train_top1)
         sentences.append(
-            f"Best epoch: {progress.best_epoch}, with a validation error of"
-            f" {progress.best_top1:.1%}; the last one has {progress.val_top1:.1%}. That"
-            f" is {gap:+.1f} points from the training error,"
-            f" {progress.train_top1:.1%}, which is measured with dropout and"
-            " augmentation."
+            f"In its last epoch the training error is {progress.train_top1:.1%} (with"
+            f" dropout and augmentation) and the validation error"
+            f" {progress.val_top1:.1%} (on one crop): a gap of {gap:+.1f} points. The"
+            f" lowest validation error, {progress.best_top1:.1%}, is that of epoch"
+            f" {progress.best_epoch}."
         )
     return " ".join(sentences)
 
