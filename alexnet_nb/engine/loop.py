@@ -29,6 +29,7 @@ from alexnet_nb.engine.checkpoint import (
 from .loader import prefetch
 from .metrics import MetricsLogger, log_memory
 from .trainer import EPOCH_SAVE_SECONDS, Trainer
+from .transfer import describe_start, save_start
 from .validation import measure_validation
 from .verify import assert_ranks_agree, verify_columns, verify_replicas
 from ..learning import learning_rates, plateau_drops
@@ -134,6 +135,8 @@ def run_training(trainer: Trainer) -> None:
         trainer.log(f"resumed at step {trainer.step:,}")
     elif checkpoint:
         trainer.log(f"finished already, at step {trainer.step:,}")
+    elif trainer.config.weights:
+        trainer.log(describe_start(trainer.start, trainer.config))
     last = last_step
     if trainer.config.dry_run:  # stops after two steps, to be resumed for the third
         last = min(2 if trainer.step == 0 else 3, last_step)
@@ -176,10 +179,12 @@ def save_input_statistics(trainer: Trainer) -> None:
     """Write beside the weights what turns images into the input of this network.
 
     `stats.npz` holds the mean image and the RGB covariance, in 0–255; `data.json` holds
-    the class names and the checksums of the training data.
+    the class names and the checksums of the training data; `start.json`, what the run
+    has started from.
     """
-    folder, data = trainer.run_dir.path, trainer.data
+    folder = trainer.run_dir.path
     with atomic_write(folder / "stats.npz") as temp, open(temp, "wb") as file:
-        np.savez(file, mean=data.mean, cov=data.cov)
+        np.savez(file, mean=trainer.start.mean, cov=trainer.start.cov)
+    save_start(trainer.start, folder)
     with atomic_write(folder / "data.json") as temp:
         temp.write_text(json.dumps(fingerprint(trainer)["data"], indent=1))

@@ -38,6 +38,7 @@ from alexnet_nb.engine.config import (
     validate_values,
 )
 from .distributed import Placement
+from .transfer import follow_stored, follow_weights
 
 # %% ../../nbs/engine/run_dir.ipynb #run-dir
 class RunDir:
@@ -162,8 +163,8 @@ def validate(config: Config) -> Config:
 def validate_folder(config: Config) -> Config:
     """Check that `out_dir` is fit for the run; return the configuration, `~` expanded.
 
-    A new run needs a folder that is empty or does not exist, outside of the data.
-    Raises `ValueError` otherwise.
+    A new run with `weights` gets their network. It needs a folder that is empty or does
+    not exist, outside of the data. Raises `ValueError` otherwise.
     """
     check = partial(require, config)
     check("out_dir", not _is_in_file(config.out_dir), "a folder")
@@ -175,10 +176,13 @@ def validate_folder(config: Config) -> Config:
     if config.out_dir:
         config = replace(config, out_dir=str(Path(config.out_dir).expanduser()))
     if config.resume:
-        refuse_other_run(config, load_run_config(config.out_dir))
+        stored = load_run_config(config.out_dir)
+        config = follow_stored(config, stored)
+        refuse_other_run(config, stored)
         return config
     outside = f"a folder outside of the data, {config.data}"
     check("out_dir", not _is_in_data(config), outside)
+    config = follow_weights(config)
     if not config.out_dir:
         return config
     if (Path(config.out_dir) / "config.json").exists():
@@ -262,7 +266,7 @@ def open_run(
     run_dir.refuse_links()
     run_dir.lock()
     try:
-        validate_folder(replace(config, out_dir=str(run_dir.path)))
+        config = validate_folder(replace(config, out_dir=str(run_dir.path)))
         run_dir.write_settings(config, placement, agents)
     except BaseException:
         run_dir.close()

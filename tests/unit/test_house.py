@@ -53,6 +53,7 @@ FLOORS = [
         "engine.config",
         "engine.distributed",
         "engine.run_dir",
+        "engine.transfer",
         "engine.loader",
         "engine.capture",
         "engine.trainer",
