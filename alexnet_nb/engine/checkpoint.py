@@ -182,8 +182,8 @@ def model_metadata(trainer: Trainer) -> dict[str, str]:
     return make_metadata(
         trainer.recipe,
         trainer.data.names,
-        trainer.data.mean,
-        trainer.data.cov,
+        trainer.start.mean,
+        trainer.start.cov,
         step=trainer.step,
         epochs=config.epochs,
         data=Path(config.data).name,
