@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TYPE_NAMES', 'DTYPES', 'AUTOCAST_DTYPES', 'Config', 'parse_parameters', 'coerce', 'rename_parameters', 'require',
-           'validate_values', 'validate_recipe', 'RunConfig', 'data_defaults', 'require_trainable', 'fill_learning',
-           'resolve']
+           'validate_values', 'validate_columns', 'validate_recipe', 'RunConfig', 'data_defaults', 'require_trainable',
+           'fill_learning', 'resolve']
 
 # %% ../../nbs/engine/config.ipynb #imports
 import difflib
@@ -187,6 +187,26 @@ def validate_values(config: Config) -> None:
         f"one of {', '.join(trainable)}, lab-ID",
     )
     check("precision", config.precision in DTYPES, f"one of {', '.join(DTYPES)}")
+    validate_columns(config)
+    check("seed", 0 <= config.seed < 2**32, "a number from 0 to 2**32 - 1")
+    sizes = ("width_mult", "image_size", "crop_size", "epochs", "batch_size")
+    for name in (*sizes, "lr", "lr_fc8"):
+        value = getattr(config, name)
+        check(name, value is None or value > 0, "a number above 0")
+    check("train_from", config.train_from in ("", *LAYERS), "a layer, conv1 to fc8")
+    freezes = config.train_from not in ("", LAYERS[0])
+    check(
+        "train_from",
+        config.weights != "" or not freezes,
+        "'' without weights: layers with random weights would be frozen",
+    )
+    if not config.weights:  # else `follow_weights` does, which knows the recipe
+        validate_recipe(config)
+
+# %% ../../nbs/engine/config.ipynb #validate-columns
+def validate_columns(config: Config) -> None:
+    """Raise `ValueError` for what a pair of processes, a column each, cannot do."""
+    check = partial(require, config)
     holds_both_columns = config.gpus == 1 or config.data_parallel
     check(
         "precision",
@@ -200,19 +220,6 @@ def validate_values(config: Config) -> None:
         "None or False, or data_parallel=True: a network whose columns exchange"
         " activations is not compiled",
     )
-    check("seed", 0 <= config.seed < 2**32, "a number from 0 to 2**32 - 1")
-    sizes = ("width_mult", "image_size", "crop_size", "epochs", "batch_size")
-    for name in (*sizes, "lr", "lr_fc8"):
-        value = getattr(config, name)
-        check(name, value is None or value > 0, "a number above 0")
-    check("train_from", config.train_from in ("", *LAYERS), "a layer, conv1 to fc8")
-    check(
-        "train_from",
-        config.weights != "" or not config.train_from,
-        "'' without weights: layers with random weights would be frozen",
-    )
-    if not config.weights:  # else `follow_weights` does, which knows the recipe
-        validate_recipe(config)
 
 # %% ../../nbs/engine/config.ipynb #validate-recipe
 def validate_recipe(config: Config) -> None:
