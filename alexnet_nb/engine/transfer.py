@@ -208,13 +208,20 @@ def save_start(start: Start, folder: Path) -> None:
 def describe_start(start: Start, config: RunConfig) -> str:
     """Say what a run starts from, what is new, and what is frozen."""
     fc8 = "fc8 is new" if start.new_fc8 else "fc8 is kept: the classes are the same"
-    words = [f"starts from {start.source}", fc8]
+    words = [f"starts from {_seen_from_here(start.source)}", fc8]
     frozen = LAYERS[: LAYERS.index(config.train_from or LAYERS[0])]
     if frozen:
         words.append(f"frozen: {', '.join(frozen)}")
     lr_fc8 = fc8_learning_rate(config, start.new_fc8)
     words.append(f"learning rate {config.lr:.2g}, of fc8 {lr_fc8:.2g}")
     return "; ".join(words)
+
+
+def _seen_from_here(source: str) -> str:
+    """Return a path relative to the current folder, if it is within that."""
+    if Path(source).is_relative_to(Path.cwd()):
+        return str(Path(source).relative_to(Path.cwd()))
+    return source
 
 # %% ../../nbs/engine/transfer.ipynb #has-own-groups
 def has_own_groups(config: RunConfig) -> bool:
