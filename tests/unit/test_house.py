@@ -57,6 +57,7 @@ FLOORS = [
         "engine.distributed",
         "engine.resume",
         "engine.run_dir",
+        "engine.transfer",
         "engine.loader",
         "engine.capture",
         "engine.trainer",
