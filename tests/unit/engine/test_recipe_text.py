@@ -11,7 +11,7 @@ from alexnet_nb.engine import cli
 from alexnet_nb.engine.checkpoint import as_stored
 from alexnet_nb.engine.config import Config, parse_parameters, resolve
 from alexnet_nb.engine.distributed import plan_placement
-from alexnet_nb.engine.launch import resume_command
+from alexnet_nb.engine.frontend import resume_command
 from alexnet_nb.engine.recipe_text import parse_recipe, recipe_slug
 from alexnet_nb.engine.run_dir import open_run, validate
 from alexnet_nb.recipes import RECIPES, Recipe, source2012
@@ -142,7 +142,7 @@ def test_the_folder_of_a_run_has_a_readable_name(tmp_path, monkeypatch):
 def test_both_ways_in_give_one_run(monkeypatch, tmp_path):
     """What papermill passes on, and what the command line does."""
     asked = []
-    monkeypatch.setattr(cli, "train", lambda config, shell: asked.append(config))
+    monkeypatch.setattr(cli, "train", lambda config: asked.append(config))
     monkeypatch.setattr(sys, "argv", ["alexnet-train", "--recipe", TEXT])
     cli.main()
     assert asked == [parse_parameters(dict(recipe=TEXT))]
