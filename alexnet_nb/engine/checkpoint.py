@@ -31,6 +31,7 @@ from alexnet_nb.base.files import (
 from ..base.rng import RANDOM_STREAM
 from .run_dir import RunDir
 from .trainer import Trainer
+from .transfer import stored_rate
 from ..multigpu import gather_state_dict, shard_state_dict
 from ..recipes import Recipe
 from ..weights import make_metadata
@@ -57,6 +58,8 @@ def save_checkpoint(
     if not trainer.is_main or path.exists():
         return
     tensors = {"weights": weights, "velocity": velocity}
+    if trainer.best is not None:
+        tensors["best"] = trainer.best
     refuse_non_finite(tensors, trainer)
     state = dict(
         random_stream=RANDOM_STREAM,
@@ -175,15 +178,18 @@ def write_tensors(
     path.write_bytes(save(on_cpu, metadata))
 
 # %% ../../nbs/engine/checkpoint.ipynb #model_metadata
-def model_metadata(trainer: Trainer) -> dict[str, str]:
-    """Return what belongs to the weights of a run at its present step."""
+def model_metadata(
+    trainer: Trainer,
+    step: int | None = None,  # of the weights; None: the present one
+) -> dict[str, str]:
+    """Return what belongs to the weights of a run at a step."""
     config = trainer.config
     return make_metadata(
         trainer.recipe,
         trainer.data.names,
-        trainer.data.mean,
-        trainer.data.cov,
-        step=trainer.step,
+        trainer.start.mean,
+        trainer.start.cov,
+        step=trainer.step if step is None else step,
         epochs=config.epochs,
         data=Path(config.data).name,
         seed=config.seed,
@@ -296,15 +302,15 @@ def load_checkpoint(trainer: Trainer, path: Path) -> None:
         )
     weights = load_file(path / "weights.safetensors")
     velocity = load_file(path / "velocity.safetensors")
+    if trainer.is_main and "best.safetensors" in state["sha256"]:
+        trainer.best = load_file(path / "best.safetensors")
     trainer.model.load_state_dict(shard_state_dict(weights, trainer.column))
     velocity = shard_state_dict(velocity, trainer.column)
     for name, parameter in trainer.model.named_parameters():
         momentum = as_parameter_layout(parameter, velocity[name])
         trainer.optimizer.state[parameter]["momentum_buffer"] = momentum
-    rates = state["rates"]
     for group in trainer.optimizer.param_groups:
-        # before version 0.2, the biases of conv1 had no group of their own
-        group["lr"] = rates.get(group["name"], rates["biases"])
+        group["lr"] = stored_rate(state["rates"], group["name"])
     if trainer.scaler is not None:
         trainer.scaler.load_state_dict(state["scaler"])
     trainer.replay = None  # a captured step would go on with the momentum before

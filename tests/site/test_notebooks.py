@@ -43,7 +43,7 @@ def test_parameters_cell_equals_config(cells):
     kinds = typing.get_type_hints(Config)
     assert list(found) == list(kinds)
     for name, (kind, default, comment) in found.items():
-        assert eval(kind) == kinds[name]
+        assert eval(kind, vars(typing)) == kinds[name]
         assert default == getattr(Config(), name)
         assert comment is None or f"# {comment}\n" in code, (
             f"the comment on {name} differs from Config's"

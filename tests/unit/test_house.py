@@ -43,6 +43,7 @@ FLOORS = [
     },
     {"lab", "preprocessing", "model", "augmentation", "dropout", "learning"},
     {
+        "data.splitting",
         "data.packed",
         "data.sources",
         "data.packing",
@@ -52,22 +53,28 @@ FLOORS = [
     },
     {
         "engine.config",
+        "engine.recipe_text",
         "engine.distributed",
+        "engine.resume",
         "engine.run_dir",
+        "engine.transfer",
         "engine.loader",
         "engine.capture",
         "engine.trainer",
         "engine.validation",
         "engine.metrics",
         "engine.checkpoint",
+        "engine.early_stopping",
         "engine.verify",
         "engine.loop",
+        "engine.frontend",
         "engine.launch",
         "engine.cli",
         "engine.plan",
     },
     {"evaluation", "qualitative"},
     {"engine.report", "engine.mistakes", "engine.compare"},
+    {"predict"},
 ]
 
 
