@@ -80,7 +80,7 @@ def compare(
                 f"{progress.epochs} of {config.epochs}",
                 str(config.batch_size),
                 config.lr,
-                printable(getattr(config, "weights", "") or "–"),
+                printable(Path(config.weights).name or "–"),
                 *_error_words(folder, progress),
                 duration(progress.seconds),
                 run_verdict(folder, progress).partition(":")[0],

@@ -59,7 +59,7 @@ def plan_training(
         f" after {epochs} of {config.epochs} epochs, which is {available:,} steps. The"
         f" plateau is expected to last {steps:,.0f} steps ({low:,.0f} to {high:,.0f})."
     )
-    if getattr(config, "weights", ""):
+    if config.weights:
         return MarkdownText(
             f"{facts} That holds for a network that starts from random weights; this"
             " one starts from trained weights."

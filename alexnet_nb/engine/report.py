@@ -19,6 +19,8 @@ import numpy as np
 from ..base.files import atomic_write, printable, read_json
 from ..base.table import MarkdownTable, MarkdownText
 from ..data.packed import PackedDataset
+from .config import RunConfig
+from .early_stopping import is_out_of_patience
 from .run_dir import RunDir
 from alexnet_nb.evaluation import (
     chance_error,
@@ -245,10 +247,7 @@ def _end_of_run(folder: Path, progress: RunProgress) -> str:
     config = RunDir(folder).config()
     sentences = []
     if progress.epochs < config.epochs:
-        sentences.append(
-            f"The run stopped after {progress.epochs} of {config.epochs} epochs, at"
-            f" step {progress.step:,}; the network is that of its last checkpoint."
-        )
+        sentences.append(_why_it_ended(folder, progress, config))
     if progress.val_top1 is not None:
         gap = 100 * (progress.val_top1 - progress.train_top1)
         sentences.append(
@@ -259,6 +258,21 @@ def _end_of_run(folder: Path, progress: RunProgress) -> str:
             f" {progress.best_epoch}."
         )
     return " ".join(sentences)
+
+
+def _why_it_ended(folder: Path, progress: RunProgress, config: RunConfig) -> str:
+    """Say where a run ended before its last epoch, and why."""
+    of = f"after {progress.epochs} of {config.epochs} epochs"
+    rows = [row for row in read_metrics(folder) if row["split"] == "val"]
+    if is_out_of_patience([row["top1"] for row in rows], config.patience):
+        return (
+            f"The run ended {of}, because the validation error had not become lower"
+            f" for as many epochs as `patience` allows, {config.patience}."
+        )
+    return (
+        f"The run stopped {of}, at step {progress.step:,}; the network is that of its"
+        " last checkpoint."
+    )
 
 # %% ../../nbs/engine/report.ipynb #plot_curves
 def plot_curves(

@@ -17,6 +17,12 @@ from helpers import ROOT, gone, texts
 pytestmark = pytest.mark.distributed
 
 
+def outputs_of(folder, id):
+    """Return the outputs of a cell of the executed notebook."""
+    cells = json.loads((folder / "out.ipynb").read_text())["cells"]
+    return next(cell["outputs"] for cell in cells if cell["id"] == id)
+
+
 def test_dry_run_goes_through_everything(papermill, tmp_path):
     done = papermill("gpus=2", "dry_run=True", "epochs=1")
     assert done.returncode == 0, done.stderr
@@ -29,6 +35,8 @@ def test_dry_run_goes_through_everything(papermill, tmp_path):
     ):
         assert words in said, words
     assert "-p resume True" not in said  # nothing goes on with a dry run
+    (first,) = outputs_of(tmp_path, "result-code")  # of the page, once the run is over
+    assert first["data"]["text/markdown"].startswith("**A dry run of three steps")
     (run,) = (tmp_path / "runs").iterdir()
     assert {"result.json", "model.safetensors", "env.json"} <= {
         p.name for p in run.iterdir()

@@ -186,3 +186,18 @@ def test_the_lines_that_predict_are_python(runs):
     code = text.removeprefix("```python\n").removesuffix("\n```")
     compile(code, "report", "exec")
     assert "from alexnet_nb import load\n" in code
+
+
+def test_a_run_that_was_out_of_patience_says_so(runs, summaries, textures, tmp_path):
+    run = tmp_path / "patient"
+    shutil.copytree(runs / "learned", run)
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(config | dict(epochs=50, patience=1)))
+    *rows, last = read_metrics(run)
+    lines = [json.dumps(row) for row in (*rows, last | dict(top1=1.0))]
+    (run / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    summary = summarize(run, textures)
+    assert (
+        "The run ended after 6 of 50 epochs, because the validation error had not"
+        " become lower for as many epochs as `patience` allows, 1."
+    ) in summary
