@@ -100,6 +100,11 @@ class BatchShard(NamedTuple):
     of: int  # images in the batch
     weight: float  # of its mean loss in the mean over the replicas
 
+    def piece(self, rows: slice) -> "BatchShard":
+        """Return some rows of this share as a share of the same batch and weight."""
+        start = self.rows.start
+        return self._replace(rows=slice(start + rows.start, start + rows.stop))
+
 # %% ../../nbs/engine/distributed.ipynb #take
 def shard_batch(
     n: int,  # images in the batch

@@ -34,7 +34,7 @@ from .loader import StagingBuffers, StoredBatch, load_images
 from .run_dir import RunDir
 from ..learning import make_optimizer, set_learning_rates, top_errors
 from ..model import AlexNet, initial_weights
-from ..training import train_step
+from ..training import piece_rows, train_step
 
 # %% ../../nbs/engine/trainer.ipynb #save-seconds
 SAVE_SECONDS = 600  # between checkpoints within an epoch
@@ -90,8 +90,8 @@ class Trainer:
         self.recipe = config.model_recipe
         self.steps_per_epoch = math.ceil(len(data.train) / config.batch_size)
         self.val_errors: list[float] = []  # top-1, one an epoch
-        # weights of the best epoch, both columns; None: they are not kept
-        self.best: dict[str, torch.Tensor] | None = None
+        # "best": weights of the best epoch, both columns, where they are kept
+        self.kept: dict[str, dict[str, torch.Tensor]] = {}
         self.saving: Future | None = None  # a checkpoint that is being written
         self.last_log = time.monotonic()
         self.last_save = time.monotonic()
@@ -106,7 +106,9 @@ class Trainer:
         self.draw_masks: Callable = dropout_masks
         if self.compiles:
             compile: Any = partial(torch.compile, fullgraph=True, dynamic=False)
-            self.network, self.draw_masks = compile(self.model), compile(dropout_masks)
+            self.network = compile(self.model)
+            if self.config.grad_accum_steps == 1:  # else once for each piece
+                self.draw_masks = compile(dropout_masks)
         # averages gradients over the replicas once wrap_ddp was called
         self.ddp_model = self.network
         self.trainable_names: list[str] = []  # of the parameters that it averages
@@ -255,7 +257,7 @@ class Trainer:
         crop_size = self.recipe.crop
         n = 1
         if self.compiles:  # for one size of a batch
-            n = len(range(*self.shard(0).rows.indices(self.shard(0).of)))
+            n = len(range(*self.first_piece.rows.indices(self.shard(0).of)))
         if self.inputs is None:
             zeros = self.transform.mean.new_zeros(n, 3, crop_size, crop_size)
         else:  # of the type and in the layout of every batch
@@ -270,6 +272,13 @@ class Trainer:
         first = index * self.config.batch_size
         n = min(self.config.batch_size, len(self.data.train) - first)
         return shard_batch(n, self.replica, self.replicas)
+
+    @property
+    def first_piece(self) -> BatchShard:
+        """Return the first piece of this process's share of an epoch's first batch."""
+        shard = self.shard(0)
+        n = shard.rows.stop - shard.rows.start
+        return shard.piece(piece_rows(n, self.config.grad_accum_steps)[0])
 
     @property
     def params_device(self) -> torch.device:
@@ -329,11 +338,13 @@ class Trainer:
         images: torch.Tensor,
         labels: torch.Tensor,
         shard: BatchShard,
+        rows: slice | None = None,  # a piece of the share; None: all of it
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the loss of a share of a batch, weighted by the share, and the logits.
 
         Column 1 has no logits. Its loss is 0 and carries its gradient.
         """
+        shard = shard if rows is None else shard.piece(rows)
         network: Any = getattr(model, "module", model)  # behind DDP
         column = network.column
         draw_masks = self.draw_masks
@@ -412,6 +423,7 @@ class Trainer:
             labels,
             partial(self.compute_loss, shard=shard),
             self.scaler,
+            self.config.grad_accum_steps,
         )
         if self.column == 1:
             return torch.zeros(3, dtype=torch.float64, device=self.device)
