@@ -31,6 +31,7 @@ from alexnet_nb.base.files import (
 from ..base.rng import RANDOM_STREAM
 from .run_dir import RunDir
 from .trainer import Trainer
+from .transfer import stored_rate
 from ..multigpu import gather_state_dict, shard_state_dict
 from ..recipes import Recipe
 from ..weights import make_metadata
@@ -184,8 +185,8 @@ def model_metadata(
     return make_metadata(
         trainer.recipe,
         trainer.data.names,
-        trainer.data.mean,
-        trainer.data.cov,
+        trainer.start.mean,
+        trainer.start.cov,
         step=trainer.step if step is None else step,
         epochs=config.epochs,
         data=Path(config.data).name,
@@ -304,10 +305,8 @@ def load_checkpoint(trainer: Trainer, path: Path) -> None:
     for name, parameter in trainer.model.named_parameters():
         momentum = as_parameter_layout(parameter, velocity[name])
         trainer.optimizer.state[parameter]["momentum_buffer"] = momentum
-    rates = state["rates"]
     for group in trainer.optimizer.param_groups:
-        # before version 0.2, the biases of conv1 had no group of their own
-        group["lr"] = rates.get(group["name"], rates["biases"])
+        group["lr"] = stored_rate(state["rates"], group["name"])
     if trainer.scaler is not None:
         trainer.scaler.load_state_dict(state["scaler"])
     trainer.replay = None  # a captured step would go on with the momentum before

@@ -39,6 +39,7 @@ from .loader import prefetch
 from .metrics import MetricsLogger, log_memory
 from .resume import describe_changes
 from .trainer import EPOCH_SAVE_SECONDS, Trainer
+from .transfer import describe_start, save_start
 from .validation import measure_validation
 from .verify import assert_ranks_agree, verify_columns, verify_replicas
 from ..learning import learning_rates, plateau_drops
@@ -173,6 +174,8 @@ def log_resume(
         return
     if has_checkpoint or changes:
         trainer.log(f"resumed at step {trainer.step:,}{changes}")
+    elif trainer.config.weights:
+        trainer.log(describe_start(trainer.start, trainer.config))
     result = trainer.run_dir.path / "result.json"
     if trainer.is_main and result.exists():
         result.rename(result.with_name(f"result-step-{trainer.step:07}.json"))
@@ -210,10 +213,12 @@ def save_input_statistics(trainer: Trainer) -> None:
     """Write beside the weights what turns images into the input of this network.
 
     `stats.npz` holds the mean image and the RGB covariance, in 0–255; `data.json` holds
-    the class names and the checksums of the training data.
+    the class names and the checksums of the training data; `start.json`, what the run
+    has started from.
     """
-    folder, data = trainer.run_dir.path, trainer.data
+    folder = trainer.run_dir.path
     with atomic_write(folder / "stats.npz") as temp, open(temp, "wb") as file:
-        np.savez(file, mean=data.mean, cov=data.cov)
+        np.savez(file, mean=trainer.start.mean, cov=trainer.start.cov)
+    save_start(trainer.start, folder)
     with atomic_write(folder / "data.json") as temp:
         temp.write_text(json.dumps(fingerprint(trainer)["data"], indent=1))

@@ -45,6 +45,7 @@ from alexnet_nb.engine.resume import (
     refuse_other_run,
     refuse_past_end,
 )
+from .transfer import follow_stored, follow_weights
 
 # %% ../../nbs/engine/run_dir.ipynb #run-dir
 class RunDir:
@@ -194,8 +195,8 @@ def validate_folder(config: Config) -> Config:
 
     A run that resumes keeps its number of epochs, its patience and its learning rate
     where they are None.
-    A new run needs a folder that is empty or does not exist, outside of the data.
-    Raises `ValueError` otherwise.
+    A new run with `weights` gets their network. It needs a folder that is empty or does
+    not exist, outside of the data. Raises `ValueError` otherwise.
     """
     check = partial(require, config)
     check("out_dir", not _is_in_file(config.out_dir), "a folder")
@@ -208,12 +209,13 @@ def validate_folder(config: Config) -> Config:
         config = replace(config, out_dir=str(Path(config.out_dir).expanduser()))
     if config.resume:
         stored = load_run_config(config.out_dir)
-        config = complete_from_run(config, stored)
+        config = follow_stored(complete_from_run(config, stored), stored)
         refuse_other_run(config, stored)
         refuse_past_end(config, RunDir(config.out_dir).last_state())
         return config
     outside = f"a folder outside of the data, {config.data}"
     check("out_dir", not _is_in_data(config), outside)
+    config = follow_weights(config)
     if not config.out_dir:
         return config
     if (Path(config.out_dir) / "config.json").exists():

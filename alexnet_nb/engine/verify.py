@@ -104,7 +104,7 @@ def verify_columns(
 
     A dry run compares every gradient, too. Raises `RuntimeError` where they disagree.
     """
-    shard = trainer.first_piece
+    shard = trainer.shard(0).first_piece(trainer.config.grad_accum_steps)
     weights = gather_state_dict(trainer.model.state_dict(), trainer.column)
     loss, gradients = loss_and_gradients(trainer, trainer.model, params, shard)
     if trainer.column == 1:

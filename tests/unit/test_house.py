@@ -24,6 +24,7 @@ WIDEST_LINE = 88
 # From the ground up. A module imports its own floor, without a circle, and those below.
 FLOORS = [
     {
+        "base.figures",
         "base.files",
         "base.processes",
         "base.rng",
@@ -56,6 +57,7 @@ FLOORS = [
         "engine.distributed",
         "engine.resume",
         "engine.run_dir",
+        "engine.transfer",
         "engine.loader",
         "engine.capture",
         "engine.trainer",
@@ -65,11 +67,14 @@ FLOORS = [
         "engine.early_stopping",
         "engine.verify",
         "engine.loop",
+        "engine.frontend",
         "engine.launch",
         "engine.cli",
-        "engine.report",
+        "engine.plan",
     },
     {"evaluation", "qualitative"},
+    {"engine.report", "engine.mistakes", "engine.compare"},
+    {"predict"},
 ]
 
 

@@ -11,7 +11,7 @@ from alexnet_nb.engine import cli
 from alexnet_nb.engine.checkpoint import as_stored
 from alexnet_nb.engine.config import Config, parse_parameters, resolve
 from alexnet_nb.engine.distributed import plan_placement
-from alexnet_nb.engine.launch import resume_command
+from alexnet_nb.engine.frontend import resume_command
 from alexnet_nb.engine.recipe_text import parse_recipe, recipe_slug
 from alexnet_nb.engine.run_dir import open_run, validate
 from alexnet_nb.recipes import RECIPES, Recipe, source2012
