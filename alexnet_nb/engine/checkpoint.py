@@ -57,9 +57,7 @@ def save_checkpoint(
     velocity = gather_state_dict(momentum_buffers(trainer), trainer.column)
     if not trainer.is_main or path.exists():
         return
-    tensors = {"weights": weights, "velocity": velocity}
-    if trainer.best is not None:
-        tensors["best"] = trainer.best
+    tensors = {"weights": weights, "velocity": velocity} | trainer.kept
     refuse_non_finite(tensors, trainer)
     write = partial(
         write_checkpoint,
@@ -311,8 +309,6 @@ def load_checkpoint(trainer: Trainer, path: Path) -> None:
         )
     weights = load_file(path / "weights.safetensors")
     velocity = load_file(path / "velocity.safetensors")
-    if trainer.is_main and "best.safetensors" in state["sha256"]:
-        trainer.best = load_file(path / "best.safetensors")
     trainer.model.load_state_dict(shard_state_dict(weights, trainer.column))
     velocity = shard_state_dict(velocity, trainer.column)
     for name, parameter in trainer.model.named_parameters():

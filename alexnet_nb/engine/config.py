@@ -42,6 +42,7 @@ class Config:
     epochs: int | None = None  # None: 90, digits 40
     patience: int | None = None  # epochs without a lower error before it stops
     batch_size: int = 128  # images in a step, of all GPUs together
+    grad_accum_steps: int = 1  # pieces of a training step; more need less memory
     lr: float | None = None  # of the weights at the start; None: the recipe's
     lr_fc8: float | None = None  # of fc8's weights; None: lr, ten times lr for new ones
     seed: int = 0  # of weights, crops, colors and dropout
@@ -208,7 +209,8 @@ def validate_values(config: Config) -> None:
     check("val_share", share is None or 0 < share < 1, "a number between 0 and 1")
     check("seed", 0 <= config.seed < 2**32, "a number from 0 to 2**32 - 1")
     sizes = ("width_mult", "image_size", "crop_size", "batch_size")
-    for name in (*sizes, "epochs", "patience", "lr", "lr_fc8"):
+    steps = ("epochs", "patience", "grad_accum_steps")
+    for name in (*sizes, *steps, "lr", "lr_fc8"):
         value = getattr(config, name)
         check(name, value is None or value > 0, "a number above 0")
     check("train_from", config.train_from in ("", *LAYERS), "a layer, conv1 to fc8")
@@ -260,6 +262,12 @@ def validate_recipe(config: Config) -> None:
         config.batch_size >= replicas,
         f"at least {replicas}, one image for each replica of the network",
     )
+    most = config.batch_size // replicas
+    check(
+        "grad_accum_steps",
+        config.grad_accum_steps <= most,
+        f"at most {most}, one image for each piece of a replica's share of the batch",
+    )
     check(
         "image_size",
         config.data != "digits" or resolved.image_size % 8 == 0,
@@ -301,6 +309,7 @@ class RunConfig:
     epochs: int
     patience: int | None  # None: train every epoch
     batch_size: int
+    grad_accum_steps: int
     lr: float
     lr_fc8: float | None  # None: the trainer decides, who knows whether fc8 is new
     seed: int

@@ -30,6 +30,7 @@ from alexnet_nb.engine.checkpoint import (
 from alexnet_nb.engine.early_stopping import (
     is_out_of_patience,
     keep_best,
+    load_best,
     log_stop,
     save_best,
     save_summary,
@@ -135,7 +136,7 @@ def run_training(trainer: Trainer) -> None:
     checkpoint = last_checkpoint(trainer)
     if checkpoint:
         load_checkpoint(trainer, checkpoint)
-        keep_best(trainer)
+        load_best(trainer, checkpoint)
     if trainer.mesh:
         assert_ranks_agree(trainer)
     if trainer.is_main:

@@ -45,14 +45,14 @@ def changed_parameters(
     return changes
 
 # %% ../../nbs/engine/resume.ipynb #same_run
-_MAY_CHANGE = ("epochs", "patience", "lr", "gpus", "data_parallel")
+_MAY_CHANGE = ("epochs", "patience", "lr", "gpus", "data_parallel", "grad_accum_steps")
 
 
 def refuse_other_run(config: Config, stored: dict[str, Any]) -> None:
     """Raise `ValueError` where a run would resume as another run.
 
-    The number of epochs, patience, the learning rate, the number of processes and what
-    each of them holds may change.
+    The number of epochs, patience, the learning rate, the number of processes, what
+    each of them holds and the pieces of a step may change.
     """
     for name, (old, value) in changed_parameters(config, stored).items():
         if name not in _MAY_CHANGE:

@@ -92,8 +92,8 @@ class Trainer:
         self.start = find_start(config, data, self.run_dir.checkpoints())
         self.steps_per_epoch = math.ceil(len(data.train) / config.batch_size)
         self.val_errors: list[float] = []  # top-1, one an epoch
-        # weights of the best epoch, both columns; None: they are not kept
-        self.best: dict[str, torch.Tensor] | None = None
+        # "best": weights of the best epoch, both columns, where they are kept
+        self.kept: dict[str, dict[str, torch.Tensor]] = {}
         self.saving: Future | None = None  # a checkpoint that is being written
         self.last_log = time.monotonic()
         self.last_save = time.monotonic()
@@ -108,7 +108,9 @@ class Trainer:
         self.draw_masks: Callable = dropout_masks
         if self.compiles:
             compile: Any = partial(torch.compile, fullgraph=True, dynamic=False)
-            self.network, self.draw_masks = compile(self.model), compile(dropout_masks)
+            self.network = compile(self.model)
+            if self.config.grad_accum_steps == 1:  # else once for each piece
+                self.draw_masks = compile(dropout_masks)
         # averages gradients over the replicas once wrap_ddp was called
         self.ddp_model = self.network
         # of the parameters that it averages; None: before the first wrap_ddp
@@ -263,7 +265,8 @@ class Trainer:
         crop_size = self.recipe.crop
         n = 1
         if self.compiles:  # for one size of a batch
-            n = len(range(*self.shard(0).rows.indices(self.shard(0).of)))
+            rows = self.shard(0).first_piece(self.config.grad_accum_steps).rows
+            n = rows.stop - rows.start
         if self.inputs is None:
             zeros = self.transform.mean.new_zeros(n, 3, crop_size, crop_size)
         else:  # of the type and in the layout of every batch
@@ -337,11 +340,13 @@ class Trainer:
         images: torch.Tensor,
         labels: torch.Tensor,
         shard: BatchShard,
+        rows: slice | None = None,  # a piece of the share; None: all of it
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the loss of a share of a batch, weighted by the share, and the logits.
 
         Column 1 has no logits. Its loss is 0 and carries its gradient.
         """
+        shard = shard if rows is None else shard.piece(rows)
         network: Any = getattr(model, "module", model)  # behind DDP
         column = network.column
         draw_masks = self.draw_masks
@@ -423,6 +428,7 @@ class Trainer:
             labels,
             partial(self.compute_loss, shard=shard),
             self.scaler,
+            self.config.grad_accum_steps,
         )
         if self.column == 1:
             return torch.zeros(3, dtype=torch.float64, device=self.device)
