@@ -390,7 +390,7 @@ def how_to_predict(
     return MarkdownText(
         "```python\n"
         "from alexnet_nb import load\n"
-        f"model = load({str(folder)!r})\n"
+        f"model = load({json.dumps(str(folder), ensure_ascii=False)})\n"
         'model.predict("photo.jpg")\n'
         "```"
     )
