@@ -137,7 +137,7 @@ def test_a_failing_process_ends_the_notebook_with_its_traceback(
 ):
     step = fault(what, ranks=[rank])
     done = papermill(
-        "gpus=2", "epochs=2", "width_mult=0.125", timeout=300
+        "gpus=2", "epochs=2", "width_mult=0.0625", timeout=300
     )  # not the 600 s after which a silent process is given up
     assert done.returncode != 0, step
     assert f"process {rank} " in done.stderr
