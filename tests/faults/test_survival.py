@@ -20,7 +20,7 @@ from alexnet_nb.engine.launch import train
 from alexnet_nb.engine.loop import train_loop
 from alexnet_nb.engine.run_dir import RunDir
 from alexnet_nb.engine.trainer import Trainer
-from helpers import LONG, ROOT, gone, texts, workers
+from helpers import LONG, PATIENCE, ROOT, gone, texts, workers
 from helpers.runs import SMALL, TINY64, fit_one, metrics
 
 pytestmark = pytest.mark.distributed
@@ -256,7 +256,7 @@ def test_papermill_is_stopped(tmp_path, how):
         )
         for folder in folders
     ]
-    end = time.monotonic() + 90
+    end = time.monotonic() + PATIENCE
     while not list(folders[0].glob("runs/*/metrics.jsonl")) and time.monotonic() < end:
         time.sleep(0.1)
     assert workers(folders[0])
@@ -264,7 +264,7 @@ def test_papermill_is_stopped(tmp_path, how):
     jobs[0].wait(30)
     assert jobs[0].returncode != 0
     assert gone(folders[0])
-    assert jobs[1].wait(120) == 0, jobs[1].stderr.read()
+    assert jobs[1].wait(PATIENCE) == 0, jobs[1].stderr.read()
     for path in folders[0].glob("runs/*/metrics.jsonl"):
         [
             json.loads(line)
