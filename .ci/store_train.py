@@ -13,9 +13,12 @@ from pathlib import Path
 
 NOTEBOOK = Path(__file__).resolve().parent.parent / "nbs/train.ipynb"
 
+PAPERMILL = [sys.executable, "-m", "papermill"]
+
 with tempfile.TemporaryDirectory() as folder:
+    Path(folder, "nbs").symlink_to(NOTEBOOK.parent)
     subprocess.run(
-        [sys.executable, "-m", "papermill", NOTEBOOK, "out.ipynb", "-p", "gpus", "2"],
+        [*PAPERMILL, "nbs/train.ipynb", "out.ipynb", "-p", "gpus", "2"],
         check=True,
         cwd=folder,
     )

@@ -5,14 +5,13 @@
 # %% auto #0
 __all__ = ['LAUNCHER_VARIABLES', 'ALLOCATOR', 'LINE_MARK', 'BAR_MARK', 'ERROR_MARK', 'worker_main', 'set_up_cuda', 'launch',
            'start_torchrun', 'torchrun_command', 'worker_environment', 'show_line', 'terminate', 'describe_failure',
-           'train', 'has_native_bfloat16', 'resume_command']
+           'train', 'has_native_bfloat16']
 
 # %% ../../nbs/engine/launch.ipynb #imports
 import contextlib
 import json
 import os
 import re
-import shlex
 import signal
 import site
 import socket
@@ -24,7 +23,6 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import fields
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -39,6 +37,15 @@ from ..data.datasets import load_dataset
 from ..data.packed import open_packed
 from .config import Config, RunConfig, resolve
 from .distributed import Placement, init_distributed, plan_placement
+from alexnet_nb.engine.frontend import (
+    RunStopped,
+    continue_run,
+    end_under_papermill,
+    is_live,
+    remember_run,
+    resume_hint,
+    show_progress,
+)
 from .loop import run_training
 from .run_dir import RunDir, open_run, validate
 from .trainer import Trainer
@@ -115,7 +122,7 @@ def launch(
 
     Raises `RuntimeError` with the traceback of the process that failed first.
     """
-    live = "JPY_SESSION_NAME" in os.environ  # a person is watching in a notebook
+    live = is_live()
     run_dir.refuse_links()
     log_path = run_dir.path / "log" / "torchrun.txt"
     log_path.parent.mkdir(exist_ok=True)
@@ -277,7 +284,7 @@ def show_line(
     # a terminal in Latin-1 has no blocks for the bar
     message = message.encode(encoding, "replace").decode(encoding)
     if not live:
-        print(message, flush=True)
+        show_progress(message)
         return
     line_end = "\r" if line.startswith(BAR_MARK) else "\n"
     print(message.ljust(110), end=line_end, flush=True)
@@ -322,34 +329,40 @@ def describe_failure(
 
 # %% ../../nbs/engine/launch.ipynb #train
 def train(
-    config: Config,
-    shell: bool = False,  # started by alexnet-train, not by the notebook
+    config: Config,  # as the user asked
 ) -> Path:
     """Train a run to its end and return its folder.
 
-    Raises `ValueError` for parameters that cannot be meant, `RuntimeError` where a
-    process fails.
+    In Jupyter, the run that the same kernel has begun with the same parameters is
+    resumed. Raises `ValueError` for parameters that cannot be meant, `RuntimeError`
+    where a process fails, and `RunStopped` on Ctrl-C.
     """
-    config = validate(config)
+    asked = config
+    config = validate(continue_run(asked))
     placement = plan_placement(config.gpus, data_parallel=config.data_parallel)
     image_size = resolve(config).image_size
     # listed and packed once, not in every process
-    data = load_dataset(config.data, image_size, config.batch_size).path
+    data = load_dataset(
+        config.data, image_size, config.batch_size, val_share=config.val_share
+    ).path
     run_dir = open_run(config, placement)
+    remember_run(asked, run_dir.path)
     if config.precision == "bfloat16" and placement.device == "cpu":
         _warn_of_slow_bfloat16()
     if config.dry_run:
-        print(
-            "a dry run: three steps in two launches, whose errors mean nothing",
-            flush=True,
+        show_progress(
+            "a dry run: three steps in two launches, whose errors mean nothing"
         )
+    hint = resume_hint(config, run_dir.path)
     try:
         for _ in range(2 if config.dry_run else 1):
             launch(run_dir, placement, data)
+    except KeyboardInterrupt:
+        end_under_papermill(f"stopped; {hint}")
+        raise RunStopped(f"stopped; {hint}") from None
     except BaseException:
         if not config.dry_run:
-            command = resume_command(config, run_dir.path, shell)
-            print(f"stopped; to go on with it: {command}", flush=True)
+            show_progress(f"stopped; {hint}")
         raise
     finally:
         run_dir.close()
@@ -375,31 +388,6 @@ def _warn_of_slow_bfloat16() -> None:
             "this processor has no instructions for bfloat16; float32 may be faster",
             flush=True,
         )
-
-# %% ../../nbs/engine/launch.ipynb #resume_command
-def resume_command(
-    config: Config,  # as the user asked
-    folder: Path | str,  # of the run
-    shell: bool = False,  # with alexnet-train
-) -> str:
-    """Return the command that resumes a run from its last checkpoint.
-
-    For the notebook it names every parameter that differs from its default.
-    """
-    if shell:
-        return f"alexnet-train --resume --out-dir {shlex.quote(str(folder))}"
-    parameters: dict[str, Any] = {}
-    for field in fields(Config):
-        value = getattr(config, field.name)
-        if field.name in ("out_dir", "resume", "dry_run"):
-            continue
-        if field.name == "gpus" or value != field.default:
-            parameters[field.name] = value
-    parameters |= dict(resume=True, out_dir=folder)
-    options = [
-        f"-p {name} {shlex.quote(str(value))}" for name, value in parameters.items()
-    ]
-    return " ".join(["papermill nbs/train.ipynb out.ipynb", *options])
 
 # %% ../../nbs/engine/launch.ipynb #main
 def _main() -> None:

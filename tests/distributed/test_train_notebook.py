@@ -17,6 +17,12 @@ from helpers import ROOT, gone, texts
 pytestmark = pytest.mark.distributed
 
 
+def outputs_of(folder, id):
+    """Return the outputs of a cell of the executed notebook."""
+    cells = json.loads((folder / "out.ipynb").read_text())["cells"]
+    return next(cell["outputs"] for cell in cells if cell["id"] == id)
+
+
 def test_dry_run_goes_through_everything(papermill, tmp_path):
     done = papermill("gpus=2", "dry_run=True", "epochs=1")
     assert done.returncode == 0, done.stderr
@@ -29,6 +35,8 @@ def test_dry_run_goes_through_everything(papermill, tmp_path):
     ):
         assert words in said, words
     assert "-p resume True" not in said  # nothing goes on with a dry run
+    (first,) = outputs_of(tmp_path, "result-code")  # of the page, once the run is over
+    assert first["data"]["text/markdown"].startswith("**A dry run of three steps")
     (run,) = (tmp_path / "runs").iterdir()
     assert {"result.json", "model.safetensors", "env.json"} <= {
         p.name for p in run.iterdir()
@@ -46,18 +54,20 @@ def test_the_printed_line_goes_on_with_the_run(papermill, tmp_path, monkeypatch)
     assert done.returncode == 0, done.stderr
     (run,) = (tmp_path / "runs").iterdir()
     line = next(
-        line
+        line.removeprefix("to resume: ")
         for line in texts(tmp_path).splitlines()
-        if line.startswith("papermill nbs/train.ipynb")
+        if line.startswith("to resume: papermill ")
     )
+    assert line.startswith(f"papermill {ROOT}/nbs/train.ipynb out-2.ipynb -p gpus 2 ")
     weights = (run / "model.safetensors").read_bytes()
     shutil.rmtree(run / "checkpoints/step-0000024")
-    (tmp_path / "nbs").symlink_to(ROOT / "nbs")
+    report = (tmp_path / "out.ipynb").read_bytes()
     done = subprocess.run(
         line, shell=True, cwd=tmp_path, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert "resumed at step 23" in texts(tmp_path)
+    assert (tmp_path / "out.ipynb").read_bytes() == report
+    assert "resumed at step 23" in texts(tmp_path, "out-2.ipynb")
     assert (run / "model.safetensors").read_bytes() == weights
     assert [
         json.loads(line)["step"]

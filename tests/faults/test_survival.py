@@ -213,10 +213,7 @@ def test_a_kernel_is(tmp_path, hanging, how):
     try:
         assert gone(tmp_path)
         if how == "interrupted":
-            assert (
-                client.get_shell_msg(timeout=30)["content"]["ename"]
-                == "KeyboardInterrupt"
-            )
+            assert client.get_shell_msg(timeout=30)["content"]["ename"] == "RunStopped"
     finally:
         kernel.shutdown_kernel(now=True)
 

@@ -34,9 +34,9 @@ def require_playwright():
         )
 
 
-def texts(folder):
+def texts(folder, name="out.ipynb"):
     """What the cells of a notebook that ran in a folder said."""
-    nb = json.loads((folder / "out.ipynb").read_text())
+    nb = json.loads((folder / name).read_text())
     return "\n".join(
         "".join(o.get("text", "")) + "\n".join(o.get("traceback", ""))
         for c in nb["cells"]

@@ -43,7 +43,7 @@ def test_parameters_cell_equals_config(cells):
     kinds = typing.get_type_hints(Config)
     assert list(found) == list(kinds)
     for name, (kind, default, comment) in found.items():
-        assert eval(kind) == kinds[name]
+        assert eval(kind, vars(typing)) == kinds[name]
         assert default == getattr(Config(), name)
         assert comment is None or f"# {comment}\n" in code, (
             f"the comment on {name} differs from Config's"
@@ -87,6 +87,8 @@ def test_outputs_are_clean(path):
             assert not re.search(
                 r"/(root|tmp|home|work)/|Warning|0x[0-9a-f]{8}", words
             ), words
+            box = output.get("metadata", {}).get("needs_background")
+            assert box is None, f"{cell['id']}: Jupyter draws a {box} box behind it"
             if png := output.get("data", {}).get("image/png"):
                 assert (
                     Image.open(io.BytesIO(base64.b64decode(png)))

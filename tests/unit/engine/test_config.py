@@ -66,3 +66,41 @@ def test_what_a_pair_of_processes_cannot_do_is_refused(settings, words):
 def test_both_columns_in_each_process_may_have_every_precision(precision):
     settings = dict(gpus=2, data_parallel=True, precision=precision, compile=True)
     assert parse_parameters(settings) == Config(**settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("lr", "1e-2", 0.01),
+        ("lr", "0.01", 0.01),
+        ("lr", "none", None),
+        ("batch_size", "128", 128),
+        ("batch_size", "1e2", 100),
+        ("epochs", "null", None),
+        ("compile", "None", None),
+        ("compile", "false", False),
+        ("resume", "True", True),
+        ("out_dir", "none", "none"),
+    ],
+)
+def test_a_value_is_read_from_text(name, text, value):
+    config = parse_parameters({name: text, "dry_run": False})
+    found = getattr(config, name)
+    assert (type(found), found) == (type(value), value)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("epochs", "12x"),
+        ("epochs", "12.5"),
+        ("epochs", ""),
+        ("batch_size", "none"),
+        ("lr", "inf"),
+        ("lr", "True"),
+        ("resume", "1"),
+    ],
+)
+def test_other_text_is_no_value(name, text):
+    with pytest.raises(ValueError, match=f"^{name}: got '{text}', expected "):
+        parse_parameters({name: text})
