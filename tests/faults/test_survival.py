@@ -20,7 +20,7 @@ from alexnet_nb.engine.launch import train
 from alexnet_nb.engine.loop import train_loop
 from alexnet_nb.engine.run_dir import RunDir
 from alexnet_nb.engine.trainer import Trainer
-from helpers import LONG, ROOT, gone, texts, workers
+from helpers import LONG, PATIENCE, ROOT, gone, texts, workers
 from helpers.runs import SMALL, TINY64, fit_one, metrics
 
 pytestmark = pytest.mark.distributed
@@ -137,7 +137,7 @@ def test_a_failing_process_ends_the_notebook_with_its_traceback(
 ):
     step = fault(what, ranks=[rank])
     done = papermill(
-        "gpus=2", "epochs=2", "width_mult=0.125", timeout=300
+        "gpus=2", "epochs=2", "width_mult=0.0625", timeout=300
     )  # not the 600 s after which a silent process is given up
     assert done.returncode != 0, step
     assert f"process {rank} " in done.stderr
@@ -253,7 +253,7 @@ def test_papermill_is_stopped(tmp_path, how):
         )
         for folder in folders
     ]
-    end = time.monotonic() + 90
+    end = time.monotonic() + PATIENCE
     while not list(folders[0].glob("runs/*/metrics.jsonl")) and time.monotonic() < end:
         time.sleep(0.1)
     assert workers(folders[0])
@@ -261,7 +261,7 @@ def test_papermill_is_stopped(tmp_path, how):
     jobs[0].wait(30)
     assert jobs[0].returncode != 0
     assert gone(folders[0])
-    assert jobs[1].wait(120) == 0, jobs[1].stderr.read()
+    assert jobs[1].wait(PATIENCE) == 0, jobs[1].stderr.read()
     for path in folders[0].glob("runs/*/metrics.jsonl"):
         [
             json.loads(line)

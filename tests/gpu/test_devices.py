@@ -32,7 +32,7 @@ from alexnet_nb.engine.loop import begin_epoch
 from alexnet_nb.engine.trainer import Trainer
 from alexnet_nb.lrn import SpatialNorm, formula, lrn
 from alexnet_nb.recipes import RECIPES
-from helpers import PATIENCE, ROOT
+from helpers import LONG, PATIENCE, ROOT
 from helpers.images import PHOTO, jpeg_strings
 
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
@@ -268,6 +268,8 @@ def test_two_processes_on_one_device_agree_with_one(device, data_parallel, preci
 
     In float32, a GPU crops the images itself.
     """
+    if (device, precision) == ("cpu", "float32") and not LONG:
+        pytest.skip("float64 says more on a CPU: set ALEXNET_NB_LONG=1")
     where = "cuda:0" if device == "cuda" else "cpu"
     with tempfile.TemporaryDirectory() as store:
         environment = worker_environment(plan_placement(2, num_devices=0), store)

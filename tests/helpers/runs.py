@@ -15,7 +15,7 @@ from alexnet_nb.engine.trainer import Trainer
 
 TINY = dict(width_mult=1 / 16, epochs=1)
 TINY64 = TINY | dict(precision="float64")
-SMALL = dict(width_mult=1 / 8, epochs=2, recipe="source2012")
+SMALL = dict(width_mult=1 / 16, epochs=2, recipe="source2012")
 
 
 def begin(folder, data, **settings):

@@ -125,6 +125,7 @@ ON_NETWORKS = [*ON_BOTH, by_script_of_fx, by_feature_extractor]
 if LONG:
     ON_LAYERS += [by_script_of_fx, by_strict_export]
     ON_NETWORKS += [by_strict_export]
+ON_FULL_SIZE = ON_NETWORKS if LONG else [by_onnx_from_trace, by_onnx_from_export]
 names = {"ids": lambda value: value.__name__}
 
 
@@ -313,9 +314,9 @@ def test_network_of_every_recipe(tool, recipe):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES.values() if LONG else [source2012], ids=str)
-@pytest.mark.parametrize("tool", ON_NETWORKS, **names)
+@pytest.mark.parametrize("tool", ON_FULL_SIZE, **names)
 def test_network_of_full_size(tool, recipe):
-    """The net of the paper's numbers; the other recipes behind the flag."""
+    """The net of the paper's numbers; other recipes and tools behind the flag."""
     net = sensitive(recipe, 1000)
     compare(net, tool(net, images(recipe, 2)), images(recipe, 3))
 
