@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['probabilities', 'wilson', 'load_model', 'load_input', 'read_run_data', 'describe_names', 'parts_of', 'evaluate',
-           'require_same_kind', 'errors_on', 'save_result', 'error_table', 'baselines']
+           'measure_errors', 'require_same_kind', 'errors_on', 'save_result', 'error_table', 'baselines',
+           'measure_baselines', 'chance_error', 'guessing_loss']
 
 # %% ../nbs/11_evaluation.ipynb #imports
 import hashlib
@@ -22,6 +23,12 @@ from .data.packed import ImageSplit, PackedDataset
 from .engine.run_dir import RunDir
 from .learning import error_rates
 from .model import AlexNet
+from alexnet_nb.weights import (
+    build_model,
+    newest_weights,
+    read_metadata,
+    read_weights,
+)
 
 # %% ../nbs/11_evaluation.ipynb #probabilities
 @torch.no_grad()
@@ -54,13 +61,19 @@ def wilson(
 
 # %% ../nbs/11_evaluation.ipynb #load_model
 def load_model(
-    folder: str | Path,  # of a run that has ended
+    folder: str | Path,  # of a run
     device: str = "cpu",
 ) -> AlexNet:
-    """Load the trained network of a run, both columns, in evaluation mode."""
+    """Load the trained network of a run, both columns, in evaluation mode.
+
+    A run that was interrupted has the weights of its last checkpoint.
+    """
     from safetensors.torch import load_file
 
-    weights = load_file(Path(folder) / "model.safetensors")
+    path = newest_weights(Path(folder))
+    if read_metadata(path).get("recipe"):
+        return build_model(read_weights(path), device)
+    weights = load_file(path)  # of a version that wrote no metadata
     config = RunDir(folder).config()
     model = AlexNet(config.model_recipe, len(weights["fc8.bias"])).to(
         device, weights["fc8.bias"].dtype
@@ -132,7 +145,7 @@ def parts_of(data: PackedDataset, split: str) -> list[ImageSplit]:
 
 # %% ../nbs/11_evaluation.ipynb #evaluate
 def evaluate(
-    folder: str | Path,  # of a run that has ended
+    folder: str | Path,  # of a run
     data: PackedDataset,
     device: str = "cpu",
     split: str = "val",  # or "train", or "all" the images of the data
@@ -143,6 +156,21 @@ def evaluate(
     images the errors of all crops go to `result.json`; on anything else they go to a
     file of its own, `result-DATA-KEY-SPLIT.json`, which names the data. Raises
     `ValueError` for images of another size and for other classes.
+    """
+    errors, n = measure_errors(folder, data, device, split)
+    rates = {_views(k): both for k, both in errors.items()}
+    return error_table(rates, n)
+
+# %% ../nbs/11_evaluation.ipynb #measure-errors
+def measure_errors(
+    folder: str | Path,  # of a run
+    data: PackedDataset,
+    device: str = "cpu",
+    split: str = "val",  # or "train", or "all" the images of the data
+) -> tuple[dict[int, tuple[float, float]], int]:
+    """Measure and store what `evaluate` tabulates.
+
+    Return the top-1 and top-5 error by number of crops, and the number of images.
     """
     folder = Path(folder)
     model = load_model(folder, device)
@@ -156,8 +184,7 @@ def evaluate(
         errors[views], labels = errors_on(model, transform, parts, requested)
         n = len(labels)
     save_result(folder, model, errors, n, data, split)
-    rates = {_views(k): both for k, both in errors.items()}
-    return error_table(rates, n)
+    return errors, n
 
 # %% ../nbs/11_evaluation.ipynb #views-words
 def _views(n: int) -> str:
@@ -251,6 +278,18 @@ def baselines(
     side: int = 8,  # images are shrunk to this, pixels
 ) -> MarkdownTable:
     """Measure nearest neighbor and logistic regression on the raw pixels, shrunk."""
+    errors, n = measure_baselines(data, most, side)
+    rates: dict[str, tuple[float, float | None]]
+    rates = {name: (error, None) for name, error in errors.items()}
+    return error_table(rates, n)
+
+# %% ../nbs/11_evaluation.ipynb #measure-baselines
+def measure_baselines(
+    data: PackedDataset,
+    most: int = 5_000,  # training images that are used
+    side: int = 8,  # images are shrunk to this, pixels
+) -> tuple[dict[str, float], int]:  # top-1 errors; validation images
+    """Measure what `baselines` tabulates."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.neighbors import KNeighborsClassifier
 
@@ -261,12 +300,37 @@ def baselines(
         "nearest neighbor": KNeighborsClassifier(1),
         "logistic regression": LogisticRegression(max_iter=1000),
     }
-    errors: dict[str, tuple[float, float | None]] = {}
+    errors: dict[str, float] = {}
     for name, model in models.items():
         model.fit(train_pixels, data.train.labels[:most])
         wrong = model.predict(val_pixels) != val_labels
-        errors[name] = (float(wrong.mean()), None)
-    return error_table(errors, len(val_labels))
+        errors[name] = float(wrong.mean())
+    return errors, len(val_labels)
+
+# %% ../nbs/11_evaluation.ipynb #chance
+def chance_error(
+    data: PackedDataset,
+) -> tuple[str, float]:  # the class, and the top-1 error
+    """Return the most frequent training class, and the error of always naming it.
+
+    With equally many images of every class this is the error of guessing.
+    """
+    counts = np.bincount(data.train.labels, minlength=len(data.names))
+    largest = int(counts.argmax())
+    return data.names[largest], float((data.val.labels != largest).mean())
+
+# %% ../nbs/11_evaluation.ipynb #guessing-loss
+def guessing_loss(
+    labels: np.ndarray,  # int64, of the training images
+) -> float:
+    """Compute the loss of a network that knows only how frequent each class is.
+
+    It is the entropy of the labels. With equally many images of C classes it is ln C.
+    The loss stays near it on the plateau.
+    """
+    counts = np.unique(labels, return_counts=True)[1]
+    shares = counts / counts.sum()
+    return float(-(shares * np.log(shares)).sum())
 
 # %% ../nbs/11_evaluation.ipynb #shrunk-pixels
 def _shrunk_pixels(split: ImageSplit, most: int, side: int) -> np.ndarray:

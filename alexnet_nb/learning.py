@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PLATEAU', 'top_errors', 'error_rates', 'make_optimizer', 'set_learning_rates', 'learning_rates', 'plateau_drops',
-           'scale_width', 'check_signal', 'plateau_forecast']
+           'scale_width', 'check_signal', 'plateau_steps', 'plateau_forecast']
 
 # %% ../nbs/09_learning.ipynb #imports
 from collections.abc import Sequence
@@ -251,13 +251,23 @@ PLATEAU = {"updates": 365, "power": -0.38, "factor": 1.58}
 # at a spread of 0.001; 95 %: from 48 small nets at a rate of 0.01, results/plateau
 
 
+def plateau_steps(
+    spread: float,  # of the logits over images, before training
+) -> tuple[float, float, float]:  # expected training steps, and their 95 % interval
+    """Compute how long the first plateau lasts, by the experiment with small networks.
+
+    The experiment had a learning rate of 0.01.
+    """
+    steps = PLATEAU["updates"] * (max(spread, 1e-12) / 0.001) ** PLATEAU["power"]
+    return steps, steps / PLATEAU["factor"], steps * PLATEAU["factor"]
+
+# %% ../nbs/09_learning.ipynb #forecast
 def plateau_forecast(
     spread: float,  # of the logits over images, before training
     x: torch.Tensor,  # the images
 ) -> str:
     """Say how long the first plateau lasts, by the experiment with small networks."""
-    steps = PLATEAU["updates"] * (max(spread, 1e-12) / 0.001) ** PLATEAU["power"]
-    low, high = steps / PLATEAU["factor"], steps * PLATEAU["factor"]
+    steps, low, high = plateau_steps(spread)
     duration = "more than 500 updates"
     if steps < 500:
         duration = f"about {steps:.0f} updates ({low:.0f} to {high:.0f})"

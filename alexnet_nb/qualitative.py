@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from .augmentation import InputTransform
+from .base.figures import drawable, name_style
 from .data.packed import PackedDataset
 from .evaluation import probabilities
 from .model import AlexNet
@@ -54,7 +55,7 @@ def draw_predictions(
     )
     for (top, bottom), image, label, row in zip(axes.T, images, labels, p, strict=True):
         top.imshow(image)
-        top.set_title(names[label], fontsize=9)
+        top.set_title(drawable(names[label], 12), **name_style(fontsize=9))
         _draw_bars(bottom, row, label, names)
         for ax in (top, bottom):
             ax.set(xticks=[], yticks=[])
@@ -73,7 +74,8 @@ def _draw_bars(ax: Any, p: torch.Tensor, label: int, names: Sequence[str]) -> No
         x, color = value + 0.03, "#808890"
         if value > 0.5:  # the name fits into the bar
             x, color = 0.02, "#fff"
-        ax.text(x, y, names[c], va="center", fontsize=8, color=color)
+        style = name_style(va="center", fontsize=8, color=color)
+        ax.text(x, y, drawable(names[c], 12), **style)
     ax.set(xlim=(0, 1), ylim=(len(top) - 0.5, -0.5))
 
 # %% ../nbs/12_qualitative.ipynb #plot_predictions

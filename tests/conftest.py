@@ -7,27 +7,44 @@ import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from helpers import ROOT, skip_or_fail
 
 
+def pytest_configure():
+    """Options of this session are not those of the sessions that its tests start."""
+    os.environ.pop("PYTEST_ADDOPTS", None)
+
+
+def shared_folder(tmp_path_factory):
+    """A folder of this session, the same in all of its processes (pytest -n)."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
 @pytest.fixture(scope="session", autouse=True)
 def compiled_kernels(tmp_path_factory):
-    """A cache of torch.compile for these tests alone.
+    """A cache of torch.compile for these tests alone, and for sessions that they start.
 
     torch's own does not know ATEN_CPU_CAPABILITY: a kernel of another setting would be
     taken from it, which gives NaN or does not compile.
     """
+    name = "inductor-" + os.environ.get("ATEN_CPU_CAPABILITY", "own")
+    variable = "TORCHINDUCTOR_CACHE_DIR"
+    cache = Path(os.environ.get(variable, ""))
+    if cache.name != name:
+        cache = shared_folder(tmp_path_factory) / name
     with pytest.MonkeyPatch.context() as patch:
-        cache = tmp_path_factory.mktemp("inductor")
-        patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(cache))
+        patch.setenv(variable, str(cache))
         yield
 
 
 @pytest.fixture(scope="session")
-def site():
+def site(tmp_path_factory):
     """The folder of the site.
 
     It is built once for all tests, or is the one that ALEXNET_NB_SITE names: the build
@@ -35,11 +52,15 @@ def site():
     """
     if built := os.environ.get("ALEXNET_NB_SITE"):
         return (ROOT / built).resolve(strict=True)
-    command = [sys.executable, ROOT / ".ci/site.py"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    words = done.stdout + done.stderr
-    assert done.returncode == 0, words
-    assert " 0 broken links" in done.stdout, words
+    report = shared_folder(tmp_path_factory) / "site.json"
+    with FileLock(report.with_suffix(".lock")):
+        if not report.exists():
+            command = [sys.executable, ROOT / ".ci/site.py"]
+            done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+            report.write_text(json.dumps([done.returncode, done.stdout + done.stderr]))
+    code, words = json.loads(report.read_text())
+    assert code == 0, words
+    assert " 0 broken links" in words, words
     return ROOT / "_docs"
 
 

@@ -21,24 +21,29 @@ from alexnet_nb.data.sources import (
     list_imagenette,
     list_images,
 )
+from .splitting import refuse_val_share
 
 # %% ../../nbs/engine/datasets.ipynb #open_source
 def find_source(
     data: str,  # a known name, a folder with ILSVRC-2012, or an image folder
     size: int = 256,  # side of the digits, which are made, in pixels
+    val_share: float | None = None,  # of a folder that is not split; None: a tenth
 ) -> ImageSource:
     """List the images of a known data set or of a folder.
 
     Raises `FileNotFoundError` or `ValueError` saying what is missing.
     """
+    folder = Path(data).expanduser()
+    is_imagenet = any((folder / name).exists() for name in ("meta.bin", *ARCHIVES))
+    if data in KNOWN_DATASETS or is_imagenet:
+        refuse_val_share(val_share, data)
     if data == "digits":
         return list_digits(size)
     if data in KNOWN_DATASETS:
         return _download(data)
-    folder = Path(data).expanduser()
-    if any((folder / name).exists() for name in ("meta.bin", *ARCHIVES)):
+    if is_imagenet:
         return list_imagenet(folder)
-    return list_images(folder)
+    return list_images(folder, val_share=val_share)
 
 
 def _download(data: str) -> ImageSource:
@@ -60,19 +65,23 @@ def load_dataset(
     size: int,  # side of the stored images, pixels
     least: int = 1,  # training images; fewer are refused
     progress: Callable[[str], object] = print,  # called with a line now and then
+    val_share: float | None = None,  # of a folder that is not split; None: a tenth
 ) -> PackedDataset:
     """Open a data set by name or path; pack it first where that has not been done.
 
     Raises `ValueError` for fewer images than `least`, for a packed data set of another
-    size, and where no validation image could be read.
+    size, for a `val_share` of data that are split already, and where no validation
+    image could be read.
     """
     cached = cache_folder() / f"{data}-{size}"
     if (Path(data).expanduser() / "meta.json").exists():
         packed = open_packed(Path(data).expanduser())
+        refuse_val_share(val_share, data, packed.meta.get("val_share"))
     elif data in KNOWN_DATASETS and cached.exists():
         packed = open_packed(cached)
+        refuse_val_share(val_share, data)
     else:
-        source = find_source(data, size)
+        source = find_source(data, size, val_share)
         require_enough_images(len(source.splits["train"]), least)
         if data not in KNOWN_DATASETS:
             name = Path(data).expanduser().resolve().name

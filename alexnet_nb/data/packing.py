@@ -112,7 +112,8 @@ def write_split(
     rows = read_journal(journal_path, path, lambda i: len(chunks.part(i)))
     resumed = min(len(rows) * CHUNK, len(chunks.samples))
     bar.n += resumed
-    bar.initial += resumed  # they do not count for the speed
+    # they do not count for the speed; a bar that TQDM_DISABLE hides has no such number
+    bar.initial = getattr(bar, "initial", 0) + resumed
     with (
         open(path, "r+b" if path.exists() else "w+b") as data,
         Journal(journal_path, rows, data) as journal,
@@ -327,6 +328,7 @@ def write_meta(
         classes=len(source.names),
         origin=source.origin,
         seed=plan["seed"],
+        val_share=source.val_share,
         unread=left_out,
         sha256=checksums,
         plan=plan,

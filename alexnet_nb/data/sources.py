@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Sample', 'IMAGE_SUFFIXES', 'ILSVRC2012', 'ARCHIVES', 'ImageSource', 'file_version', 'shuffled', 'why_passed_over',
-           'find_images', 'list_images', 'split_roots', 'find_samples', 'require_classes', 'list_classes',
-           'suggest_folder', 'list_imagenet', 'list_cifar10', 'list_imagenette', 'list_digits']
+           'find_images', 'list_images', 'find_samples', 'require_classes', 'list_classes', 'suggest_folder',
+           'list_imagenet', 'list_cifar10', 'list_imagenette', 'list_digits']
 
 # %% ../../nbs/engine/sources.ipynb #imports
 import hashlib
@@ -21,6 +21,13 @@ from typing import Any
 import numpy as np
 
 from ..base.files import printable
+from alexnet_nb.data.splitting import (
+    VAL_SHARE,
+    refuse_val_share,
+    split_by_class,
+    split_roots,
+    unused_split,
+)
 
 # %% ../../nbs/engine/sources.ipynb #Source
 Sample = tuple[Path | np.ndarray, int]  # file, or array H × W × 3 of uint8; its label
@@ -38,6 +45,7 @@ class ImageSource:
     origin: str  # a folder, or who has made the images
     left_out: Sequence[tuple[str, str]] = ()  # (path, why it is not among the samples)
     seed: int = 0  # of the order
+    val_share: float | None = None  # of all images; None: they were split already
 
     def __post_init__(self) -> None:
         """Check the names of the classes, which become lines of a file."""
@@ -54,6 +62,8 @@ class ImageSource:
         It changes when the images have changed.
         """
         digest = hashlib.sha256(json.dumps([self.names, self.origin]).encode())
+        if self.val_share is not None:
+            digest.update(f"val_share {self.val_share}".encode())
         for split, samples in self.splits.items():
             for source, label in samples:
                 digest.update(f"{split} {label} ".encode())
@@ -154,33 +164,28 @@ def _is_new_folder(
 def list_images(
     folder: Path | str,  # {train,val}/CLASS/FILE or CLASS/FILE
     seed: int = 0,  # of the order, and of the split where the folder has none
+    val_share: float | None = None,  # of a folder that is not split; None: a tenth
 ) -> ImageSource:
     """List the images of a folder.
 
-    Without folders `train` and `val`, a tenth of the images becomes the validation set.
+    Without a folder `train`, some images of each class become the validation set.
     Raises `FileNotFoundError` or `ValueError` saying what is missing.
     """
     folder = Path(folder)
     roots = split_roots(folder)
-    left_out: list[tuple[str, str]] = []
+    left_out = unused_split(roots)
     names = list_classes(roots["train"], left_out)
     if "val" in roots:
-        others = set(list_classes(roots["val"], left_out)) - set(names)
-        if others:
-            raise ValueError(
-                f"data: got {folder}/val with classes that train has not:"
-                f" {printable(', '.join(sorted(others)))}, expected those of train;"
-                " rename the folders, or remove them"
-            )
+        refuse_val_share(val_share, str(folder))
+        _refuse_other_classes(roots["val"], names, left_out)
     samples = {}
     for split, root in roots.items():
         samples[split] = find_samples(root, names, left_out)
     require_classes(samples["train"], names, roots["train"], left_out)
     shuffled(samples, seed)
     if "val" not in roots:
-        num_val = max(1, len(samples["train"]) // 10)
-        samples["val"] = samples["train"][:num_val]
-        samples["train"] = samples["train"][num_val:]
+        val_share = VAL_SHARE if val_share is None else val_share
+        samples = split_by_class(samples["train"], len(names), val_share)
     for split in samples:
         if not samples[split]:
             raise FileNotFoundError(
@@ -190,24 +195,20 @@ def list_images(
                 f" {' '.join(sorted(IMAGE_SUFFIXES))}"
             )
     origin = str(folder.resolve())
-    return ImageSource(samples, tuple(names), origin, tuple(left_out), seed)
+    return ImageSource(samples, tuple(names), origin, tuple(left_out), seed, val_share)
 
-# %% ../../nbs/engine/sources.ipynb #def-split-roots
-def split_roots(folder: Path) -> dict[str, Path]:
-    """Return the folder of each split; without any, the folder itself as "train"."""
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f"data: got {folder}, which is not a folder in {Path.cwd()}, expected a"
-            " folder of images, or the name of a known data set; check the path"
+
+def _refuse_other_classes(
+    root: Path, names: list[str], left_out: list[tuple[str, str]]
+) -> None:
+    """Raise `ValueError` where the validation images have classes of their own."""
+    others = set(list_classes(root, left_out)) - set(names)
+    if others:
+        raise ValueError(
+            f"data: got {root} with classes that train has not:"
+            f" {printable(', '.join(sorted(others)))}, expected those of train;"
+            " rename the folders, or remove them"
         )
-    if not (folder / "train").is_dir():
-        return {"train": folder}
-    if not (folder / "val").is_dir():
-        raise FileNotFoundError(
-            f"data: got {folder}, which has a folder train and none named val, expected"
-            " both or none; add val, or move the classes out of train"
-        )
-    return {"train": folder / "train", "val": folder / "val"}
 
 # %% ../../nbs/engine/sources.ipynb #def-find-samples
 def find_samples(

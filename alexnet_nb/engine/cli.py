@@ -32,6 +32,7 @@ from alexnet_nb.engine.config import (
 from .distributed import Placement, plan_placement
 from .launch import LINE_MARK, train, worker_main
 from .run_dir import RunDir, load_run_config, open_run, validate
+from .transfer import follow_weights
 
 # %% ../../nbs/engine/cli.ipynb #command_line
 def command_line() -> argparse.ArgumentParser:
@@ -103,7 +104,7 @@ they were before. The first process makes the folder and packs the data; the fir
 of every other machine packs them once more where the machines do not share a cache
 (ALEXNET_NB_CACHE). A run that is started again resumes from its last checkpoint.
 --resume needs --out-dir only: every other option is then what the run was started
-with."""
+with. --epochs and --lr may be given anew; the schedule follows the new epochs."""
 
 # %% ../../nbs/engine/cli.ipynb #main-1
 def main() -> None:
@@ -180,6 +181,8 @@ def config_from_torchrun(
         )
     config = replace(config, gpus=processes)
     validate_values(config)  # the main process alone looks at the folder
+    if not config.resume:  # a run that resumes has followed its weights
+        config = follow_weights(config)
     machines = processes // int(env.get("LOCAL_WORLD_SIZE", processes))
     placement = plan_placement(
         processes, data_parallel=config.data_parallel, machines=machines
@@ -267,7 +270,13 @@ def pack_data(config: Config) -> Path:
         print(f"{LINE_MARK}{line}", flush=True)
 
     image_size = resolve(config).image_size
-    data = load_dataset(config.data, image_size, config.batch_size, progress=print_line)
+    data = load_dataset(
+        config.data,
+        image_size,
+        config.batch_size,
+        progress=print_line,
+        val_share=config.val_share,
+    )
     return data.path
 
 # %% ../../nbs/engine/cli.ipynb #started_again

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['TYPE_NAMES', 'DTYPES', 'AUTOCAST_DTYPES', 'Config', 'parse_parameters', 'coerce', 'rename_parameters', 'require',
-           'validate_values', 'validate_recipe', 'RunConfig', 'data_defaults', 'require_trainable', 'resolve']
+           'validate_values', 'validate_columns', 'validate_recipe', 'RunConfig', 'data_defaults', 'require_trainable',
+           'fill_learning', 'resolve']
 
 # %% ../../nbs/engine/config.ipynb #imports
 import contextlib
@@ -18,10 +19,10 @@ from typing import Any, get_args
 
 import torch
 
-from ..lab import LAB_IDS, get_recipe
+from .recipe_text import parse_recipe, split_recipe
 from ..learning import scale_width
 from ..model import layer_specs
-from ..recipes import RECIPES, Recipe
+from ..recipes import LAYERS, Recipe, paper
 
 # %% ../../nbs/engine/config.ipynb #Config
 @dataclass(frozen=True)
@@ -31,13 +32,19 @@ class Config:
     gpus: int = 1  # 2: one column on each; 4, 6, …: pairs of columns share the batch
     data_parallel: bool = False  # both columns on every GPU; the GPUs share the batch
     data: str = "digits"  # or cifar10, imagenette, a folder of images, ILSVRC-2012
-    recipe: str = "source2012"  # or paper, caffe, another of RECIPES, lab-150 …
+    val_share: float | None = None  # for validation; None: as split, or a tenth
+    recipe: str = "source2012"  # or paper, caffe, lab-150 …; "caffe, hflip=False"
+    weights: str = ""  # a run's folder or a file to start from; empty: random weights
+    train_from: str = ""  # first layer that is trained, such as fc6; empty: all
     width_mult: float | None = None  # share of kernels and units; None: 1, digits 0.25
     image_size: int | None = None  # side of stored images, pixels; None: 256, digits 72
     crop_size: int | None = None  # side of the input, pixels; None: in proportion
     epochs: int | None = None  # None: 90, digits 40
+    patience: int | None = None  # epochs without a lower error before it stops
     batch_size: int = 128  # images in a step, of all GPUs together
+    grad_accum_steps: int = 1  # pieces of a training step; more need less memory
     lr: float | None = None  # of the weights at the start; None: the recipe's
+    lr_fc8: float | None = None  # of fc8's weights; None: lr, ten times lr for new ones
     seed: int = 0  # of weights, crops, colors and dropout
     out_dir: str = ""  # folder of the run; empty: a new one, runs/DATA-RECIPE-NNN
     resume: bool = False  # resume the run in out_dir
@@ -195,13 +202,31 @@ def validate_values(config: Config) -> None:
         config.gpus == 1 or (config.gpus > 1 and in_pairs),
         "1, an even number, or data_parallel=True",
     )
-    trainable = [name for name, recipe in RECIPES.items() if recipe.schedule]
-    check(
-        "recipe",
-        config.recipe in {*RECIPES, *(f"lab-{id}" for id in LAB_IDS)},
-        f"one of {', '.join(trainable)}, lab-ID",
-    )
+    parse_recipe(config.recipe)  # refuses an unknown one
     check("precision", config.precision in DTYPES, f"one of {', '.join(DTYPES)}")
+    validate_columns(config)
+    share = config.val_share
+    check("val_share", share is None or 0 < share < 1, "a number between 0 and 1")
+    check("seed", 0 <= config.seed < 2**32, "a number from 0 to 2**32 - 1")
+    sizes = ("width_mult", "image_size", "crop_size", "batch_size")
+    steps = ("epochs", "patience", "grad_accum_steps")
+    for name in (*sizes, *steps, "lr", "lr_fc8"):
+        value = getattr(config, name)
+        check(name, value is None or value > 0, "a number above 0")
+    check("train_from", config.train_from in ("", *LAYERS), "a layer, conv1 to fc8")
+    freezes = config.train_from not in ("", LAYERS[0])
+    check(
+        "train_from",
+        config.weights != "" or not freezes,
+        "'' without weights: layers with random weights would be frozen",
+    )
+    if not config.weights:  # else `follow_weights` does, which knows the recipe
+        validate_recipe(config)
+
+# %% ../../nbs/engine/config.ipynb #validate-columns
+def validate_columns(config: Config) -> None:
+    """Raise `ValueError` for what a pair of processes, a column each, cannot do."""
+    check = partial(require, config)
     holds_both_columns = config.gpus == 1 or config.data_parallel
     check(
         "precision",
@@ -215,11 +240,6 @@ def validate_values(config: Config) -> None:
         "None or False, or data_parallel=True: a network whose columns exchange"
         " activations is not compiled",
     )
-    check("seed", 0 <= config.seed < 2**32, "a number from 0 to 2**32 - 1")
-    for name in ("width_mult", "image_size", "crop_size", "epochs", "batch_size", "lr"):
-        value = getattr(config, name)
-        check(name, value is None or value > 0, "a number above 0")
-    validate_recipe(config)
 
 # %% ../../nbs/engine/config.ipynb #validate-recipe
 def validate_recipe(config: Config) -> None:
@@ -241,6 +261,12 @@ def validate_recipe(config: Config) -> None:
         "batch_size",
         config.batch_size >= replicas,
         f"at least {replicas}, one image for each replica of the network",
+    )
+    most = config.batch_size // replicas
+    check(
+        "grad_accum_steps",
+        config.grad_accum_steps <= most,
+        f"at most {most}, one image for each piece of a replica's share of the batch",
     )
     check(
         "image_size",
@@ -273,13 +299,19 @@ class RunConfig:
     gpus: int
     data_parallel: bool
     data: str
+    val_share: float | None  # None: as the data are split, or a tenth
     recipe: str
+    weights: str
+    train_from: str
     width_mult: float
     image_size: int
     crop_size: int
     epochs: int
+    patience: int | None  # None: train every epoch
     batch_size: int
+    grad_accum_steps: int
     lr: float
+    lr_fc8: float | None  # None: the trainer decides, who knows whether fc8 is new
     seed: int
     out_dir: str
     resume: bool
@@ -297,6 +329,8 @@ def data_defaults(config: Config, recipe: Recipe) -> dict[str, Any]:
     """Return what the data set and the recipe call for, by parameter."""
     defaults: dict[str, Any]
     defaults = dict(width_mult=1.0, image_size=256, epochs=90, lr=recipe.lr)
+    if config.weights:  # which need smaller steps than random ones
+        defaults["lr"] /= 10
     if config.data == "digits":
         defaults |= dict(width_mult=0.25, image_size=72, epochs=40)
     image_size = config.image_size or defaults["image_size"]
@@ -309,7 +343,7 @@ def data_defaults(config: Config, recipe: Recipe) -> dict[str, Any]:
 def require_trainable(recipe: Recipe) -> None:
     """Raise `ValueError` where a recipe can be built, but not trained."""
     missing = []
-    for name in ("lr", "lr_bias", "momentum", "decay", "schedule"):
+    for name in _LEARNING:
         if getattr(recipe, name) is None:
             missing.append(name)
     if missing:
@@ -318,19 +352,37 @@ def require_trainable(recipe: Recipe) -> None:
             " expected a recipe that can be trained; this one can only be built"
         )
 
+# %% ../../nbs/engine/config.ipynb #fill-learning
+_LEARNING = ("lr", "lr_bias", "momentum", "decay", "schedule")
+
+
+def fill_learning(recipe: Recipe) -> Recipe:
+    """Return a recipe with the paper's learning rule where it has none of its own."""
+    missing = {}
+    for name in _LEARNING:
+        if getattr(recipe, name) is None:
+            missing[name] = getattr(paper, name)
+    return replace(recipe, **missing)
+
 # %% ../../nbs/engine/config.ipynb #run_recipe
 def resolve(config: Config) -> RunConfig:
     """Put a value in place of every None, and make the recipe of the run.
 
     Raises `ValueError` where the recipe has no source for a value that training needs.
     """
-    recipe = get_recipe(config.recipe)
+    recipe = parse_recipe(config.recipe)
+    if config.weights:
+        recipe = fill_learning(recipe)
     require_trainable(recipe)
     values = {f.name: getattr(config, f.name) for f in fields(Config)}
     for name, value in data_defaults(config, recipe).items():
         if values[name] is None:
             values[name] = value
+    values["recipe"] = recipe.name
     recipe = scale_width(recipe, values["width_mult"], values["crop_size"])
     if config.data == "digits":  # a mirrored digit is another one, or none
-        recipe = replace(recipe, hflip=False, views=5)
+        _, given = split_recipe(config.recipe)
+        recipe = replace(
+            recipe, hflip=given.get("hflip", False), views=given.get("views", 5)
+        )
     return RunConfig(**values, model_recipe=recipe)

@@ -17,6 +17,7 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from ..base.processes import available_cores
 from ..multigpu import set_column_group
+from ..training import piece_rows
 
 # %% ../../nbs/engine/distributed.ipynb #Layout
 @dataclass(frozen=True)
@@ -99,6 +100,15 @@ class BatchShard(NamedTuple):
     rows: slice  # of the batch
     of: int  # images in the batch
     weight: float  # of its mean loss in the mean over the replicas
+
+    def piece(self, rows: slice) -> "BatchShard":
+        """Return some rows of this share as a share of the same batch and weight."""
+        start = self.rows.start
+        return self._replace(rows=slice(start + rows.start, start + rows.stop))
+
+    def first_piece(self, pieces: int) -> "BatchShard":
+        """Return the first of the pieces in which a training step is computed."""
+        return self.piece(piece_rows(self.rows.stop - self.rows.start, pieces)[0])
 
 # %% ../../nbs/engine/distributed.ipynb #take
 def shard_batch(

@@ -342,7 +342,9 @@ def train(
     placement = plan_placement(config.gpus, data_parallel=config.data_parallel)
     image_size = resolve(config).image_size
     # listed and packed once, not in every process
-    data = load_dataset(config.data, image_size, config.batch_size).path
+    data = load_dataset(
+        config.data, image_size, config.batch_size, val_share=config.val_share
+    ).path
     run_dir = open_run(config, placement)
     remember_run(asked, run_dir.path)
     if config.precision == "bfloat16" and placement.device == "cpu":

@@ -6,13 +6,17 @@
 __all__ = ['StepMetrics', 'mean_metrics', 'MetricsLogger', 'log_memory']
 
 # %% ../../nbs/engine/metrics.ipynb #imports
+import json
 import math
+import os
+import resource
 import time
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
+from ..base.files import atomic_write
 from .trainer import Trainer, metrics_interval
 
 # %% ../../nbs/engine/metrics.ipynb #StepMetrics
@@ -161,9 +165,30 @@ class MetricsLogger:
 
 # %% ../../nbs/engine/metrics.ipynb #log-memory
 def log_memory(trainer: Trainer) -> None:
-    """Print how much of its GPU's memory the process has used at most."""
-    if trainer.device.type != "cuda":
+    """Write to `memory.json` how much memory the main process has used at most.
+
+    On a GPU it is the GPU's memory, and is printed, too.
+    """
+    if not trainer.is_main:
         return
-    used = torch.cuda.max_memory_allocated(trainer.device) / 1e9
-    total = torch.cuda.get_device_properties(trainer.device).total_memory / 1e9
-    trainer.log(f"GPU memory: at most {used:.1f} of {total:.0f} GB")
+    on_gpu = trainer.device.type == "cuda"
+    name, used, total = _gpu_memory(trainer.device) if on_gpu else _cpu_memory()
+    content = dict(device=name, peak_bytes=used, total_bytes=total)
+    with atomic_write(trainer.run_dir.path / "memory.json") as temp:
+        temp.write_text(json.dumps(content, indent=1))
+    if on_gpu:
+        trainer.log(f"GPU memory: at most {used / 1e9:.1f} of {total / 1e9:.0f} GB")
+
+# %% ../../nbs/engine/metrics.ipynb #memory-parts
+def _gpu_memory(device: torch.device) -> tuple[str, int, int]:
+    """Return the name of a GPU, and how many of its bytes were used at most."""
+    properties = torch.cuda.get_device_properties(device)
+    used = torch.cuda.max_memory_allocated(device)
+    return properties.name, used, properties.total_memory
+
+
+def _cpu_memory() -> tuple[str, int, int]:
+    """Return how many bytes of the computer's memory this process has used at most."""
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return "main memory", used, total

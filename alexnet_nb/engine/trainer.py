@@ -32,8 +32,9 @@ from .config import AUTOCAST_DTYPES, DTYPES, RunConfig
 from .distributed import BatchShard, shard_batch
 from .loader import StagingBuffers, StoredBatch, load_images
 from .run_dir import RunDir
+from .transfer import add_rates, find_start, split_groups
 from ..learning import make_optimizer, set_learning_rates, top_errors
-from ..model import AlexNet, initial_weights
+from ..model import AlexNet
 from ..training import train_step
 
 # %% ../../nbs/engine/trainer.ipynb #save-seconds
@@ -88,8 +89,11 @@ class Trainer:
             if mesh["column"].size() == 2:
                 self.column = mesh.get_local_rank("column")
         self.recipe = config.model_recipe
+        self.start = find_start(config, data, self.run_dir.checkpoints())
         self.steps_per_epoch = math.ceil(len(data.train) / config.batch_size)
         self.val_errors: list[float] = []  # top-1, one an epoch
+        # "best": weights of the best epoch, both columns, where they are kept
+        self.kept: dict[str, dict[str, torch.Tensor]] = {}
         self.saving: Future | None = None  # a checkpoint that is being written
         self.last_log = time.monotonic()
         self.last_save = time.monotonic()
@@ -104,16 +108,20 @@ class Trainer:
         self.draw_masks: Callable = dropout_masks
         if self.compiles:
             compile: Any = partial(torch.compile, fullgraph=True, dynamic=False)
-            self.network, self.draw_masks = compile(self.model), compile(dropout_masks)
+            self.network = compile(self.model)
+            if self.config.grad_accum_steps == 1:  # else once for each piece
+                self.draw_masks = compile(dropout_masks)
         # averages gradients over the replicas once wrap_ddp was called
         self.ddp_model = self.network
-        self.trainable_names: list[str] = []  # of the parameters that it averages
+        # of the parameters that it averages; None: before the first wrap_ddp
+        self.trainable_names: list[str] | None = None
         self.optimizer = make_optimizer(self.model, self.recipe)
+        split_groups(self.optimizer, self.model, self.config)
         self.rates: dict[str, Any] = {}  # of the epoch, as learning_rates gives them
         half = self.config.precision == "float16"
         self.scaler = torch.amp.GradScaler(self.device.type) if half else None
         self.transform = InputTransform(
-            self.recipe, self.data.mean, self.data.cov, self.device, dtype
+            self.recipe, self.start.mean, self.start.cov, self.device, dtype
         )
         self.step_on_device = torch.zeros((), dtype=torch.int64, device=self.device)
         self.step = 0  # training steps so far
@@ -156,11 +164,13 @@ class Trainer:
         self.step_on_device.fill_(value)
 
     def make_model(self) -> AlexNet:
-        """Build the network of the run, with the weights that its seed draws (§5)."""
+        """Build the network with the weights that the run starts with (§5)."""
         num_classes = len(self.data.names)
         model = AlexNet(self.recipe, num_classes, self.column)
-        seed = self.config.seed
-        weights = initial_weights(self.recipe, num_classes, seed, self.column)
+        model.to(DTYPES[self.config.precision])  # before a float64 weight is rounded
+        weights = self.start.initial_weights(
+            self.recipe, num_classes, self.config.seed, self.column
+        )
         model.load_state_dict(weights)
         return model
 
@@ -227,6 +237,7 @@ class Trainer:
 
     def set_rates(self, rates: dict[str, Any]) -> None:
         """Set the learning rates of an epoch; a captured step with others goes."""
+        rates = add_rates(rates, self.config, self.start.new_fc8)
         if rates != self.rates:
             self.replay = None
             self.optimizer.zero_grad()
@@ -245,15 +256,17 @@ class Trainer:
             return
         self.trainable_names = trainable
         self.ddp_model = self.network  # the old wrapper goes, and removes its hooks
-        self.ddp_model = DistributedDataParallel(
-            self.network,
-            process_group=self.mesh["replica"].get_group(),
-            gradient_as_bucket_view=True,
-        )
+        if trainable:  # column 1 has none where fc8 alone is trained
+            self.ddp_model = DistributedDataParallel(
+                self.network,
+                process_group=self.mesh["replica"].get_group(),
+                gradient_as_bucket_view=True,
+            )
         crop_size = self.recipe.crop
         n = 1
         if self.compiles:  # for one size of a batch
-            n = len(range(*self.shard(0).rows.indices(self.shard(0).of)))
+            rows = self.shard(0).first_piece(self.config.grad_accum_steps).rows
+            n = rows.stop - rows.start
         if self.inputs is None:
             zeros = self.transform.mean.new_zeros(n, 3, crop_size, crop_size)
         else:  # of the type and in the layout of every batch
@@ -327,11 +340,13 @@ class Trainer:
         images: torch.Tensor,
         labels: torch.Tensor,
         shard: BatchShard,
+        rows: slice | None = None,  # a piece of the share; None: all of it
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the loss of a share of a batch, weighted by the share, and the logits.
 
         Column 1 has no logits. Its loss is 0 and carries its gradient.
         """
+        shard = shard if rows is None else shard.piece(rows)
         network: Any = getattr(model, "module", model)  # behind DDP
         column = network.column
         draw_masks = self.draw_masks
@@ -349,7 +364,10 @@ class Trainer:
         with self.autocast():
             logits = model(images, masks)
         if column == 1:
-            return logits.sum() * shard.weight, logits
+            loss = logits.sum() * shard.weight
+            if not loss.requires_grad:  # fc8 alone is trained, in column 0
+                loss.requires_grad_()
+            return loss, logits
         loss = F.cross_entropy(logits.to(self.transform.mean.dtype), labels)
         return loss * shard.weight, logits
 
@@ -410,6 +428,7 @@ class Trainer:
             labels,
             partial(self.compute_loss, shard=shard),
             self.scaler,
+            self.config.grad_accum_steps,
         )
         if self.column == 1:
             return torch.zeros(3, dtype=torch.float64, device=self.device)

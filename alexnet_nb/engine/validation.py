@@ -33,7 +33,7 @@ def measure_validation(
     n = len(trainer.data.val)
     if limit is not None:
         n = min(limit, n)
-    batches = range(math.ceil(n / trainer.config.batch_size))
+    batches = range(math.ceil(n / _batch_size(trainer)))
     load = partial(_load_batch, trainer, n)
     trainer.model.eval()
     for images, labels, slot in prefetch(load, batches, trainer.prefetch_threads):
@@ -51,12 +51,17 @@ def measure_validation(
     return loss, top1, top5, int(totals[3])
 
 # %% ../../nbs/engine/validation.ipynb #validation-parts
+def _batch_size(trainer: Trainer) -> int:
+    """Return how many images fit into memory: those of a piece of a training step."""
+    return math.ceil(trainer.config.batch_size / trainer.config.grad_accum_steps)
+
+
 def _load_batch(
     trainer: Trainer, n: int, index: int
 ) -> tuple[torch.Tensor, torch.Tensor, int]:
     """Read a share of a batch of the first n images; with its slot, if any."""
-    first = index * trainer.config.batch_size
-    size = min(trainer.config.batch_size, n - first)
+    first = index * _batch_size(trainer)
+    size = min(_batch_size(trainer), n - first)
     shard = shard_batch(size, trainer.replica, trainer.replicas)
     rows = slice(first + shard.rows.start, first + shard.rows.stop)
     if not shard.weight:

@@ -100,11 +100,11 @@ def verify_columns(
     trainer: Trainer,  # one process of a pair
     params: AugmentParams,  # of an epoch
 ) -> None:
-    """Compare the first batch of a pair of processes with one process.
+    """Compare the first batch of a pair of processes, or its piece, with one process.
 
     A dry run compares every gradient, too. Raises `RuntimeError` where they disagree.
     """
-    shard = trainer.shard(0)
+    shard = trainer.shard(0).first_piece(trainer.config.grad_accum_steps)
     weights = gather_state_dict(trainer.model.state_dict(), trainer.column)
     loss, gradients = loss_and_gradients(trainer, trainer.model, params, shard)
     if trainer.column == 1:

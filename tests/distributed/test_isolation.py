@@ -139,28 +139,15 @@ def test_a_run_listens_on_loopback_only(tmp_path, gpus):
     assert not (tmp_path / "pwned").exists()
 
 
-def test_the_store_of_a_run_is_private_and_goes_away(tmp_path, monkeypatch):
-    """Torchrun unpickles what is in it, so nobody else may write there."""
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr("tempfile.tempdir", None)
-    process, modes = start(tmp_path, "gpus=2, epochs=1"), set()
-    while process.poll() is None:
-        for path in tmp_path.glob("alexnet_nb-*"):
-            try:
-                modes.add(path.stat().st_mode & 0o777)
-            except FileNotFoundError:
-                continue
-        time.sleep(0.05)
-    assert process.returncode == 0
-    assert modes == {0o700}
-    assert not list(tmp_path.glob("alexnet_nb-*"))
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The modes of a run's store, what is left of it, and how the run ended.
 
-
-def test_what_a_cluster_has_set_for_another_job_is_left_out(tmp_path):
-    """With PET_NNODES=2, which Kubeflow sets, torchrun would wait for a second machine.
-
-    With PET_MAX_RESTARTS it would start a failed process again and again.
+    A cluster has set variables for another job. With PET_NNODES=2, which Kubeflow sets,
+    torchrun would wait for a second machine. With PET_MAX_RESTARTS it would start a
+    failed process again and again.
     """
+    folder, modes = tmp_path_factory.mktemp("undisturbed"), set()
     other = dict(
         PET_NNODES="2",
         PET_NODE_RANK="0",
@@ -173,12 +160,30 @@ def test_what_a_cluster_has_set_for_another_job_is_left_out(tmp_path):
         MASTER_ADDR="10.1.2.3",
         MASTER_PORT="29500",
         TORCHELASTIC_RUN_ID="none",
+        TMPDIR=str(folder),
     )
-    process = start(tmp_path, "gpus=2, epochs=1", **other)
-    try:
-        assert process.wait(150) == 0
-    finally:
-        process.terminate()
+    process = start(folder, "gpus=2, epochs=1", **other)
+    end = time.monotonic() + 150
+    while process.poll() is None and time.monotonic() < end:
+        for path in folder.glob("alexnet_nb-*"):
+            try:
+                modes.add(path.stat().st_mode & 0o777)
+            except FileNotFoundError:
+                continue
+        time.sleep(0.05)
+    process.terminate()
+    return modes, list(folder.glob("alexnet_nb-*")), process.wait(30)
+
+
+def test_the_store_of_a_run_is_private_and_goes_away(undisturbed):
+    """Torchrun unpickles what is in it, so nobody else may write there."""
+    modes, left, _ = undisturbed
+    assert modes == {0o700}
+    assert not left
+
+
+def test_what_a_cluster_has_set_for_another_job_is_left_out(undisturbed):
+    assert undisturbed[-1] == 0
 
 
 def test_code_in_the_current_folder_is_not_run(tmp_path):

@@ -1,10 +1,12 @@
 """The training notebook: dry run and bad input."""
 
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pytest
 
 from alexnet_nb.engine.config import Config
@@ -13,6 +15,12 @@ from alexnet_nb.engine.run_dir import validate
 from helpers import ROOT, gone, texts
 
 pytestmark = pytest.mark.distributed
+
+
+def outputs_of(folder, id):
+    """Return the outputs of a cell of the executed notebook."""
+    cells = json.loads((folder / "out.ipynb").read_text())["cells"]
+    return next(cell["outputs"] for cell in cells if cell["id"] == id)
 
 
 def test_dry_run_goes_through_everything(papermill, tmp_path):
@@ -27,6 +35,8 @@ def test_dry_run_goes_through_everything(papermill, tmp_path):
     ):
         assert words in said, words
     assert "-p resume True" not in said  # nothing goes on with a dry run
+    (first,) = outputs_of(tmp_path, "result-code")  # of the page, once the run is over
+    assert first["data"]["text/markdown"].startswith("**A dry run of three steps")
     (run,) = (tmp_path / "runs").iterdir()
     assert {"result.json", "model.safetensors", "env.json"} <= {
         p.name for p in run.iterdir()
@@ -65,33 +75,52 @@ def test_the_printed_line_goes_on_with_the_run(papermill, tmp_path, monkeypatch)
     ] == [*range(1, 13), 12, *range(13, 25), 24]
 
 
-@pytest.mark.parametrize(
-    ("parameter", "words"),
-    [
-        (
-            "gpu=2",
-            "gpu: got an unknown parameter, expected a parameter of a run; "
-            "did you mean gpus?",
-        ),
-        ("epochs=ten", "epochs: got 'ten', expected int or None"),
-        ("data=nowhere", "data: got nowhere, which is not a folder"),
-        ("batch_size=5000", "batch_size: got 5000, expected at most 1437"),
-    ],
-)
-def test_bad_input_is_refused_before_any_work(papermill, tmp_path, parameter, words):
-    done = papermill(parameter)
+REFUSED = {
+    "gpu=2": "gpu: got an unknown parameter, expected a parameter of a run; "
+    "did you mean gpus?",
+    "epochs='ten'": "epochs: got 'ten', expected int or None",
+    "data='nowhere'": "data: got nowhere, which is not a folder",
+    "batch_size=5000": "batch_size: got 5000, expected at most 1437",
+}
+
+
+def run_until_training(cells, parameter):
+    """Run the cells of the notebook, with a parameter, up to the one that trains."""
+    names = {}
+    for cell in cells("train.ipynb"):
+        code = "".join(cell["source"])
+        if cell["cell_type"] != "code":
+            continue
+        if "train(config)" in code:
+            break
+        exec(code, names)
+        if "parameters" in cell["metadata"].get("tags", []):
+            exec(parameter, names)
+
+
+@pytest.mark.parametrize("parameter", REFUSED)
+def test_bad_input_is_refused_before_any_work(cells, tmp_path, monkeypatch, parameter):
+    """By a cell before the one that trains, in this process."""
+    monkeypatch.chdir(tmp_path)
+    words = re.escape(REFUSED[parameter])
+    with plt.rc_context(), pytest.raises((ValueError, OSError), match=words):
+        run_until_training(cells, parameter)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_papermill_ends_with_what_was_refused(papermill, tmp_path):
+    done = papermill("gpu=2")
     assert done.returncode != 0
-    assert words in done.stderr
-    assert words in texts(tmp_path)
+    assert REFUSED["gpu=2"] in done.stderr
+    assert REFUSED["gpu=2"] in texts(tmp_path)
     assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize(
     "settings",
     [
-        dict(gpus=2, precision="bfloat16"),
-        dict(gpus=2, recipe="paper"),
-        dict(recipe="caffe"),
+        dict(gpus=2, recipe="paper", precision="bfloat16"),
+        dict(recipe="caffe", batch_size=4),  # many small steps
     ],
     ids=str,
 )
@@ -113,17 +142,10 @@ def test_other_settings_go_through_a_dry_run(tmp_path, settings, capfd):
     assert ("and every gradient" in said) == (settings.get("gpus") == 2)
 
 
-@pytest.mark.parametrize(
-    ("settings", "steps"),
-    [
-        (dict(batch_size=4), [1, 2, 3, 3]),
-        (dict(batch_size=1437, epochs=2), [1, 1, 2, 2]),
-    ],
-    ids=["many small steps", "fewer than three"],
-)
-def test_a_dry_run_of(tmp_path, settings, steps):
+def test_a_dry_run_of_fewer_than_three_steps(tmp_path):
+    settings = dict(batch_size=1437, epochs=2, width_mult=1 / 8)
     folder = train(Config(dry_run=True, out_dir=str(tmp_path / "run"), **settings))
     assert [
         json.loads(line)["step"]
         for line in (folder / "metrics.jsonl").read_text().splitlines()
-    ] == steps
+    ] == [1, 1, 2, 2]

@@ -3,6 +3,7 @@
 Their summaries follow from their runs; test_redrawn.py draws their pages again.
 """
 
+import functools
 import hashlib
 import importlib
 import itertools
@@ -24,6 +25,7 @@ SUMMARIES = dict(
     analogues=("analogues", "summarize"),
     plateau=("plateau", "summarize_small"),
     in_place=("plateau", "summarize_in_place"),
+    fine_tune=("fine_tune", "summarize"),
 )
 
 
@@ -533,3 +535,23 @@ def test_check_signal_quotes_the_experiment(experiment):
     assert float(
         numbers["power of the spread, rate 0.01"]["estimate"]
     ) == pytest.approx(power, rel=1e-3)
+
+
+def test_recorded_fine_tuning_keeps_to_its_design(experiment):
+    """Five seeds of each condition, each run once and to its last epoch."""
+    module = experiment("fine_tune")
+    results = ROOT / "results/fine_tune"
+    rows = module.lines(results)
+    key = functools.partial(json.dumps, sort_keys=True)
+    assert sorted(key(row["job"]) for row in rows) == sorted(map(key, module.jobs()))
+    assert all(len(row["errors"]) == row["job"]["epochs"] for row in rows)
+    weights = json.loads((results / "weights/config.json").read_text())
+    settings = dict(width_mult=0.25, crop_size=64, batch_size=64, epochs=12, seed=0)
+    assert settings.items() <= weights.items()
+
+
+def test_differences_of_pairs_are_by_hand(experiment):
+    """Student's t of the differences: 4.303 is its quantile for three pairs."""
+    estimate, low, high = experiment("fine_tune").paired([3, 5, 10], [2, 3, 4])
+    spread = 4.303 * np.std([1, 2, 6], ddof=1) / 3**0.5
+    assert (estimate, low, high) == pytest.approx((3, 3 - spread, 3 + spread), rel=1e-3)

@@ -21,7 +21,7 @@ from alexnet_nb.engine.loop import train_loop
 from alexnet_nb.engine.run_dir import RunDir
 from alexnet_nb.engine.trainer import Trainer
 from helpers import LONG, ROOT, gone, texts, workers
-from helpers.runs import SMALL, metrics
+from helpers.runs import SMALL, TINY64, fit_one, metrics
 
 pytestmark = pytest.mark.distributed
 
@@ -58,9 +58,8 @@ def test_killed_at_any_step_it_goes_on_bit_for_bit(tmp_path, fault, gpus):
 def test_one_process_takes_up_what_two_have_begun_and_the_other_way_round(
     tmp_path, fault, first, then
 ):
-    settings = dict(SMALL, precision="float64")
-    fault(None)
-    whole = train(Config(gpus=1, out_dir=str(tmp_path / "whole"), **settings))
+    settings = dict(TINY64, epochs=2)
+    fit_one(tmp_path / "whole", epochs=2)
     step = fault("raise ArithmeticError")
     out = str(tmp_path / "run")
     with pytest.raises(RuntimeError, match="ArithmeticError"):
@@ -70,7 +69,7 @@ def test_one_process_takes_up_what_two_have_begun_and_the_other_way_round(
         load_file(folder / "model.safetensors")
         for folder in (
             train(Config(gpus=then, out_dir=out, resume=True, **settings)),
-            whole,
+            tmp_path / "whole",
         )
     )
     for name in a:

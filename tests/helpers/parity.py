@@ -1,8 +1,8 @@
-"""Train a net in two processes of one column each, then in one process.
+"""Train nets in two processes of one column each, then in one process.
 
-Prints for every tensor the largest difference as a share of its largest number (and, in
-float32, the mean difference as a share of the mean size). Run by torchrun; arguments:
-recipe, width, crop, classes, batch, steps, precision, fault.
+Prints for every net and tensor the largest difference as a share of its largest number
+(in float32, the mean difference as a share of the mean size). Run by torchrun; each
+argument is a net: RECIPE:WIDTH:CROP:CLASSES:BATCH:STEPS:PRECISION:FAULT.
 """
 
 import json
@@ -105,27 +105,50 @@ def mean(difference, reference):
     return (difference.abs().mean() / reference.abs().mean()).item()
 
 
-name, width, crop, classes, batch, steps, precision, fault = sys.argv[1:]
-recipe = scale_width(RECIPES[name], float(width), int(crop))
-settings = [int(classes), int(batch), int(steps), torch.seed() % 2**31]
-init_process_group(2, "gloo", timedelta(minutes=5))
-seed = torch.tensor(settings[-1])
-dist.broadcast(seed, src=0)  # fresh numbers in every test, the same in both processes
-settings[-1], column = seed.item(), dist.get_rank()
-if fault == "gather":
-    model_module.gather_columns = gather_without_gradient
-dtype = getattr(torch, precision)
-two = run(recipe, column, fault, dtype, *settings)
-dist.destroy_process_group()
-bytes_sent = {
-    f"bytes {way}": bytes_sent[way] // settings[2] for way in ("forward", "backward")
-}  # of a step
-if column == 0:
-    one = run(replace(recipe, lrn_across=fault == "lrn"), None, "", dtype, *settings)
+def settings_of(case, seed):
+    """What a case asks for: a recipe, a type, a fault, and numbers for `run`."""
+    name, width, crop, classes, batch, steps, precision, fault = case.split(":")
+    recipe = scale_width(RECIPES[name], float(width), int(crop))
+    numbers = (int(classes), int(batch), int(steps), seed)
+    return recipe, getattr(torch, precision), fault, numbers
+
+
+def in_two_processes(case, seed, column):
+    """What `run` finds in this process, and the bytes of a step that it sent."""
+    recipe, dtype, fault, numbers = settings_of(case, seed)
+    bytes_sent.clear()
+    gather_columns = model_module.gather_columns
+    if fault == "gather":
+        model_module.gather_columns = gather_without_gradient
+    found = run(recipe, column, fault, dtype, *numbers)
+    model_module.gather_columns = gather_columns
+    steps = numbers[2]
+    ways = ("forward", "backward")
+    return found, {f"bytes {way}": bytes_sent[way] // steps for way in ways}
+
+
+def differences(case, seed, two):
+    """How far each tensor is from that of one process."""
+    recipe, dtype, fault, numbers = settings_of(case, seed)
+    recipe = replace(recipe, lrn_across=fault == "lrn")
+    one = run(recipe, None, "", dtype, *numbers)
     assert one.keys() == two.keys()
-    gap = largest if precision == "float64" else mean
-    gaps = {name: gap(two[name] - tensor, tensor) for name, tensor in one.items()}
-    print(json.dumps(gaps | bytes_sent | {"seed": settings[-1]}), flush=True)
+    gap = largest if dtype == torch.float64 else mean
+    return {name: gap(two[name] - tensor, tensor) for name, tensor in one.items()}
+
+
+cases = sys.argv[1:]
+init_process_group(2, "gloo", timedelta(minutes=5))
+seed = torch.tensor(torch.seed() % 2**31)
+dist.broadcast(seed, src=0)  # fresh numbers in every test, the same in both processes
+seed, column = seed.item(), dist.get_rank()
+found = [in_two_processes(case, seed + i, column) for i, case in enumerate(cases)]
+dist.destroy_process_group()
+if column == 0:
+    for i, case in enumerate(cases):
+        two, sent = found[i]
+        gaps = differences(case, seed + i, two)
+        print(json.dumps(gaps | sent | {"case": case, "seed": seed + i}), flush=True)
 os._exit(
     0
 )  # as the package's workers end: gloo's threads now and then abort a normal exit

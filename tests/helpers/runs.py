@@ -45,9 +45,9 @@ def victim(path):
     return path
 
 
-def fit_one(folder):
+def fit_one(folder, **settings):
     """A whole run of one process, in this one."""
-    config = Config(out_dir=str(folder), **TINY64)
+    config = Config(out_dir=str(folder), **TINY64 | settings)
     run_training(
         Trainer(
             open_run(config, plan_placement(1)).path,

@@ -87,6 +87,8 @@ def test_outputs_are_clean(path):
             assert not re.search(
                 r"/(root|tmp|home|work)/|Warning|0x[0-9a-f]{8}", words
             ), words
+            box = output.get("metadata", {}).get("needs_background")
+            assert box is None, f"{cell['id']}: Jupyter draws a {box} box behind it"
             if png := output.get("data", {}).get("image/png"):
                 assert (
                     Image.open(io.BytesIO(base64.b64decode(png)))

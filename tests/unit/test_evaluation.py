@@ -18,7 +18,14 @@ from alexnet_nb.engine.distributed import plan_placement
 from alexnet_nb.engine.loop import run_training
 from alexnet_nb.engine.run_dir import open_run
 from alexnet_nb.engine.trainer import Trainer
-from alexnet_nb.evaluation import evaluate, load_input, load_model, probabilities
+from alexnet_nb.evaluation import (
+    chance_error,
+    evaluate,
+    guessing_loss,
+    load_input,
+    load_model,
+    probabilities,
+)
 from alexnet_nb.learning import error_rates
 from alexnet_nb.recipes import paper
 from helpers.packing import pack_folder
@@ -197,3 +204,15 @@ def test_the_report_counts_distinct_views(tmp_path, digits):
     assert json.loads((folder / "result.json").read_text())["views"] == 1
     assert "1 view " in table
     assert "5 views" not in table
+
+
+def test_chance_is_to_name_the_most_frequent_class(digits):
+    """Of training; and the loss of guessing is that of its frequencies."""
+    labels = np.array([0] * 6 + [1] * 3 + [2])
+    train = replace(digits.train, labels=labels)
+    val = replace(digits.val, labels=np.array([0, 1, 1, 2]))
+    data = replace(digits, train=train, val=val, names=("cat", "dog", "owl"))
+    assert chance_error(data) == ("cat", 0.75)
+    p = np.array([0.6, 0.3, 0.1])
+    assert guessing_loss(labels) == pytest.approx(-np.log(p[labels]).mean())
+    assert guessing_loss(np.arange(1000)) == pytest.approx(np.log(1000))

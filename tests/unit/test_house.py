@@ -24,6 +24,7 @@ WIDEST_LINE = 88
 # From the ground up. A module imports its own floor, without a circle, and those below.
 FLOORS = [
     {
+        "base.figures",
         "base.files",
         "base.processes",
         "base.rng",
@@ -41,25 +42,39 @@ FLOORS = [
         "data.journal",
     },
     {"lab", "preprocessing", "model", "augmentation", "dropout", "learning"},
-    {"data.packed", "data.sources", "data.packing", "data.datasets", "training"},
+    {
+        "data.splitting",
+        "data.packed",
+        "data.sources",
+        "data.packing",
+        "data.datasets",
+        "training",
+        "weights",
+    },
     {
         "engine.config",
+        "engine.recipe_text",
         "engine.distributed",
+        "engine.resume",
         "engine.run_dir",
+        "engine.transfer",
         "engine.loader",
         "engine.capture",
         "engine.trainer",
         "engine.validation",
         "engine.metrics",
         "engine.checkpoint",
+        "engine.early_stopping",
         "engine.verify",
         "engine.loop",
         "engine.frontend",
         "engine.launch",
         "engine.cli",
-        "engine.report",
+        "engine.plan",
     },
     {"evaluation", "qualitative"},
+    {"engine.report", "engine.mistakes", "engine.compare"},
+    {"predict"},
 ]
 
 
@@ -79,6 +94,8 @@ def imports(name, tree):
         if not isinstance(node, ast.ImportFrom):
             continue
         target = node.module or ""
+        if [alias.name for alias in node.names] == ["__version__"]:
+            continue  # of the package itself, which imports nothing
         if node.level:  # 1: from the folder of this module
             parts = name.split(".")[: -node.level]
             found.add(".".join([*parts, target]))

@@ -286,7 +286,8 @@ def test_links_to_folders_are_followed_once(tmp_path):
 
 def test_the_key_of_an_ordinary_folder_is_what_it_was(tmp_path):
     """Else every packed copy in a cache would be made again."""
-    noise_images(tmp_path / "in", 3)
+    noise_images(tmp_path / "in/train", 3)
+    noise_images(tmp_path / "in/val", 2)
     for path in tmp_path.rglob("*.png"):
         path.write_bytes(path.name.encode())
         os.utime(path, ns=(1_000_000_000, 1_000_000_000))

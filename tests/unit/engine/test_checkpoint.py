@@ -132,9 +132,9 @@ def test_a_checkpoint_in_the_background_holds_what_was_at_its_step(
     may_write = threading.Event()
     write = checkpoint.write_tensors
 
-    def wait_then_write(path, tensors):
+    def wait_then_write(path, *tensors):
         assert may_write.wait(60)
-        write(path, tensors)
+        write(path, *tensors)
 
     monkeypatch.setattr(checkpoint, "write_tensors", wait_then_write)
     shutil.rmtree(tmp_path / "checkpoints")
@@ -153,7 +153,7 @@ def test_a_checkpoint_in_the_background_holds_what_was_at_its_step(
 
 
 def test_an_error_in_the_background_ends_the_run(tmp_path, monkeypatch, digits):
-    def full(path, tensors):
+    def full(path, *tensors):
         raise OSError("No space left on device")
 
     monkeypatch.delenv("ALEXNET_NB_SAVE")  # there is one checkpoint, the last

@@ -21,9 +21,7 @@ def test_resume_takes_what_the_run_was_begun_with(tmp_path, monkeypatch, capsys)
     """Every option but the folder; another one is refused by name."""
     fit_one(tmp_path / "run")
     asked = []
-    monkeypatch.setattr(
-        cli, "train", lambda config, shell: asked.append(validate(config))
-    )
+    monkeypatch.setattr(cli, "train", lambda config: asked.append(validate(config)))
     command = ["alexnet-train", "--resume", "--out-dir", str(tmp_path / "run")]
     for words in ([], ["--gpus", "2"]):
         monkeypatch.setattr(sys, "argv", [*command, *words])

@@ -1,0 +1,159 @@
+"""A resumed run may train longer or with another learning rate, and records it."""
+
+import json
+import math
+import shutil
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from alexnet_nb.data.datasets import load_dataset
+from alexnet_nb.engine import cli
+from alexnet_nb.engine.config import Config
+from alexnet_nb.engine.distributed import plan_placement
+from alexnet_nb.engine.loop import run_training
+from alexnet_nb.engine.run_dir import RunDir, open_run, validate
+from alexnet_nb.engine.trainer import Trainer
+from alexnet_nb.learning import learning_rates
+from helpers.images import noise_images
+from helpers.runs import metrics
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory):
+    """The parameters of a run on 24 images, three steps an epoch."""
+    folder = tmp_path_factory.mktemp("asked")
+    torch.set_num_threads(1)
+    settings = dict(width_mult=1 / 16, image_size=48, crop_size=40, batch_size=8)
+    settings |= dict(data=str(noise_images(folder / "noise")), precision="float64")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ALEXNET_NB_CACHE", str(folder / "cache"))
+        (folder / "cache").mkdir()
+        yield settings
+
+
+def go_on(folder, settings):
+    """Resume the run in a folder, or begin it, in this process, to its end."""
+    resume = (folder / "config.json").exists()
+    config = validate(Config(out_dir=str(folder), resume=resume, **settings))
+    data = load_dataset(config.data, 48)
+    run_dir = open_run(config, plan_placement(1, num_devices=0))
+    run_dir.close()
+    trainer = Trainer(folder, run_dir.config(), data, None)
+    run_training(trainer)
+    return trainer
+
+
+def weights(folder):
+    return load_file(folder / "model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory, asked):
+    """A run of two epochs, with the errors that a person has measured."""
+    folder = tmp_path_factory.mktemp("runs") / "ended"
+    go_on(folder, asked | dict(epochs=2))
+    (folder / "result.json").write_text('{"top1": 0.5}')
+    return folder
+
+
+@pytest.fixture
+def run(ended, tmp_path):
+    """A copy of it, to go on with."""
+    return shutil.copytree(ended, tmp_path / "run")
+
+
+def test_a_run_that_has_ended_goes_on_with_more_epochs(run, asked, capsys):
+    """At the learning rate of its new progress; what was trained stays."""
+    before = metrics(run)
+    trainer = go_on(run, asked | dict(epochs=4, lr=0.004))
+    said = capsys.readouterr().out
+    assert "resumed at step 6 with epochs 4 (was 2), lr 0.004 (was 0.01)" in said
+    assert trainer.step == 12
+    rows = metrics(run)
+    assert rows[: len(before)] == before
+    rates = {row["epoch"]: row["lr"] for row in rows}
+    recipe = trainer.recipe
+    for epoch, lr in ((1, 0.01), (2, 0.01), (3, 0.004), (4, 0.004)):
+        share = (epoch - 1) / (4 if epoch > 2 else 2)
+        assert math.isclose(rates[epoch], learning_rates(recipe, share, lr)["weights"])
+    assert rates[4] < rates[3]  # the schedule of four epochs, not of two
+    entry = dict(step=6, changes=dict(epochs=[2, 4], lr=[0.01, 0.004]))
+    assert json.loads((run / "config.json").read_text())["history"] == [entry]
+    assert RunDir(run).config().epochs == 4
+    assert not (run / "result.json").exists()
+    assert json.loads((run / "result-step-0000006.json").read_text()) == {"top1": 0.5}
+
+
+def test_longer_is_bit_for_bit_what_the_longer_run_would_have_been(tmp_path, asked):
+    """Where the schedule does not look at the number of epochs: the paper's."""
+    settings = asked | dict(recipe="paper")
+    go_on(tmp_path / "whole", settings | dict(epochs=3))
+    go_on(tmp_path / "run", settings | dict(epochs=2))
+    go_on(tmp_path / "run", settings | dict(epochs=3))
+    whole, longer = weights(tmp_path / "whole"), weights(tmp_path / "run")
+    assert all(torch.equal(longer[name], whole[name]) for name in whole)
+    assert metrics(tmp_path / "run") == metrics(tmp_path / "whole")
+
+
+def test_what_is_not_given_is_what_the_run_has(run, asked, capsys):
+    """A default is not asked for; nothing is recorded, and nothing trained."""
+    settings = (run / "config.json").read_bytes()
+    before = weights(run)
+    go_on(run, asked | dict(epochs=None))
+    assert "finished already, at step 6\n" in capsys.readouterr().out
+    stored = json.loads((run / "config.json").read_text())
+    assert stored == json.loads(settings) | dict(resume=True, out_dir=str(run))
+    assert all(torch.equal(w, before[n]) for n, w in weights(run).items())
+
+
+def test_each_change_is_recorded_once_at_its_step(run, asked):
+    go_on(run, asked | dict(epochs=3))
+    go_on(run, asked | dict(epochs=3))
+    go_on(run, asked | dict(epochs=4, lr=0.001))
+    assert RunDir(run).history() == [
+        dict(step=6, changes=dict(epochs=[2, 3])),
+        dict(step=9, changes=dict(epochs=[3, 4], lr=[0.01, 0.001])),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (dict(epochs=1), r"^epochs: got 1, expected at least 2, which the run in .*"),
+        (dict(epochs=4, seed=1), "^seed: got 1, expected 0, as in the run in"),
+        (dict(batch_size=4), "^batch_size: got 4, expected 8, as in the run"),
+        (dict(recipe="paper"), "^recipe: got 'paper', expected 'source2012', as in"),
+        (dict(width_mult=0.25), "^width_mult: got 0.25, expected 0.0625, as in"),
+        (dict(precision="float32"), "^precision: got 'float32', expected 'float64'"),
+    ],
+)
+def test_another_run_is_refused_and_nothing_is_written(run, asked, changes, words):
+    before = (run / "config.json").read_bytes()
+    with pytest.raises(ValueError, match=words):
+        go_on(run, asked | dict(epochs=2) | changes)
+    assert (run / "config.json").read_bytes() == before
+
+
+def test_a_run_that_has_not_begun_changes_too(tmp_path, asked, capsys):
+    """Stopped before its first checkpoint, it has no step to resume from."""
+    config = Config(out_dir=str(tmp_path / "run"), epochs=1, **asked)
+    open_run(config, plan_placement(1)).close()
+    go_on(tmp_path / "run", asked | dict(lr=0.02))
+    assert "resumed at step 0 with lr 0.02 (was 0.01)" in capsys.readouterr().out
+
+
+@pytest.mark.distributed
+def test_the_command_line_needs_the_folder_and_the_change(run, monkeypatch, capsys):
+    """In processes of its own; every other option is what the run was begun with."""
+    command = ["alexnet-train", "--resume", "--out-dir", str(run)]
+    monkeypatch.setattr(sys, "argv", [*command, "--epochs", "3", "--gpus", "2"])
+    cli.main()
+    words = "resumed at step 6 with gpus 2 (was 1), epochs 3 (was 2)"
+    assert words in capsys.readouterr().out
+    assert metrics(run)[-1]["epoch"] == 3
+    assert RunDir(run).config().precision == "float64"
