@@ -114,11 +114,11 @@ def coerce(
     parameter for a value of another type.
     """
     types = get_args(field_type) or (field_type,)
-    word = str(value).strip().lower()
-    if type(None) in types and word in ("none", "null"):
+    text = str(value).strip().lower()
+    if type(None) in types and text in ("none", "null"):
         return None
-    if types[0] is bool and word in ("true", "false"):
-        return word == "true"
+    if types[0] is bool and text in ("true", "false"):
+        return text == "true"
     if types[0] is str and isinstance(value, str):
         return value
     number = _read_number(value)
