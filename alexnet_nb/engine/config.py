@@ -33,7 +33,7 @@ class Config:
     data_parallel: bool = False  # both columns on every GPU; the GPUs share the batch
     data: str = "digits"  # or cifar10, imagenette, a folder of images, ILSVRC-2012
     val_share: float | None = None  # for validation; None: as split, or a tenth
-    recipe: str = "source2012"  # or paper, caffe, lab-150 …; "caffe, hflip=False"
+    recipe: str = "source2012"  # or paper, caffe, lab-150 …; its fields can be changed
     weights: str = ""  # a run's folder or a file to start from; empty: random weights
     train_from: str = ""  # first layer that is trained, such as fc6; empty: all
     width_mult: float | None = None  # share of kernels and units; None: 1, digits 0.25
@@ -114,11 +114,11 @@ def coerce(
     parameter for a value of another type.
     """
     types = get_args(field_type) or (field_type,)
-    word = str(value).strip().lower()
-    if type(None) in types and word in ("none", "null"):
+    text = str(value).strip().lower()
+    if type(None) in types and text in ("none", "null"):
         return None
-    if types[0] is bool and word in ("true", "false"):
-        return word == "true"
+    if types[0] is bool and text in ("true", "false"):
+        return text == "true"
     if types[0] is str and isinstance(value, str):
         return value
     number = _read_number(value)

@@ -44,13 +44,13 @@ def papermill_arguments() -> list[str] | None:
 # %% ../../nbs/engine/frontend.ipynb #arguments-of
 def arguments_of(
     program: str,
-    words: list[str],  # a command line
+    command_line: list[str],  # a command line
 ) -> list[str] | None:
     """Return the arguments of a Python program, or None where another one is run."""
-    for i, word in enumerate(words):
-        if Path(word).stem == program:
-            return words[i + 1 :]
-        if i > 0 and not word.startswith("-"):  # behind the interpreter's own options
+    for i, part in enumerate(command_line):
+        if Path(part).stem == program:
+            return command_line[i + 1 :]
+        if i > 0 and not part.startswith("-"):  # behind the interpreter's own options
             return None
     return None
 
@@ -106,17 +106,17 @@ def resume_command(
         if field.name == "gpus" or value != field.default:
             parameters[field.name] = value
     parameters |= dict(resume=True, out_dir=str(folder))
-    words = ["papermill", *_notebook_paths(papermill_arguments() or [])]
+    command = ["papermill", *_notebook_paths(papermill_arguments() or [])]
     for name, value in parameters.items():
-        words += ["-r" if _looks_typed(value) else "-p", name, str(value)]
-    return shlex.join(words)
+        command += ["-r" if _looks_typed(value) else "-p", name, str(value)]
+    return shlex.join(command)
 
 # %% ../../nbs/engine/frontend.ipynb #resume-parts
 def _notebook_paths(
     arguments: list[str],  # of papermill
 ) -> list[str]:
     """Return the notebook to execute, a new name for its output, and the folder."""
-    paths = [word for word in arguments if word.endswith(".ipynb")]
+    paths = [path for path in arguments if path.endswith(".ipynb")]
     if len(paths) < 2:
         return ["nbs/train.ipynb", "out.ipynb"]
     folder: list[str] = []
