@@ -13,11 +13,8 @@ from typing import Any
 from .config import Config, resolve
 
 # %% ../../nbs/engine/resume.ipynb #complete-from-run
-_KEPT_IF_NONE = (
-    "epochs",
-    "patience",
-    "lr",
-)  # of a run that resumes: None is what it has
+# of a run that resumes: None is what it has
+_KEPT_IF_NONE = ("epochs", "patience", "lr", "lr_fc8")
 
 
 def complete_from_run(
@@ -45,13 +42,16 @@ def changed_parameters(
     return changes
 
 # %% ../../nbs/engine/resume.ipynb #same_run
-_MAY_CHANGE = ("epochs", "patience", "lr", "gpus", "data_parallel", "grad_accum_steps")
+_MAY_CHANGE = (
+    *("epochs", "patience", "lr", "lr_fc8"),
+    *("gpus", "data_parallel", "grad_accum_steps"),
+)
 
 
 def refuse_other_run(config: Config, stored: dict[str, Any]) -> None:
     """Raise `ValueError` where a run would resume as another run.
 
-    The number of epochs, patience, the learning rate, the number of processes, what
+    The number of epochs, patience, the learning rates, the number of processes, what
     each of them holds and the pieces of a step may change.
     """
     for name, (old, value) in changed_parameters(config, stored).items():

@@ -38,8 +38,8 @@ def follow_weights(config: Config) -> Config:
         return config
     weights = read_weights(config.weights)
     network = _network_parameters(weights, config)
-    for name, value in network.items():
-        asked = getattr(config, name)
+    for name in ("width_mult", "image_size", "crop_size"):
+        asked, value = getattr(config, name), network[name]
         if asked not in (getattr(Config, name), value):
             raise ValueError(
                 f"{name}: got {asked!r}, expected {value!r}, as of the network in"
@@ -58,8 +58,13 @@ _TRAINING_FIELDS = (
 
 
 def _network_parameters(weights: Weights, config: Config) -> dict[str, Any]:
-    """Return the parameters of a run that its weights decide."""
+    """Return the parameters of a run that its weights decide.
+
+    A recipe that was asked for may differ from theirs in what concerns training only.
+    """
     name = weights.recipe.name
+    if config.recipe != Config.recipe:
+        name = parse_recipe(config.recipe).name
     try:
         full = parse_recipe(name)
     except ValueError:
@@ -67,7 +72,7 @@ def _network_parameters(weights: Weights, config: Config) -> dict[str, Any]:
             f"weights: got {config.weights} of a recipe named {name}, expected one of"
             " RECIPES or lab-ID; train these weights with train_on_images"
         ) from None
-    width = _find_width(weights.recipe, config.width_mult)
+    width = _find_width(weights.recipe, full, config.width_mult)
     scaled = scale_width(full, width, weights.recipe.crop)
     refuse_other_network(weights, scaled)
     image_size = weights.image_size
@@ -81,9 +86,8 @@ def _network_parameters(weights: Weights, config: Config) -> dict[str, Any]:
     )
 
 
-def _find_width(recipe: Recipe, asked: float | None) -> float:
-    """Return the width that makes a named recipe into this one, or the best guess."""
-    full = parse_recipe(recipe.name)
+def _find_width(recipe: Recipe, full: Recipe, asked: float | None = None) -> float:
+    """Return the width that makes the full recipe into this one, or the best guess."""
     share = Fraction(recipe.hidden[0], full.hidden[0])
     guesses = [float(share.limit_denominator(100)), float(share)]
     if asked:
@@ -113,8 +117,8 @@ def refuse_other_network(weights: Weights, recipe: Recipe) -> None:
         if field.name not in _TRAINING_FIELDS and found != expected:
             raise ValueError(
                 f"weights: got a network in {weights.source} whose {field.name} is"
-                f" {found}, expected {expected}, as of recipe {recipe.name}; give"
-                " weights of that recipe, or train these with train_on_images"
+                f" {found}, expected {expected}, as of recipe {recipe.name}; leave"
+                " recipe out, or give weights of that recipe"
             )
 
 # %% ../../nbs/engine/transfer.ipynb #follow-stored

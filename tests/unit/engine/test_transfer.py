@@ -314,8 +314,8 @@ def test_the_mean_of_torchvision_fits_images_of_another_size(tmp_path):
         (dict(lr_fc8=-1), "lr_fc8: got -1.0, expected a number above 0"),
         (
             dict(weights="RUN", recipe="paper"),
-            "recipe: got 'paper', expected 'source2012', as of the network in .*;"
-            " leave recipe out",
+            "weights: got a network in .* whose lrn_alpha_over is mean, expected sum,"
+            " as of recipe paper; leave recipe out",
         ),
         (dict(weights="RUN", width_mult=0.5), "width_mult: got 0.5, expected 0.0625"),
         (dict(weights="RUN", crop_size=60), "crop_size: got 60, expected 64"),
@@ -334,6 +334,16 @@ def test_what_cannot_be_meant_is_refused_early(first, tmp_path, settings, words)
         settings = settings | dict(weights=places[settings["weights"]])
     with pytest.raises(ValueError, match=f"^{words}"):
         validate(parse_parameters(settings))
+
+
+def test_what_concerns_training_only_may_differ_from_the_recipe_of_the_weights(first):
+    text = "source2012, color_std=0.0, momentum=0.5"
+    run = resolve(validate(Config(weights=str(first), recipe=text, data="photos")))
+    assert run.recipe == text
+    assert (run.model_recipe.color_std, run.model_recipe.momentum) == (0, 0.5)
+    assert run.width_mult == 1 / 16
+    with pytest.raises(ValueError, match=r"whose dropout is 0\.5, expected 0\.2"):
+        validate(Config(weights=str(first), recipe="source2012, dropout=0.2"))
 
 
 def test_weights_that_are_not_there_are_refused(tmp_path):
@@ -377,7 +387,7 @@ def test_every_width_is_found_again(tmp_path, recipe, width):
 
     full = get_recipe(recipe)
     scaled = scale_width(full, width, 100)
-    assert scale_width(full, _find_width(scaled, None), 100) == scaled
+    assert scale_width(full, _find_width(scaled, full), 100) == scaled
 
 
 def test_a_recipe_without_a_learning_rule_gets_that_of_the_paper(monkeypatch):
