@@ -142,7 +142,7 @@ def test_the_folder_of_a_run_has_a_readable_name(tmp_path, monkeypatch):
 def test_both_ways_in_give_one_run(monkeypatch, tmp_path):
     """What papermill passes on, and what the command line does."""
     asked = []
-    monkeypatch.setattr(cli, "train", lambda config, shell: asked.append(config))
+    monkeypatch.setattr(cli, "train", lambda config, **options: asked.append(config))
     monkeypatch.setattr(sys, "argv", ["alexnet-train", "--recipe", TEXT])
     cli.main()
     assert asked == [parse_parameters(dict(recipe=TEXT))]
