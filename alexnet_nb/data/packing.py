@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['CHUNK', 'Chunks', 'write_split', 'pack', 'open_finished', 'read_plan', 'write_packed', 'begin_packing',
-           'require_space', 'write_splits', 'write_meta', 'left_out_rows', 'tell_left_out', 'require_every_class',
-           'progress_bar']
+           'require_space', 'write_splits', 'write_meta', 'left_out_rows', 'tell_left_out', 'tell_passed_over',
+           'require_every_class', 'progress_bar']
 
 # %% ../../nbs/engine/packing.ipynb #imports
 import io
@@ -34,7 +34,7 @@ from alexnet_nb.base.files import (
 from ..base.processes import available_cores
 from .journal import Journal, npy_header, read_journal
 from .packed import PackedDataset, open_packed, open_split
-from .sources import ImageSource, Sample
+from .sources import CONVERT, ImageSource, Sample
 from .workers import map_in_workers, require_main_guard
 from ..preprocessing import load_image, pixel_statistics
 
@@ -249,8 +249,7 @@ def write_packed(
         tell_left_out(f"{len(unread)} files that could not be read", unread, progress)
     require_every_class(source, np.load(folder / "train/labels.npy"))
     passed_over = left_out_rows(source.left_out, source.origin)
-    if passed_over:
-        tell_left_out("what is not an image", passed_over, progress)
+    tell_passed_over(passed_over, progress)
     mean, cov = pixel_statistics(open_split(folder / "train").images, processes)
     with atomic_write(folder / "stats.npz") as temp, open(temp, "wb") as file:
         np.savez(file, mean=mean, cov=cov)
@@ -353,6 +352,16 @@ def tell_left_out(
     """Report what was left out: the first ten by name."""
     shown = [f"{path}: {reason}" for path, reason in rows[:10]]
     progress("\n  ".join([f"left out {kind}, all listed in meta.json:", *shown]))
+
+
+def tell_passed_over(rows: list[list[str]], progress: Callable[[str], object]) -> None:
+    """Report images of formats that packing does not read, then all other files."""
+    images = [row for row in rows if CONVERT in row[1]]
+    others = [row for row in rows if CONVERT not in row[1]]
+    if images:
+        tell_left_out("images that packing does not read", images, progress)
+    if others:
+        tell_left_out("what is not an image", others, progress)
 
 # %% ../../nbs/engine/packing.ipynb #expect_every_class
 def require_every_class(source: ImageSource, labels: np.ndarray) -> None:

@@ -29,6 +29,7 @@ from alexnet_nb.base.files import (
     sync_folder,
 )
 from ..base.rng import RANDOM_STREAM
+from .resume import data_fingerprint
 from .run_dir import RunDir
 from .trainer import Trainer
 from .transfer import stored_rate
@@ -206,10 +207,7 @@ def model_metadata(
 # %% ../../nbs/engine/checkpoint.ipynb #identity
 def fingerprint(trainer: Trainer) -> dict[str, dict]:
     """Return what a checkpoint and the run that resumes from it must share."""
-    data: dict[str, Any]
-    data = dict(train=len(trainer.data.train), names=list(trainer.data.names))
-    data |= trainer.data.meta.get("sha256", {})
-    return dict(recipe=as_stored(trainer.recipe), data=data)
+    return dict(recipe=as_stored(trainer.recipe), data=data_fingerprint(trainer.data))
 
 # %% ../../nbs/engine/checkpoint.ipynb #as_stored
 def as_stored(recipe: Recipe) -> dict[str, Any]:

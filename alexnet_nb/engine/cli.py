@@ -31,7 +31,13 @@ from alexnet_nb.engine.config import (
 )
 from .distributed import Placement, plan_placement
 from .launch import LINE_MARK, train, worker_main
-from .run_dir import RunDir, load_run_config, open_run, validate
+from alexnet_nb.engine.run_dir import (
+    RunDir,
+    confirm_data,
+    load_run_config,
+    open_run,
+    validate,
+)
 from .transfer import follow_weights
 
 # %% ../../nbs/engine/cli.ipynb #command_line
@@ -277,6 +283,7 @@ def pack_data(config: Config) -> Path:
         progress=print_line,
         val_share=config.val_share,
     )
+    confirm_data(config, data, print_line)
     return data.path
 
 # %% ../../nbs/engine/cli.ipynb #started_again

@@ -47,7 +47,7 @@ from alexnet_nb.engine.frontend import (
     show_progress,
 )
 from .loop import run_training
-from .run_dir import RunDir, open_run, validate
+from .run_dir import RunDir, confirm_data, open_run, validate
 from .trainer import Trainer
 
 # %% ../../nbs/engine/launch.ipynb #work-1
@@ -344,7 +344,8 @@ def train(
     # listed and packed once, not in every process
     data = load_dataset(
         config.data, image_size, config.batch_size, val_share=config.val_share
-    ).path
+    )
+    confirm_data(config, data)
     run_dir = open_run(config, placement)
     remember_run(asked, run_dir.path)
     if config.precision == "bfloat16" and placement.device == "cpu":
@@ -356,7 +357,7 @@ def train(
     hint = resume_hint(config, run_dir.path)
     try:
         for _ in range(2 if config.dry_run else 1):
-            launch(run_dir, placement, data)
+            launch(run_dir, placement, data.path)
     except KeyboardInterrupt:
         end_under_papermill(f"stopped; {hint}")
         raise RunStopped(f"stopped; {hint}") from None

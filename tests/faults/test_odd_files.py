@@ -124,7 +124,7 @@ def test_hidden_and_system_folders_are_passed_over_by_name(tmp_path):
     for name in ("@eaDir", "__MACOSX", "lost+found", ".cache"):
         noise_images(folder, 2, num_classes=(name, f"a/{name}"))
     (folder / "b/notes.txt").write_text("no image")
-    (folder / "b/0.ppm").write_text("no image")
+    (folder / "b/0.raw").write_text("no image")
     said = []
     packed = pack_folder(folder, tmp_path / "out", 16, progress=said.append)
     assert packed.names == ("a", "b")
@@ -133,7 +133,7 @@ def test_hidden_and_system_folders_are_passed_over_by_name(tmp_path):
     assert len(unread) == 40 + 8 + 2
     assert unread["a/._7.png"] == "hidden: its name begins with a dot"
     assert unread["@eaDir"] == unread["a/lost+found"] == "made by the system"
-    assert unread["b/*.ppm"] == "other endings than an image's: 1"
+    assert unread["b/*.raw"] == "other endings than an image's: 1"
     assert any("left out what is not an image" in line for line in said)
 
 

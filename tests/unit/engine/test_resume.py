@@ -2,19 +2,22 @@
 
 import json
 import math
+import os
 import shutil
 import sys
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from alexnet_nb.data.datasets import load_dataset
 from alexnet_nb.engine import cli
 from alexnet_nb.engine.config import Config
 from alexnet_nb.engine.distributed import plan_placement
+from alexnet_nb.engine.launch import train
 from alexnet_nb.engine.loop import run_training
-from alexnet_nb.engine.run_dir import RunDir, open_run, validate
+from alexnet_nb.engine.run_dir import RunDir, confirm_data, open_run, validate
 from alexnet_nb.engine.trainer import Trainer
 from alexnet_nb.learning import learning_rates
 from helpers.images import noise_images
@@ -147,13 +150,84 @@ def test_a_run_that_has_not_begun_changes_too(tmp_path, asked, capsys):
     assert "resumed at step 0 with lr 0.02 (was 0.01)" in capsys.readouterr().out
 
 
+def moved(asked, tmp_path):
+    """The images of a run under another name, younger than they were."""
+    place = shutil.copytree(asked["data"], tmp_path / "elsewhere")
+    for path in place.rglob("*.png"):
+        os.utime(path)
+    return place
+
+
 @pytest.mark.distributed
-def test_the_command_line_needs_the_folder_and_the_change(run, monkeypatch, capsys):
-    """In processes of its own; every other option is what the run was begun with."""
-    command = ["alexnet-train", "--resume", "--out-dir", str(run)]
-    monkeypatch.setattr(sys, "argv", [*command, "--epochs", "3", "--gpus", "2"])
+def test_the_command_line_needs_the_folder_and_the_changes(
+    run, asked, tmp_path, monkeypatch, capsys
+):
+    """In processes of its own, on images that were moved, in two columns.
+
+    Every other option is what the run was begun with.
+    """
+    place, old = moved(asked, tmp_path), asked["data"]
+    command = ["alexnet-train", "--resume", "--out-dir", str(run), "--epochs", "3"]
+    monkeypatch.setattr(sys, "argv", [*command, "--gpus", "2", "--data", str(place)])
     cli.main()
-    words = "resumed at step 6 with gpus 2 (was 1), epochs 3 (was 2)"
-    assert words in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"the images of '{place}' are those of the run, which had '{old}'" in said
+    changes = f"gpus 2 (was 1), data {place} (was {old}), epochs 3 (was 2)"
+    assert f"resumed at step 6 with {changes}" in said
     assert metrics(run)[-1]["epoch"] == 3
     assert RunDir(run).config().precision == "float64"
+
+
+def test_images_that_have_moved_are_the_same_images(
+    run, asked, tmp_path, monkeypatch, capsys
+):
+    """Moved and touched; named by a relative path, and as the packed copy."""
+    place = moved(asked, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    packed = load_dataset(str(place), 48)
+    capsys.readouterr()
+    for data in ("elsewhere", str(packed.path)):
+        config = Config(out_dir=str(run), resume=True, **asked | dict(data=data))
+        confirm_data(validate(config), packed)
+        assert f"the images of '{data}' are those" in capsys.readouterr().out
+    confirm_data(validate(Config(out_dir=str(run), resume=True, **asked)), packed)
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        ("pixels", "stats.npz and train/images.npy and val/images.npy differ"),
+        ("class", "names differ"),
+        ("fewer", "train and train/images.npy .* differ"),
+        ("share", "^val_share: got 0.25, expected None, as in the run in .*labels.npy"),
+    ],
+)
+def test_other_images_are_refused_before_anything_is_written(
+    run, asked, tmp_path, what, words
+):
+    place, settings = moved(asked, tmp_path), dict(asked, epochs=2)
+    if what == "pixels":
+        for path in place.rglob("*.png"):
+            image = Image.open(path)
+            image.putpixel((10, 10), (1, 2, 3))
+            image.save(path)
+    elif what == "class":
+        (place / "b").rename(place / "c")
+    elif what == "fewer":
+        for path in list(place.rglob("1*.png")):
+            path.unlink()
+    else:
+        place, settings = asked["data"], settings | dict(val_share=0.25)
+    before = (run / "config.json").read_bytes()
+    with pytest.raises(ValueError, match=words):
+        train(Config(out_dir=str(run), resume=True, **settings | dict(data=str(place))))
+    assert (run / "config.json").read_bytes() == before
+
+
+def test_a_run_that_knows_no_checksums_keeps_its_data(tmp_path, asked):
+    config = Config(out_dir=str(tmp_path / "run"), epochs=1, **asked)
+    open_run(config, plan_placement(1)).close()
+    other = dict(asked, data=str(moved(asked, tmp_path)))
+    with pytest.raises(ValueError, match="checksums, which the run has not recorded"):
+        train(Config(out_dir=config.out_dir, resume=True, epochs=1, **other))
