@@ -109,7 +109,8 @@ def test_a_day_with_own_images(day):
     assert read_weights(tuned).names == ("plain", "vertical")
 
     printed = day.run(command("train", resume=True, out_dir=run, data=moved, epochs=18))
-    assert "with epochs 18 (was 15)" in printed
+    assert "epochs 18 (was 15)" in printed
+    assert "the images of" in printed  # which are now elsewhere
     assert "epoch 18/18" in printed
     table = str(compare(day.work / "runs" / "*"))
     rows = {row.split("|")[1].strip(): row for row in table.splitlines()[2:]}
