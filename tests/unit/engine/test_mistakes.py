@@ -72,10 +72,10 @@ def test_the_matrix_counts_every_answer(answers):
 
 def test_pairs_are_sorted_and_the_right_answers_left_out(answers):
     counts = confusion_matrix(answers)
-    rows = [line.split(" | ") for line in most_confused(answers).splitlines()[2:]]
+    rows = [line.split(" | ") for line in most_confused(answers, 20).splitlines()[2:]]
     numbers = [int(row[2].split(" of ")[0]) for row in rows]
     assert numbers == sorted(numbers, reverse=True)
-    assert sum(numbers) == min(80 - counts.trace(), sum(numbers))
+    assert sum(numbers) == 80 - counts.trace()
     for (true, named, _), number in zip(rows, numbers, strict=True):
         pair = NAMES.index(true.removeprefix("| ")), NAMES.index(named)
         assert pair[0] != pair[1]
