@@ -83,11 +83,11 @@ class Classifier:
         stored = np.stack(squares)
         p = probabilities(self.model, self.transform, stored, views).cpu()
         best = p.topk(min(top, len(self.names)))
-        found = []
+        results = []
         for values, classes in zip(best.values, best.indices, strict=True):
             names = [self.names[i] for i in classes]
-            found.append(list(zip(names, values.tolist(), strict=True)))
-        return found
+            results.append(list(zip(names, values.tolist(), strict=True)))
+        return results
 
 # %% ../nbs/predict.ipynb #require_pixels
 def _require_pixels(image: np.ndarray) -> None:

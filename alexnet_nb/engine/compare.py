@@ -35,17 +35,17 @@ def find_runs(
     Raises `ValueError` where there is none.
     """
     patterns = [runs] if isinstance(runs, str | Path) else list(runs)
-    found = []
+    folders = []
     for pattern in patterns:
         paths = map(Path, glob.glob(str(Path(pattern).expanduser())))
-        found += [path for path in paths if _has_metrics(path)]
-    if not found:
+        folders += [path for path in paths if _has_metrics(path)]
+    if not folders:
         listed = ", ".join(map(str, patterns))
         raise ValueError(
             f"runs: got {listed}, expected folders of runs with config.json and"
             ' metrics.jsonl; give a pattern such as "runs/*"'
         )
-    return sorted(set(found))
+    return sorted(set(folders))
 
 # %% ../../nbs/engine/compare.ipynb #find-parts
 def _has_metrics(folder: Path) -> bool:
@@ -166,13 +166,13 @@ def plot_runs(
     return figure
 
 # %% ../../nbs/engine/compare.ipynb #run-color
-def _run_color(place: int, runs: int) -> Any:
+def _run_color(index: int, runs: int) -> Any:
     """Return a color for one of several runs."""
     import matplotlib.pyplot as plt
 
     if runs <= 5:
-        return f"C{place}"
-    return plt.get_cmap("turbo")((place + 0.5) / runs)
+        return f"C{index}"
+    return plt.get_cmap("turbo")((index + 0.5) / runs)
 
 # %% ../../nbs/engine/compare.ipynb #compare_with_earlier
 def compare_with_earlier(
@@ -181,15 +181,15 @@ def compare_with_earlier(
     """Compare a run with the other runs in its parent folder on the same images."""
     folder = Path(folder).resolve()
     own = data_checksums(folder)
-    same = [folder]
-    for other in sorted(folder.parent.iterdir()):
-        if other == folder or not _has_metrics(other):
+    folders = [folder]
+    for sibling in sorted(folder.parent.iterdir()):
+        if sibling == folder or not _has_metrics(sibling):
             continue
-        if own and data_checksums(other) == own:
-            same.append(other)
-    if len(same) == 1:
+        if own and data_checksums(sibling) == own:
+            folders.append(sibling)
+    if len(folders) == 1:
         return MarkdownText(f"No other run beside {folder.name} has the same images.")
-    return MarkdownText(compare(same))
+    return MarkdownText(compare(folders))
 
 # %% ../../nbs/engine/compare.ipynb #data_checksums
 def data_checksums(

@@ -381,8 +381,10 @@ def resolve(config: Config) -> RunConfig:
     values["recipe"] = recipe.name
     recipe = scale_width(recipe, values["width_mult"], values["crop_size"])
     if config.data == "digits":  # a mirrored digit is another one, or none
-        _, given = split_recipe(config.recipe)
+        _, given_fields = split_recipe(config.recipe)
         recipe = replace(
-            recipe, hflip=given.get("hflip", False), views=given.get("views", 5)
+            recipe,
+            hflip=given_fields.get("hflip", False),
+            views=given_fields.get("views", 5),
         )
     return RunConfig(**values, model_recipe=recipe)

@@ -76,12 +76,12 @@ def write_to_console(line: str) -> None:
     # 2 where ipykernel has left the standard error alone
     console = getattr(sys.stderr, "_original_stdstream_copy", 2)
     cell = sys.modules["IPython"].get_ipython().execution_count
-    begin = ""
+    line_break = ""
     if cell not in _cells_on_console:  # papermill's bar has not ended its line
         _cells_on_console.add(cell)
-        begin = "\n"
+        line_break = "\n"
     with contextlib.suppress(OSError):  # the terminal is closed
-        os.write(console, f"{begin}{line}\n".encode())
+        os.write(console, f"{line_break}{line}\n".encode())
 
 
 _cells_on_console: set[int] = set()  # their numbers

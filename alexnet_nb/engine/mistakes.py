@@ -69,10 +69,12 @@ def plot_class_balance(
     figure, ax = plt.subplots(figsize=(6.4, height))
     if classes <= MOST_NAMED:
         names = [drawable(data.names[i]) for i in order]
-        places = np.arange(classes)
-        ax.barh(places, train[order], color="C1", label="training")
-        ax.barh(places, val[order], left=train[order], color="C2", label="validation")
-        ax.set_yticks(places, names, **name_style())
+        positions = np.arange(classes)
+        ax.barh(positions, train[order], color="C1", label="training")
+        ax.barh(
+            positions, val[order], left=train[order], color="C2", label="validation"
+        )
+        ax.set_yticks(positions, names, **name_style())
         ax.set(xlabel="images", ylim=(classes - 0.5, -0.5))
         ax.grid(axis="y", visible=False)
     else:
@@ -81,8 +83,8 @@ def plot_class_balance(
             (train, "C1", "training"),
             (val, "C2", "validation"),
         ):
-            places = np.arange(classes)
-            ax.step(places, counts[order], color, where="mid", label=label)
+            positions = np.arange(classes)
+            ax.step(positions, counts[order], color, where="mid", label=label)
         ax.set(ylabel="images", ylim=(0, None), xlabel="classes, most images first")
         first, last = (drawable(data.names[order[i]]) for i in (0, -1))
         ax.set_title(f"from {first} to {last}", **name_style())
@@ -98,15 +100,15 @@ def class_balance(
     train = np.bincount(data.train.labels, minlength=classes)
     val = np.bincount(data.val.labels, minlength=classes)
     most, least = int(train.argmax()), int(train.argmin())
-    words = (
+    text = (
         f"{classes:,} classes; training images: {train[most]:,} of"
         f" {printable(data.names[most])} (the most), {train[least]:,} of"
         f" {printable(data.names[least])} (the least)"
     )
     missing = [printable(data.names[i]) for i in np.flatnonzero(val == 0)]
     if missing:
-        words += f"; no validation image of {_first_names(missing)}"
-    return words
+        text += f"; no validation image of {_first_names(missing)}"
+    return text
 
 # %% ../../nbs/engine/mistakes.ipynb #balance-parts
 def _first_names(names: Sequence[str], most: int = 5) -> str:
@@ -122,8 +124,8 @@ def confusion_matrix(
 ) -> np.ndarray:  # int64, classes × classes: true class, named class
     """Count for every class what the network names instead."""
     classes = len(predictions.names)
-    places = predictions.labels * classes + predictions.predicted
-    return np.bincount(places, minlength=classes**2).reshape(classes, classes)
+    cells = predictions.labels * classes + predictions.predicted
+    return np.bincount(cells, minlength=classes**2).reshape(classes, classes)
 
 # %% ../../nbs/engine/mistakes.ipynb #plot_confusion
 def plot_confusion(
@@ -141,9 +143,9 @@ def plot_confusion(
     ax.grid(False)
     if classes <= MOST_NAMED:
         names = [drawable(name, 12) for name in predictions.names]
-        places = range(classes)
-        ax.set_xticks(places, names, rotation=90, **name_style())
-        ax.set_yticks(places, names, **name_style())
+        positions = range(classes)
+        ax.set_xticks(positions, names, rotation=90, **name_style())
+        ax.set_yticks(positions, names, **name_style())
         for true, named in zip(*counts.nonzero(), strict=True):
             color = "#000" if shares[true, named] > 0.6 else "#fff"
             number = f"{counts[true, named]}"
@@ -163,8 +165,8 @@ def most_confused(
     wrong = counts.copy()
     np.fill_diagonal(wrong, 0)
     rows = []
-    for place in np.argsort(-wrong, axis=None, kind="stable")[:n]:
-        true, named = divmod(int(place), len(counts))
+    for cell in np.argsort(-wrong, axis=None, kind="stable")[:n]:
+        true, named = divmod(int(cell), len(counts))
         if wrong[true, named]:
             count = f"{wrong[true, named]} of {totals[true]}"
             names = [printable(predictions.names[i]) for i in (true, named)]
@@ -217,20 +219,20 @@ def plot_mistakes(
     """Draw the worst mistakes with the true name, the named one and its probability."""
     import matplotlib.pyplot as plt
 
-    places = worst_mistakes(predictions, n)
-    if not len(places):
+    image_rows = worst_mistakes(predictions, n)
+    if not len(image_rows):
         figure = plt.figure(figsize=(6.4, 0.5))
         figure.text(0, 0.5, "No validation image is wrong.", va="center")
         return figure
-    rows = -(-len(places) // 4)
+    rows = -(-len(image_rows) // 4)
     figure, axes = plt.subplots(rows, 4, figsize=(7.6, 2.4 * rows), squeeze=False)
     for ax in axes.flat:
         ax.axis("off")
-    for ax, place in zip(axes.flat, places.tolist(), strict=False):
-        true = drawable(predictions.names[predictions.labels[place]])
-        named = drawable(predictions.names[predictions.predicted[place]])
-        ax.imshow(np.asarray(images[place]).transpose(1, 2, 0))
-        confidence = f"{predictions.confidence[place]:.0%}"
+    for ax, row in zip(axes.flat, image_rows.tolist(), strict=False):
+        true = drawable(predictions.names[predictions.labels[row]])
+        named = drawable(predictions.names[predictions.predicted[row]])
+        ax.imshow(np.asarray(images[row]).transpose(1, 2, 0))
+        confidence = f"{predictions.confidence[row]:.0%}"
         title = f"true: {true}\nnamed: {named}, {confidence}"
         ax.set_title(title, **name_style(fontsize=9))
     return figure

@@ -25,12 +25,12 @@ def parse_recipe(
     Its name is the text in a fixed spelling. Raises `ValueError` for an unknown recipe
     or field, and for a value that a field cannot have.
     """
-    base_name, given = split_recipe(text)
+    base_name, values = split_recipe(text)
     parts = [base_name]
     for field in fields(Recipe):
-        if field.name in given:
-            parts.append(f"{field.name}={given[field.name]!r}")
-    return replace(get_recipe(base_name), name=", ".join(parts), **given)
+        if field.name in values:
+            parts.append(f"{field.name}={values[field.name]!r}")
+    return replace(get_recipe(base_name), name=", ".join(parts), **values)
 
 # %% ../../nbs/engine/recipe_text.ipynb #split-recipe
 def split_recipe(text: str) -> tuple[str, dict[str, Any]]:
@@ -73,8 +73,8 @@ def _keywords(text: str) -> list[Any]:
 def _plain(node: Any) -> Any:
     """Return the value of a literal; a word without quotes is text."""
     if isinstance(node, ast.Name):
-        words = {"true": True, "false": False, "none": None}
-        return words.get(node.id.lower(), node.id)
+        texts = {"true": True, "false": False, "none": None}
+        return texts.get(node.id.lower(), node.id)
     try:
         return ast.literal_eval(node)
     except ValueError:
@@ -164,8 +164,8 @@ def _wrong(name: str, value: Any, expected: str) -> ValueError:
 
 def _expected_type(types: tuple) -> str:
     """Describe the values of a field by its types."""
-    words = {bool: "True or False", type(None): "None", tuple: "a tuple"}
-    return " or ".join(words.get(kind, kind.__name__) for kind in types)
+    texts = {bool: "True or False", type(None): "None", tuple: "a tuple"}
+    return " or ".join(texts.get(kind, kind.__name__) for kind in types)
 
 # %% ../../nbs/engine/recipe_text.ipynb #tuples
 def _tuple_value(name: str, value: Any) -> tuple:
@@ -190,15 +190,15 @@ def _is_schedule_step(item: Any) -> bool:
     """Is this (share of the run, what, factor)?"""
     if not isinstance(item, tuple) or len(item) != 3:
         return False
-    share, what, factor = item
-    return _is_number(share) and what in _SCHEDULED and _is_number(factor)
+    share, group, factor = item
+    return _is_number(share) and group in _SCHEDULED and _is_number(factor)
 
 
 def _expected_tuple(name: str) -> str:
     """Describe the tuple that is the value of a field."""
     if name == "schedule":
-        what = ", ".join(_SCHEDULED)
-        return f"plateau, or steps (share of the run, what, factor), what of {what}"
+        groups = ", ".join(_SCHEDULED)
+        return f"plateau, or steps (share of the run, what, factor), what of {groups}"
     if name in _LENGTHS:
         return f"a tuple of {_LENGTHS[name]} numbers"
     return f"a tuple of {', '.join(LAYERS)}"
@@ -206,7 +206,7 @@ def _expected_tuple(name: str) -> str:
 # %% ../../nbs/engine/recipe_text.ipynb #recipe-slug
 def recipe_slug(text: str) -> str:
     """Return a name for a folder: the recipe's, and those of the fields behind it."""
-    name, given = split_recipe(text)
-    if len(given) > 3:
-        return f"{name}-{len(given)}-fields"
-    return "-".join([name, *sorted(given)])
+    name, values = split_recipe(text)
+    if len(values) > 3:
+        return f"{name}-{len(values)}-fields"
+    return "-".join([name, *sorted(values)])

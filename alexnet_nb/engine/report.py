@@ -201,8 +201,8 @@ def summarize(
         chance=chance,
         baselines=baselines,
     )
-    words = verdict(**numbers)
-    numbers |= dict(verdict=words, baseline_images=baseline_images)
+    verdict_text = verdict(**numbers)
+    numbers |= dict(verdict=verdict_text, baseline_images=baseline_images)
     with atomic_write(folder / "report.json") as temp:
         temp.write_text(json.dumps(numbers, indent=1))
     rows: list[tuple[str, float, float | None, int]]
@@ -212,7 +212,7 @@ def summarize(
     for views, (top1, top5) in errors.items():
         rows.append((_of_crops(views), top1, top5, n))
     table = _error_rows(rows, len(data.names) > 5)
-    first, last = f"**Verdict: {words}.**", _end_of_run(folder, progress)
+    first, last = f"**Verdict: {verdict_text}.**", _end_of_run(folder, progress)
     if RunDir(folder).config().dry_run:
         first = "**A dry run of three steps: its errors are not meaningful.**"
         last = ""

@@ -108,11 +108,11 @@ def refuse_past_end(
     if not {"step", "data"} <= state.keys():
         return
     steps_per_epoch = math.ceil(state["data"]["train"] / config.batch_size)
-    begun = math.ceil(state["step"] / steps_per_epoch)
+    begun_epochs = math.ceil(state["step"] / steps_per_epoch)
     epochs = resolve(config).epochs
-    if epochs < begun:
+    if epochs < begun_epochs:
         raise ValueError(
-            f"epochs: got {epochs}, expected at least {begun}, which the run in"
+            f"epochs: got {epochs}, expected at least {begun_epochs}, which the run in"
             f" {config.out_dir} has begun; resume it with more, or train a new run"
         )
 

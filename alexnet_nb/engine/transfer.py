@@ -86,12 +86,12 @@ def _network_parameters(weights: Weights, config: Config) -> dict[str, Any]:
     )
 
 
-def _find_width(recipe: Recipe, full: Recipe, asked: float | None = None) -> float:
+def _find_width(recipe: Recipe, full: Recipe, width_mult: float | None = None) -> float:
     """Return the width that makes the full recipe into this one, or the best guess."""
     share = Fraction(recipe.hidden[0], full.hidden[0])
     guesses = [float(share.limit_denominator(100)), float(share)]
-    if asked:
-        guesses.insert(0, asked)
+    if width_mult:
+        guesses.insert(0, width_mult)
     for width in guesses:
         scaled = scale_width(full, width, recipe.crop)
         if (scaled.kernels, scaled.hidden) == (recipe.kernels, recipe.hidden):
@@ -112,12 +112,12 @@ def _spelled_out(weights: str) -> str:
 def refuse_other_network(weights: Weights, recipe: Recipe) -> None:
     """Raise `ValueError` where weights belong to another network than a recipe's."""
     for field in fields(Recipe):
-        found = getattr(weights.recipe, field.name)
+        value = getattr(weights.recipe, field.name)
         expected = getattr(recipe, field.name)
-        if field.name not in _TRAINING_FIELDS and found != expected:
+        if field.name not in _TRAINING_FIELDS and value != expected:
             raise ValueError(
                 f"weights: got a network in {weights.source} whose {field.name} is"
-                f" {found}, expected {expected}, as of recipe {recipe.name}; leave"
+                f" {value}, expected {expected}, as of recipe {recipe.name}; leave"
                 " recipe out, or give weights of that recipe"
             )
 
@@ -184,12 +184,14 @@ def find_start(
     weights = read_weights(config.weights)
     refuse_other_network(weights, config.model_recipe)
     new_fc8 = weights.names != tuple(data.names)
-    kept = {}
+    kept_tensors = {}
     for name, tensor in weights.tensors.items():
         if not (new_fc8 and name.startswith("fc8")):
-            kept[name] = tensor
+            kept_tensors[name] = tensor
     mean = _mean_of_size(weights, config.image_size)
-    return Start(mean, weights.cov, kept, new_fc8, weights.names, weights.source)
+    return Start(
+        mean, weights.cov, kept_tensors, new_fc8, weights.names, weights.source
+    )
 
 
 def _mean_of_size(weights: Weights, size: int) -> np.ndarray:
@@ -214,13 +216,13 @@ def save_start(start: Start, folder: Path) -> None:
 def describe_start(start: Start, config: RunConfig) -> str:
     """Say what a run starts from, what is new, and what is frozen."""
     fc8 = "fc8 is new" if start.new_fc8 else "fc8 is kept: the classes are the same"
-    words = [f"starts from {_seen_from_here(start.source)}", fc8]
+    facts = [f"starts from {_seen_from_here(start.source)}", fc8]
     frozen = LAYERS[: LAYERS.index(config.train_from or LAYERS[0])]
     if frozen:
-        words.append(f"frozen: {', '.join(frozen)}")
+        facts.append(f"frozen: {', '.join(frozen)}")
     lr_fc8 = fc8_learning_rate(config, start.new_fc8)
-    words.append(f"learning rate {config.lr:.2g}, of fc8 {lr_fc8:.2g}")
-    return "; ".join(words)
+    facts.append(f"learning rate {config.lr:.2g}, of fc8 {lr_fc8:.2g}")
+    return "; ".join(facts)
 
 
 def _seen_from_here(source: str) -> str:
@@ -268,7 +270,7 @@ _GROUP_BEFORE = dict(fc8="weights", fc8_bias="biases", frozen="weights")
 
 # %% ../../nbs/engine/transfer.ipynb #fc8-learning-rate
 def fc8_learning_rate(config: RunConfig, new_fc8: bool) -> float:
-    """Return the learning rate of fc8's weights at the start of a run."""
+    """Return the learning rate with which fc8's weights begin."""
     if config.lr_fc8 is not None:
         return config.lr_fc8
     if not config.weights:
