@@ -311,7 +311,7 @@ def measure_baselines(
 def chance_error(
     data: PackedDataset,
 ) -> tuple[str, float]:  # the class, and the top-1 error
-    """Return the most frequent training class, and the error of always naming it.
+    """Return the class with the most training images, and the error of naming it.
 
     With equally many images of every class this is the error of guessing.
     """
