@@ -36,6 +36,8 @@ def name_of(page):
 # network, or starts processes
 RUNS = {
     "train",
+    "load",
+    "read_weights",
     "evaluate",
     "load_model",
     "probabilities",
