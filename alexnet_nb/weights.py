@@ -70,17 +70,20 @@ def make_metadata(
     cov: np.ndarray,  # float64, 3 × 3
     **facts: Any,  # further ones, such as the training step
 ) -> dict[str, str]:
-    """Return what a file of weights says of itself, as texts by name."""
+    """Return what a file of weights says of itself, as one text in JSON."""
     archive = io.BytesIO()
     np.savez_compressed(archive, mean=mean, cov=cov)
-    return dict(
-        format="pt",  # which other readers of safetensors expect
-        alexnet_nb=__version__,
-        recipe=json.dumps(asdict(recipe)),
-        names=json.dumps(list(names), ensure_ascii=False),
+    content = dict(
+        version=__version__,
+        recipe=asdict(recipe),
+        names=list(names),
         stats=base64.b64encode(archive.getvalue()).decode(),
-        facts=json.dumps(facts),
+        facts=facts,
     )
+    return {_METADATA: json.dumps(content, ensure_ascii=False)}
+
+
+_METADATA = "alexnet_nb"  # the name of the text
 
 # %% ../nbs/weights.ipynb #recipe_from_json
 def recipe_from_json(stored: Mapping[str, Any]) -> Recipe:
@@ -99,8 +102,8 @@ def _as_tuple(value: Any) -> Any:
     return value
 
 # %% ../nbs/weights.ipynb #read_metadata
-def read_metadata(path: Path) -> dict[str, str]:
-    """Return the metadata of a safetensors file; nothing where it has none.
+def read_metadata(path: Path) -> dict[str, Any]:
+    """Return what a safetensors file says of itself; nothing where it is not ours.
 
     Raises `ValueError` for a damaged file.
     """
@@ -108,12 +111,13 @@ def read_metadata(path: Path) -> dict[str, str]:
 
     try:
         with safe_open(path, "pt") as file:
-            return file.metadata() or {}
+            metadata = file.metadata() or {}
     except SafetensorError as error:
         raise ValueError(
             f"weights: got {path}, which is damaged ({error}), expected a whole file;"
             " copy it again"
         ) from None
+    return json.loads(metadata.get(_METADATA, "{}"))
 
 # %% ../nbs/weights.ipynb #read_weights
 def read_weights(
@@ -147,7 +151,7 @@ def _read_file(path: Path) -> Weights:
     if path.suffix == ".safetensors":
         metadata = read_metadata(path)
         tensors = load_file(path)
-        if "alexnet_nb" in metadata:
+        if metadata:
             return _from_metadata(path, tensors, metadata)
     else:
         tensors = _read_pickle(path)
@@ -181,14 +185,14 @@ def _read_pickle(path: Path) -> dict[str, torch.Tensor]:
 
 # %% ../nbs/weights.ipynb #from-metadata
 def _from_metadata(
-    path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]
+    path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, Any]
 ) -> Weights:
     """Return weights whose file says what they are."""
     stats = np.load(io.BytesIO(base64.b64decode(metadata["stats"])))
     return Weights(
         tensors,
-        recipe_from_json(json.loads(metadata["recipe"])),
-        tuple(json.loads(metadata["names"])),
+        recipe_from_json(metadata["recipe"]),
+        tuple(metadata["names"]),
         stats["mean"],
         stats["cov"],
         stats["mean"].shape[-1],
@@ -218,8 +222,7 @@ def _step(path: Path) -> int:
     """Return the training step of a file of weights; without metadata, the last."""
     if path.parent.name.startswith("step-"):
         return int(path.parent.name.removeprefix("step-"))
-    facts = json.loads(read_metadata(path).get("facts", "{}"))
-    return facts.get("step", 2**63)
+    return read_metadata(path).get("facts", {}).get("step", 2**63)
 
 # %% ../nbs/weights.ipynb #from-folder
 def _from_folder(folder: Path, path: Path) -> Weights:

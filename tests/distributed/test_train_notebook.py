@@ -37,7 +37,8 @@ def test_dry_run_goes_through_everything(papermill, tmp_path):
         assert words in said, words
     assert "-p resume True" not in said  # nothing goes on with a dry run
     (first,) = outputs_of(tmp_path, "result-code")  # of the page, once the run is over
-    assert first["data"]["text/markdown"].startswith("**A dry run of three steps")
+    text = "".join(first["data"]["text/markdown"])
+    assert text.startswith("**A dry run of three steps")
     (run,) = (tmp_path / "runs").iterdir()
     assert {"result.json", "model.safetensors", "env.json"} <= {
         p.name for p in run.iterdir()

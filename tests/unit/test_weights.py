@@ -1,7 +1,10 @@
 """A file of weights, or a run, says what it is wherever it goes."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -52,7 +55,7 @@ def test_the_file_of_a_run_is_enough(run, tmp_path, digits):
         assert torch.equal(tensor, expected[name])
     assert model.recipe.kernels[0] == 6
     assert not model.training
-    facts = json.loads(read_metadata(path)["facts"])
+    facts = read_metadata(path)["facts"]
     assert facts["step"] == 12
     assert facts["data"] == "digits"
 
@@ -140,7 +143,8 @@ def test_what_is_no_weights_is_refused_by_name(tmp_path):
 
 def test_a_recipe_of_an_earlier_version_gets_the_fields_that_came_later():
     recipe = replace(source2012, kernels=(8, 8, 8, 8, 8))
-    stored = json.loads(make_metadata(recipe, "ab", np.zeros((3, 9, 9)), 0)["recipe"])
+    metadata = make_metadata(recipe, "ab", np.zeros((3, 9, 9)), 0)
+    stored = json.loads(metadata["alexnet_nb"])["recipe"]
     assert recipe_from_json(stored) == recipe
     del stored["crop_chunk"]
     assert recipe_from_json(stored) == replace(recipe, crop_chunk=paper.crop_chunk)
@@ -157,3 +161,24 @@ def test_a_checkpoint_alone_is_enough(tmp_path, digits):
     weights = read_weights(shutil.copy(path, tmp_path / "alone.safetensors"))
     assert weights.names == tuple(digits.names)
     assert weights.recipe == trainer.recipe
+
+
+def test_equal_weights_are_equal_files(tmp_path, digits):
+    """Their headers, too, in processes that hash texts differently."""
+    script = (
+        "import sys, torch, numpy as np;"
+        "from alexnet_nb.recipes import paper;"
+        "from alexnet_nb.weights import make_metadata;"
+        "from alexnet_nb.engine.checkpoint import write_tensors;"
+        "from pathlib import Path;"
+        "said = make_metadata(paper, 'ab', np.zeros((3, 9, 9)), 0, step=1, seed=2);"
+        "tensors = {n: torch.ones(2) for n in 'abcdef'};"
+        "write_tensors(Path(sys.argv[1]), tensors, said)"
+    )
+    files = set()
+    for seed in "123":
+        path = tmp_path / seed
+        env = os.environ | {"PYTHONHASHSEED": seed}
+        subprocess.run([sys.executable, "-c", script, path], check=True, env=env)
+        files.add(path.read_bytes())
+    assert len(files) == 1
