@@ -13,6 +13,7 @@ _MODULES = {
     "AlexNet": "model",
     "LRN": "lrn",
     "Recipe": "recipes",
+    "compare": "engine.compare",
     "load": "predict",
     "paper": "recipes",
     "source2012": "recipes",
