@@ -3,6 +3,7 @@
 Their summaries follow from their runs; test_redrawn.py draws their pages again.
 """
 
+import functools
 import hashlib
 import importlib
 import itertools
@@ -534,6 +535,19 @@ def test_check_signal_quotes_the_experiment(experiment):
     assert float(
         numbers["power of the spread, rate 0.01"]["estimate"]
     ) == pytest.approx(power, rel=1e-3)
+
+
+def test_recorded_fine_tuning_keeps_to_its_design(experiment):
+    """Five seeds of each condition, each run once and to its last epoch."""
+    module = experiment("fine_tune")
+    results = ROOT / "results/fine_tune"
+    rows = module.lines(results)
+    key = functools.partial(json.dumps, sort_keys=True)
+    assert sorted(key(row["job"]) for row in rows) == sorted(map(key, module.jobs()))
+    assert all(len(row["errors"]) == row["job"]["epochs"] for row in rows)
+    weights = json.loads((results / "weights/config.json").read_text())
+    settings = dict(width_mult=0.25, crop_size=64, batch_size=64, epochs=6, seed=0)
+    assert settings.items() <= weights.items()
 
 
 def test_differences_of_pairs_are_by_hand(experiment):

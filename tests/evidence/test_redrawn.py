@@ -65,6 +65,7 @@ DRAWN = {
     "evidence/lab": {"seven-table", "ingredients-table"},
     "evidence/pitfalls": {"table", "count", "bite-table", "random-table"},
     "evidence/survived": {"budget", "budget-line"},
+    "guides/fine_tune": {"weights-error", "table", "differences"},
     "guides/scale": {"measured-table", "wire-table"},
     "11_evaluation": {"photographs-table", "paper-tables-draw"},
     "evidence/experiments/analogues": {

@@ -3,7 +3,8 @@
     python fine_tune.py CIFAR FLOWERS RESULTS [minutes]
 
 CIFAR, FLOWERS: image folders (train/CLASS/…, val/CLASS/…); RESULTS: results/fine_tune,
-with its protocol.md. The run that makes the weights is in RESULTS/weights.
+with its protocol.md. RESULTS/weights keeps the record of the run that makes the
+weights.
 """
 
 import json
@@ -63,18 +64,22 @@ def fit(data, out_dir, **settings):
     return run_dir.path
 
 
-def make_weights(cifar, results):
-    """Train the run that the others start from, unless it is there."""
-    target = results / "weights"
-    if (target / "model.safetensors").exists():
-        return target
+def make_weights(cifar, home, results):
+    """Train the run that the others start from; keep its record without the weights."""
 
     def choose(kind, files):
         return files if kind == "train" else files[:100]
 
-    with tempfile.TemporaryDirectory() as home:
-        data = take(cifar, Path(home) / "cifar10", choose)
-        return fit(data, target, **SIZES, batch_size=64, epochs=6)
+    data = take(cifar, home / "cifar10", choose)
+    folder = fit(data, home / "weights", **SIZES, batch_size=64, epochs=6)
+    target = results / "weights"
+    target.mkdir(exist_ok=True)
+    for name in ("env.json", "metrics.jsonl"):
+        shutil.copy(folder / name, target / name)
+    config = json.loads((folder / "config.json").read_text())
+    config |= dict(data="cifar10", out_dir="runs/weights")
+    (target / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+    return folder
 
 
 def pack_few(flowers, home, seed):
@@ -139,13 +144,14 @@ def summarize(results):
 def main(cifar, flowers, results, minutes):
     command = "python nbs/evidence/experiments/fine_tune.py cifar10 flowers5"
     record(results, f"{command} results/fine_tune")
-    with tempfile.TemporaryDirectory() as home:
-        os.environ["ALEXNET_NB_CACHE"] = str(Path(home) / "cache")
-        model = make_weights(cifar, results)
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        os.environ["ALEXNET_NB_CACHE"] = str(home / "cache")
+        model = make_weights(cifar, home, results)
         for seed in range(5):
-            pack_few(flowers, Path(home), seed)
-        work = partial(train_few, model=model.resolve())
-        if run(jobs(), Path(home), results, minutes, work):
+            pack_few(flowers, home, seed)
+        work = partial(train_few, model=model)
+        if run(jobs(), home, results, minutes, work):
             intervals.write(results / "summary.tsv", summarize(results))
 
 
