@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from .augmentation import InputTransform
-from .base.files import atomic_write, read_json
+from .base.files import atomic_write
 from .base.table import MarkdownTable
 from .data.packed import ImageSplit, PackedDataset
 from .engine.run_dir import RunDir
@@ -114,12 +114,9 @@ def read_run_data(folder: str | Path) -> dict:
     A run of an earlier version has them in its checkpoints only. Raises `ValueError`
     where there is neither.
     """
-    folder = Path(folder)
-    if (folder / "data.json").exists():
-        return read_json(folder / "data.json")
-    checkpoints = RunDir(folder).checkpoints()
-    if checkpoints:
-        return read_json(checkpoints[-1] / "state.json")["data"]
+    trained_on = RunDir(folder).trained_on()
+    if trained_on:
+        return trained_on
     raise ValueError(
         f"{folder}: got no data.json and no checkpoint, expected class names and "
         "checksums of the training data; copy the whole folder of the run"

@@ -63,6 +63,9 @@ def build_transform(
     return InputTransform(weights.recipe, weights.mean, weights.cov, device, dtype)
 
 # %% ../nbs/weights.ipynb #make_metadata
+_METADATA = "alexnet_nb"  # the name of the text
+
+
 def make_metadata(
     recipe: Recipe,  # in the width of the network
     names: Sequence[str],  # of the classes
@@ -81,9 +84,6 @@ def make_metadata(
         facts=facts,
     )
     return {_METADATA: json.dumps(content, ensure_ascii=False)}
-
-
-_METADATA = "alexnet_nb"  # the name of the text
 
 # %% ../nbs/weights.ipynb #recipe_from_json
 def recipe_from_json(stored: Mapping[str, Any]) -> Recipe:

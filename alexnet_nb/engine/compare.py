@@ -196,10 +196,7 @@ def data_checksums(
     folder: Path | str,  # of a run
 ) -> dict[str, str]:
     """Return the checksums of the images that a run was trained on; none if unknown."""
-    try:
-        stored = read_run_data(folder)
-    except ValueError:
-        return {}
+    stored = RunDir(folder).trained_on()
     return {name: sum for name, sum in stored.items() if "." in name}
 
 # %% ../../nbs/engine/compare.ipynb #to_tensorboard

@@ -43,7 +43,7 @@ class Config:
     patience: int | None = None  # epochs without a lower error before it stops
     batch_size: int = 128  # images in a step, of all GPUs together
     grad_accum_steps: int = 1  # pieces of a training step; more need less memory
-    lr: float | None = None  # of the weights at the start; None: the recipe's
+    lr: float | None = None  # at first; None: the recipe's; a tenth with weights
     lr_fc8: float | None = None  # of fc8's weights; None: lr, ten times lr for new ones
     seed: int = 0  # of weights, crops, colors and dropout
     out_dir: str = ""  # folder of the run; empty: a new one, runs/DATA-RECIPE-NNN

@@ -9,8 +9,9 @@ __all__ = ['StepMetrics', 'mean_metrics', 'MetricsLogger', 'log_memory']
 import json
 import math
 import os
-import resource
+import sys
 import time
+from importlib.util import find_spec
 from typing import NamedTuple
 
 import numpy as np
@@ -167,11 +168,11 @@ class MetricsLogger:
 def log_memory(trainer: Trainer) -> None:
     """Write to `memory.json` how much memory the main process has used at most.
 
-    On a GPU it is the GPU's memory, and is printed, too.
+    On a GPU it is the GPU's memory, and is printed, too. Windows does not tell.
     """
-    if not trainer.is_main:
-        return
     on_gpu = trainer.device.type == "cuda"
+    if not trainer.is_main or not (on_gpu or find_spec("resource")):
+        return
     name, used, total = _gpu_memory(trainer.device) if on_gpu else _cpu_memory()
     content = dict(device=name, peak_bytes=used, total_bytes=total)
     with atomic_write(trainer.run_dir.path / "memory.json") as temp:
@@ -189,6 +190,9 @@ def _gpu_memory(device: torch.device) -> tuple[str, int, int]:
 
 def _cpu_memory() -> tuple[str, int, int]:
     """Return how many bytes of the computer's memory this process has used at most."""
-    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    import resource  # which Windows does not have
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return "main memory", used, total

@@ -182,22 +182,24 @@ def test_what_is_planted_under_the_name_of_a_lock_does_no_harm(tmp_path, plant):
     assert mine.read_text() == "my thesis"
 
 
-WITHOUT_FCNTL = """
+ON_WINDOWS = """
 import sys, warnings
 sys.modules["fcntl"] = None
+sys.modules["resource"] = None
 import alexnet_nb.base.files, alexnet_nb.data.datasets
 from alexnet_nb.base.files import file_lock
 assert not hasattr(alexnet_nb.base.files, "fcntl")
 with file_lock(sys.argv[1]):
     print("locked")
 import alexnet_nb.engine.run_dir, alexnet_nb.engine.launch, alexnet_nb.engine.cli
+import alexnet_nb.engine.report, alexnet_nb.predict
 print("imported")
 """
 
 
-def test_no_module_needs_fcntl_to_be_imported(tmp_path):
-    """Windows has none."""
-    done = run_python(WITHOUT_FCNTL, tmp_path / "x.lock")
+def test_no_module_needs_what_windows_lacks_to_be_imported(tmp_path):
+    """Neither fcntl nor resource."""
+    done = run_python(ON_WINDOWS, tmp_path / "x.lock")
     assert done.stdout.split() == ["locked", "imported"], done.stderr
 
 
