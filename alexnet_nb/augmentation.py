@@ -290,7 +290,7 @@ class InputTransform:
                 f" resize_center_crop(image, {size})"
             )
 
-    def view_places(
+    def test_crop_offsets(
         self, n: int = 10
     ) -> list[tuple[int, int, bool]]:  # top, left, flipped
         """List where test crops are cut (§4.1).
@@ -302,7 +302,7 @@ class InputTransform:
         allowed = [1, 5, 10] if self.recipe.hflip else [1, 5]
         if n not in allowed:
             raise ValueError(
-                f"views: got {n}, expected one of {', '.join(map(str, allowed))};"
+                f"crops: got {n}, expected one of {', '.join(map(str, allowed))};"
                 " ten need a recipe with hflip"
             )
         middle = self.max_offset // 2
@@ -314,21 +314,21 @@ class InputTransform:
         distinct = dict.fromkeys(offsets)
         return [(*offset, flip) for flip, offset in itertools.product(flips, distinct)]
 
-    def views(
+    def test_crops(
         self,
         images: torch.Tensor,  # uint8, N × 3 × size × size
         n: int = 10,
-    ) -> torch.Tensor:  # len(view_places(n)) × N × 3 × crop × crop
-        """Cut the test crops of `view_places`, and subtract the mean (§4.1)."""
+    ) -> torch.Tensor:  # len(test_crop_offsets(n)) × N × 3 × crop × crop
+        """Cut the test crops of `test_crop_offsets`, and subtract the mean (§4.1)."""
         self.check_size(images)
-        views = []
-        for top, left, flip in self.view_places(n):
+        crops = []
+        for top, left, flip in self.test_crop_offsets(n):
             offsets = torch.tensor([[top, left]] * len(images)).reshape(-1, 2)
             flips = torch.full((len(images),), flip)
             if self.crops_on_device:
                 offsets, flips = offsets.to(images.device), flips.to(images.device)
-                views.append(self.crop_on_device(images, offsets, flips))
+                crops.append(self.crop_on_device(images, offsets, flips))
                 continue
             squares = crop_images(images, offsets, self.recipe.crop)
-            views.append(self.subtract_mean(squares, offsets, flips))
-        return torch.stack(views)
+            crops.append(self.subtract_mean(squares, offsets, flips))
+        return torch.stack(crops)

@@ -36,7 +36,7 @@ def probabilities(
     model: AlexNet,  # both columns
     transform: InputTransform,
     images: np.ndarray | Sequence,  # uint8, N × 3 × size × size
-    views: int = 10,  # 1: the central one
+    crops: int = 10,  # 1: the central one
     batch: int = 64,
 ) -> torch.Tensor:  # N × classes
     """Compute class probabilities, averaged over the crops (§4.1)."""
@@ -44,8 +44,8 @@ def probabilities(
     batches = []
     for start in range(0, len(images), batch):
         part = torch.tensor(images[start : start + batch]).to(transform.mean.device)
-        x = transform.views(part, views)  # views × N × 3 × crop × crop
-        batches.append(torch.stack([model(view).softmax(1) for view in x]).mean(0))
+        x = transform.test_crops(part, crops)  # crops × N × 3 × crop × crop
+        batches.append(torch.stack([model(crop).softmax(1) for crop in x]).mean(0))
     return torch.cat(batches)
 
 # %% ../nbs/11_evaluation.ipynb #wilson
@@ -155,7 +155,7 @@ def evaluate(
     `ValueError` for images of another size and for other classes.
     """
     errors, n = measure_errors(folder, data, device, split)
-    rates = {_views(k): both for k, both in errors.items()}
+    rates = {_crops(k): both for k, both in errors.items()}
     return error_table(rates, n)
 
 # %% ../nbs/11_evaluation.ipynb #measure-errors
@@ -176,17 +176,17 @@ def measure_errors(
     parts = parts_of(data, split)
     errors: dict[int, tuple[float, float]] = {}
     n = 0
-    for requested in sorted({1, model.recipe.views}):
-        views = len(transform.view_places(requested))
-        errors[views], labels = errors_on(model, transform, parts, requested)
+    for requested in sorted({1, model.recipe.test_crops}):
+        crops = len(transform.test_crop_offsets(requested))
+        errors[crops], labels = errors_on(model, transform, parts, requested)
         n = len(labels)
     save_result(folder, model, errors, n, data, split)
     return errors, n
 
 # %% ../nbs/11_evaluation.ipynb #views-words
-def _views(n: int) -> str:
+def _crops(n: int) -> str:
     """Write a number of crops."""
-    return "1 view" if n == 1 else f"{n} views"
+    return "1 crop" if n == 1 else f"{n} crops"
 
 # %% ../nbs/11_evaluation.ipynb #evaluate-parts
 def require_same_kind(folder: Path, data: PackedDataset) -> None:
@@ -209,29 +209,29 @@ def errors_on(
     model: AlexNet,
     transform: InputTransform,
     parts: list[ImageSplit],
-    views: int,
+    crops: int,
 ) -> tuple[tuple[float, float], torch.Tensor]:  # top-1 and top-5 error; labels
     """Measure a model on the images of several splits together."""
     labels = torch.tensor(np.concatenate([part.labels for part in parts]))
-    batches = [probabilities(model, transform, part.images, views) for part in parts]
+    batches = [probabilities(model, transform, part.images, crops) for part in parts]
     return error_rates(torch.cat(batches).cpu(), labels), labels
 
 # %% ../nbs/11_evaluation.ipynb #save_result
 def save_result(
     folder: Path,
     model: AlexNet,
-    errors: dict[int, tuple[float, float]],  # views → top-1 and top-5 error
+    errors: dict[int, tuple[float, float]],  # crops → top-1 and top-5 error
     n: int,  # images
     data: PackedDataset,
     split: str,
 ) -> None:
     """Write the errors to `result.json`, or to a file that names other data."""
     config = RunDir(folder).config()
-    views = max(errors)
+    crops = max(errors)
     result = dict(
-        top1=errors[views][0],
-        top5=errors[views][1],
-        views=views,
+        top1=errors[crops][0],
+        top5=errors[crops][1],
+        crops=crops,
         n=n,
         seed=config.seed,
         recipe=config.recipe,
@@ -258,7 +258,7 @@ def error_table(
 
     Without a top-5 error there is no column for it.
     """
-    header = [f"of {n:,} pictures", "top-1 error", "95 % interval", "top-5 error"]
+    header = [f"of {n:,} images", "top-1 error", "95 % interval", "top-5 error"]
     rows = []
     for name, (top1, top5) in rates.items():
         low, high = wilson(top1, n)

@@ -139,8 +139,8 @@ def typed_row(row: dict[str, str]) -> Experiment:
     values |= {
         name: _read_formulas(row[name]) for name in ("weight_schedule", "bias_schedule")
     }
-    for name, views in (("one", "1"), ("ten", "10"), ("unclear", "unclear")):
-        values[name] = _read_errors(row, views)
+    for name, crops in (("one", "1"), ("ten", "10"), ("unclear", "unclear")):
+        values[name] = _read_errors(row, crops)
     return Experiment(**values | dict(structure=_read_structure(row["structure"])))
 
 # %% ../nbs/lab.ipynb #readers
@@ -186,11 +186,11 @@ def _read_formulas(text):
     return tuple(formulas)
 
 
-def _read_errors(row, views):
+def _read_errors(row, crops):
     """Read the results of a row on one crop, on ten, or on an unknown number."""
-    if not row[f"top1_{views}"]:
+    if not row[f"top1_{crops}"]:
         return None
-    nll, top1, top5 = (row[f"{what}_{views}"] for what in ("nll", "top1", "top5"))
+    nll, top1, top5 = (row[f"{what}_{crops}"] for what in ("nll", "top1", "top5"))
     return Errors(float(nll) if nll else None, float(top1), float(top5))
 
 

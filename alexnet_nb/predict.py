@@ -41,7 +41,7 @@ class Classifier:
         self,
         image: Any,  # a file, a PIL image, an array H × W × 3 of bytes; or a list
         top: int = 5,  # classes that are named, at most
-        views: int = 1,  # crops whose probabilities are averaged: 1 or 10
+        crops: int = 1,  # crops whose probabilities are averaged: 1 or 10
     ) -> list:
         """Name the likeliest classes of an image, each with its probability.
 
@@ -50,8 +50,8 @@ class Classifier:
         """
         if isinstance(image, (list, tuple)):
             squares = [self.load(one) for one in image]
-            return self.predict_squares(squares, top, views)
-        return self.predict_squares([self.load(image)], top, views)[0]
+            return self.predict_squares(squares, top, crops)
+        return self.predict_squares([self.load(image)], top, crops)[0]
 
     def load(self, image: Any) -> np.ndarray:  # uint8, 3 × size × size
         """Load the square of an image, as it would be stored for training."""
@@ -75,13 +75,13 @@ class Classifier:
         self,
         squares: Sequence[np.ndarray],  # uint8, 3 × size × size, of every image
         top: int = 5,
-        views: int = 1,
+        crops: int = 1,
     ) -> list[list[tuple[str, float]]]:
         """Name the likeliest classes of images that are loaded."""
         if not squares:
             return []
         stored = np.stack(squares)
-        p = probabilities(self.model, self.transform, stored, views).cpu()
+        p = probabilities(self.model, self.transform, stored, crops).cpu()
         best = p.topk(min(top, len(self.names)))
         results = []
         for values, classes in zip(best.values, best.indices, strict=True):
@@ -114,7 +114,7 @@ def predict_files(
     classifier: Classifier,
     paths: Sequence[str | Path],
     top: int = 5,
-    views: int = 1,
+    crops: int = 1,
     batch_size: int = 64,
 ) -> Iterator[dict[str, Any]]:
     """Name what is on each of many files, in their order, with a bar of progress.
@@ -135,7 +135,7 @@ def predict_files(
             part = paths[start : start + batch_size]
             loaded = list(pool.map(try_to_load, part))
             squares = [one for one in loaded if isinstance(one, np.ndarray)]
-            named = iter(classifier.predict_squares(squares, top, views))
+            named = iter(classifier.predict_squares(squares, top, crops))
             for path, one in zip(part, loaded, strict=True):
                 is_read = isinstance(one, np.ndarray)
                 yield dict(
@@ -182,7 +182,7 @@ def predict_parser() -> argparse.ArgumentParser:
     add("images", nargs="+", help="files, or folders of images", type=Path)
     add("--csv", help="write a table to this file", type=Path, metavar="FILE")
     add("--top", help="classes that are named (default: 5)", type=int, default=5)
-    add("--views", help="1, or the 10 crops of §4.1", type=int, default=1)
+    add("--crops", help="1, or the 10 crops of §4.1", type=int, default=1)
     add("--device", help="such as cpu or cuda; by default a GPU, if there is one")
     return parser
 
@@ -193,7 +193,7 @@ def main() -> None:
     try:
         paths = list_files(options.images)
         classifier = load(options.model, options.device)
-        rows = predict_files(classifier, paths, options.top, options.views)
+        rows = predict_files(classifier, paths, options.top, options.crops)
         if options.csv:
             unread = write_csv(
                 options.csv, rows, min(options.top, len(classifier.names))

@@ -84,14 +84,14 @@ def plot_predictions(
     transform: InputTransform,
     data: PackedDataset,
     n: int = 8,  # images, the first of the validation set
-    views: int = 10,
+    crops: int = 10,
 ) -> Any:  # a matplotlib figure
     """Draw the first validation images of a data set, and what a network predicts."""
     images = data.val.images[:n]
     return draw_predictions(
         images.transpose(0, 2, 3, 1),
         data.val.labels[:n].tolist(),
-        probabilities(model, transform, images, views).cpu(),
+        probabilities(model, transform, images, crops).cpu(),
         data.names,
     )
 
@@ -108,7 +108,7 @@ def hidden_features(
     features = []
     for start in range(0, len(images), batch):
         part = torch.tensor(images[start : start + batch]).to(transform.mean.device)
-        features.append(model.forward_features(transform.views(part, 1)[0]))
+        features.append(model.forward_features(transform.test_crops(part, 1)[0]))
     return torch.cat(features)
 
 # %% ../nbs/12_qualitative.ipynb #nearest

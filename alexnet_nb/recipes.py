@@ -40,7 +40,7 @@ class Recipe:
     color_lengths: str = "deviations"  # of the color axes, or "eigenvalues"
     color_divide: float = 1.0  # divide training images by this after the noise
     reshuffle: bool = False  # a new order every epoch, or the packed order
-    views: int = 10  # crops of a test image, whose probabilities are averaged
+    test_crops: int = 10  # crops of a test image, whose probabilities are averaged
     # network, §3
     pads: tuple = (0, 2, 1, 1, 1)  # zeros on all four sides, before conv1 to conv5
     conv1_ceil: bool = True  # a last window may hang over the right and bottom edge
@@ -132,7 +132,7 @@ caffe = replace(  # BVLC models/bvlc_alexnet; batches of 256
     conv1_ceil=False,
     mean="aligned",
     color_std=0.0,
-    views=1,
+    test_crops=1,
     lrn_k=1.0,
     lrn_alpha_over="mean",
     lrn_across=True,
@@ -148,7 +148,7 @@ torchvision = replace(
     mean="channels",
     scale=(58.395, 57.12, 57.375),
     color_std=0.0,
-    views=1,
+    test_crops=1,
     pads=(2, 2, 1, 1, 1),
     conv1_ceil=False,
     kernels=(64, 192, 384, 256, 256),

@@ -11,7 +11,7 @@ import base64
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -89,9 +89,18 @@ def make_metadata(
 def recipe_from_json(stored: Mapping[str, Any]) -> Recipe:
     """Return a recipe that was stored as JSON, which has lists and no tuples.
 
-    A field that came later has the value that was built in before.
+    A field that came later has the value that was built in before. Raises
+    `ValueError` for a field that this version does not know.
     """
     values = {name: _as_tuple(value) for name, value in stored.items()}
+    known_names = {field.name for field in fields(Recipe)}
+    unknown_names = sorted(values.keys() - known_names)
+    if unknown_names:
+        raise ValueError(
+            f"weights: got a recipe with the fields {', '.join(unknown_names)},"
+            " expected fields of Recipe; load it with the version of alexnet_nb that"
+            " wrote it"
+        )
     return replace(Recipe(), **values)
 
 

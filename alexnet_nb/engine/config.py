@@ -385,6 +385,6 @@ def resolve(config: Config) -> RunConfig:
         recipe = replace(
             recipe,
             hflip=given_fields.get("hflip", False),
-            views=given_fields.get("views", 5),
+            test_crops=given_fields.get("test_crops", 5),
         )
     return RunConfig(**values, model_recipe=recipe)

@@ -47,7 +47,7 @@ def predict_validation(
     require_same_kind(folder, data)
     model = load_model(folder, device)
     transform = load_input(folder, model, device, data)
-    p = probabilities(model, transform, data.val.images, views=1).float().cpu().numpy()
+    p = probabilities(model, transform, data.val.images, crops=1).float().cpu().numpy()
     labels = np.array(data.val.labels)
     return Predictions(labels, p.argmax(1), p.max(1), tuple(data.names))
 

@@ -111,7 +111,7 @@ _CHOICES: dict[str, tuple] = {
 }
 _LENGTHS = dict(scale=3, pads=5, kernels=5, hidden=2, init_std=8, init_bias=8)
 _WHOLE_NUMBERS = ("pads", "kernels", "hidden")
-_ABOVE_0 = ("crop_chunk", "views", "color_divide", "pool", "pool_stride", "lrn_n")
+_ABOVE_0 = ("crop_chunk", "test_crops", "color_divide", "pool", "pool_stride", "lrn_n")
 _BELOW_1 = ("dropout", "momentum")
 _SCHEDULED = ("all", "weights", "biases", "conv1", "conv1_bias", "color")
 

@@ -209,8 +209,8 @@ def summarize(
     rows = [(f"chance: always “{printable(largest)}”", chance, None, n)]
     for name, error in baselines.items():
         rows.append((f"{name} on 8×8 pixels", error, None, baseline_images))
-    for views, (top1, top5) in errors.items():
-        rows.append((_of_crops(views), top1, top5, n))
+    for crops, (top1, top5) in errors.items():
+        rows.append((_of_crops(crops), top1, top5, n))
     table = _error_rows(rows, len(data.names) > 5)
     first, last = f"**Verdict: {verdict_text}.**", _end_of_run(folder, progress)
     if RunDir(folder).config().dry_run:
@@ -219,9 +219,9 @@ def summarize(
     return MarkdownText(f"{first}\n\n{table}\n\n{last}".rstrip())
 
 # %% ../../nbs/engine/report.ipynb #summary-parts
-def _of_crops(views: int) -> str:
+def _of_crops(crops: int) -> str:
     """Name the network on one crop or on several."""
-    return "this network, 1 crop" if views == 1 else f"this network, {views} crops"
+    return "this network, 1 crop" if crops == 1 else f"this network, {crops} crops"
 
 
 def _error_rows(

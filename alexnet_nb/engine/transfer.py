@@ -51,7 +51,7 @@ def follow_weights(config: Config) -> Config:
 
 # %% ../../nbs/engine/transfer.ipynb #follow-parts
 _TRAINING_FIELDS = (
-    *("name", "hflip", "crop_rule", "crop_chunk", "reshuffle", "views"),
+    *("name", "hflip", "crop_rule", "crop_chunk", "reshuffle", "test_crops"),
     *("color_std", "color_lengths", "color_divide", "init_std", "init_bias"),
     *("lr", "lr_bias", "momentum", "lr_inside", "decay", "decay_bias", "schedule"),
 )  # of a recipe; the others decide what the network computes

@@ -78,7 +78,7 @@ def _batch_totals(
 ) -> torch.Tensor:
     """Return the sums of loss, top-1 and top-5 error over a batch, and its images."""
     with trainer.autocast():
-        logits = trainer.model(trainer.transform.views(images, 1)[0])
+        logits = trainer.model(trainer.transform.test_crops(images, 1)[0])
     if trainer.column == 1:
         return torch.zeros(4, dtype=torch.float64, device=trainer.device)
     labels = labels.to(trainer.device)

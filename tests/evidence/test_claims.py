@@ -49,14 +49,14 @@ def ids(c):
 def notes(words):
     """Top-1 and top-5 error in the notes, per cent.
 
-    Of 'ID' or 'ID, one view', or the difference of two.
+    Of 'ID' or 'ID, one crop', or the difference of two.
     """
     runs = lab_experiments()
 
     def pick(w):
         return (
-            runs[w.removesuffix(", one view")].one
-            if w.endswith(", one view")
+            runs[w.removesuffix(", one crop")].one
+            if w.endswith(", one crop")
             else runs[w].ten
         )
 
@@ -122,13 +122,13 @@ def test_row_is_true(claim):
         scripts = r"python nbs/(evidence/)?experiments/"  # as it was called then
         assert (folder / "config.json").exists() or re.match(scripts, command)
     if claim["lab"]:
-        run = lab_experiments()[claim["lab"].split(" - ")[0].removesuffix(", one view")]
+        run = lab_experiments()[claim["lab"].split(" - ")[0].removesuffix(", one crop")]
         file, lines = claim["source"].split(":")
         first, last = (int(n) for n in (run.lines.split("-") * 2)[:2])
         assert file == f"layer-params-{run.file}.cfg"
         assert all(first <= int(n) <= last for n in lines.split("-"))
-        assert claim["views"] in ("1", "10")
-        assert run.data in claim["pictures"]
+        assert claim["crops"] in ("1", "10")
+        assert run.data in claim["images"]
     assert claim["ours"] or claim["why"] or claim["lab"], (
         "a row without a value says why"
     )
@@ -214,7 +214,7 @@ def test_pages_have_a_place_for_every_status(cells):
 
 
 def test_gain_of_ten_views_in_the_notes():
-    """What pages say of one view and ten: the runs whose notes have both."""
+    """What pages say of one crop and ten: the runs whose notes have both."""
     both = [run for run in lab_experiments().values() if run.one and run.ten]
     gains = sorted(100 * (run.one.top1 - run.ten.top1) for run in both)
     on_2012 = sorted(

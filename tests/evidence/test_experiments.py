@@ -230,7 +230,7 @@ def test_recorded_analogues_are_as_the_page_says(experiment):
     )
     assert (
         sum(
-            float(numbers[f"ten views less one, seed {s}"]["p_holm"]) < 0.05
+            float(numbers[f"ten crops less one, seed {s}"]["p_holm"]) < 0.05
             for s in analogues.SEEDS
         )
         == 1

@@ -35,7 +35,7 @@ def test_recorded_run_is_whole(folder):
 
 def test_recorded_flowers_stay_under_thirty_percent():
     result = json.loads((ROOT / "results/flowers5/result.json").read_text())
-    assert (result["n"], result["views"]) == (450, 10)
+    assert (result["n"], result["crops"]) == (450, 10)
     low, high = wilson(result["top1"], result["n"])
     assert low < result["top1"] <= 0.30
     assert high < 0.8

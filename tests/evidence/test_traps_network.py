@@ -75,7 +75,7 @@ def test_trap_02_divided_pixels(photographs):
     """
     for recipe in (paper, source2012):
         see = InputTransform(recipe, np.zeros((3, 256, 256)), np.zeros((3, 3)))
-        x = see.views(torch.full((1, 3, 256, 256), 255, dtype=torch.uint8), 1)
+        x = see.test_crops(torch.full((1, 3, 256, 256), 255, dtype=torch.uint8), 1)
         assert x.unique().tolist() == [255]
         assert (
             logit_spread(recipe, photographs) / logit_spread(recipe, photographs / 58)

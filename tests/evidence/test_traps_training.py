@@ -229,14 +229,14 @@ def test_trap_27_average_of_probabilities():
         InputTransform(net.recipe, mean, np.eye(3)),
         np.random.randint(0, 256, (4, 3, 80, 80), np.uint8),
     )
-    views = see.views(torch.tensor(images))
-    assert torch.equal(views[5:], views[:5].flip(-1))
-    assert len({v.sum().item() for v in views[:5]}) == 5
+    crops = see.test_crops(torch.tensor(images))
+    assert torch.equal(crops[5:], crops[:5].flip(-1))
+    assert len({v.sum().item() for v in crops[:5]}) == 5
     # logits that differ from view to view by about 2, so that the two averages differ
     with torch.no_grad():
-        net.fc8.weight *= 2 / net(views.flatten(0, 1)).std(0).mean()
-        net.fc8.bias -= net(views.flatten(0, 1)).mean(0)
-        logits = torch.stack([net(v) for v in views])
+        net.fc8.weight *= 2 / net(crops.flatten(0, 1)).std(0).mean()
+        net.fc8.bias -= net(crops.flatten(0, 1)).mean(0)
+        logits = torch.stack([net(v) for v in crops])
     torch.testing.assert_close(
         probabilities(net, see, images), logits.softmax(2).mean(0)
     )

@@ -1,6 +1,6 @@
 """A run is evaluated as it was trained, on its own images or on others.
 
-And counts its views as what they are.
+And counts its crops as what they are.
 """
 
 import json
@@ -70,7 +70,7 @@ def test_other_data_are_measured_with_the_mean_of_the_run(tmp_path, run, digits)
     others = packed(tmp_path, digits.names)
     before = (run / "result.json").read_bytes()
     table = evaluate(run, others, split="all")
-    assert "of 120 pictures" in table
+    assert "of 120 images" in table
     assert (run / "result.json").read_bytes() == before
     found = result_of(run, "packed-*-all")
     assert found["n"] == 120
@@ -172,7 +172,7 @@ def transform(size, crop, **changes):
 def test_images_of_another_size_than_the_mean_are_refused(size):
     images = torch.zeros(2, 3, size, size, dtype=torch.uint8)
     see = transform(72, 64)
-    for use in (see.views, lambda x: see.crop(x, None)):
+    for use in (see.test_crops, lambda x: see.crop(x, None)):
         with pytest.raises(
             ValueError, match=f"images: got {size}×{size} pixels, expected 72×72"
         ):
@@ -187,11 +187,11 @@ def test_views_are_counted_as_what_they_are(size, distinct):
     """
     see = transform(size, 64)
     images = torch.randint(256, (1, 3, size, size), dtype=torch.uint8)
-    views = see.views(images, 10)
-    assert len(views) == len(see.view_places(10)) == distinct
-    assert len({view.numpy().tobytes() for view in views}) == distinct
-    assert len(see.views(images, 5)) == distinct // 2
-    assert len(see.views(images, 1)) == 1
+    crops = see.test_crops(images, 10)
+    assert len(crops) == len(see.test_crop_offsets(10)) == distinct
+    assert len({view.numpy().tobytes() for view in crops}) == distinct
+    assert len(see.test_crops(images, 5)) == distinct // 2
+    assert len(see.test_crops(images, 1)) == 1
 
 
 def test_the_report_counts_distinct_views(tmp_path, digits):
@@ -201,9 +201,9 @@ def test_the_report_counts_distinct_views(tmp_path, digits):
     open_run(config, plan_placement(1, num_devices=0)).close()
     run_training(Trainer(folder, resolve(config), digits, None))
     table = evaluate(folder, digits)
-    assert json.loads((folder / "result.json").read_text())["views"] == 1
-    assert "1 view " in table
-    assert "5 views" not in table
+    assert json.loads((folder / "result.json").read_text())["crops"] == 1
+    assert "1 crop " in table
+    assert "5 crops" not in table
 
 
 def test_chance_is_to_name_the_most_frequent_class(digits):

@@ -75,7 +75,7 @@ def test_parents_exist_and_dates_run_forward():
 
 
 def test_figures_can_be_traced_and_are_counts_of_pictures():
-    """Ten views: whole numbers of wrong pictures.
+    """Ten crops: whole numbers of wrong pictures.
 
     Among 50,000 (validation, 2012) or 150,000 (test, 2010).
     """

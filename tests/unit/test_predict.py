@@ -68,10 +68,10 @@ def test_an_image_goes_the_way_of_the_training_images(run, model, photos):
 
 def test_five_crops_are_averaged_and_ten_need_a_mirror(model, photos):
     one = model.predict(photos / "a.jpg", top=10)
-    five = model.predict(photos / "a.jpg", top=10, views=5)
+    five = model.predict(photos / "a.jpg", top=10, crops=5)
     assert dict(one) != dict(five)
-    with pytest.raises(ValueError, match="views: got 10, expected one of 1, 5"):
-        model.predict(photos / "a.jpg", views=10)
+    with pytest.raises(ValueError, match="crops: got 10, expected one of 1, 5"):
+        model.predict(photos / "a.jpg", crops=10)
 
 
 def test_several_images_give_a_list_each(model, photos):
@@ -148,7 +148,7 @@ def test_the_command_predicts_files_and_folders(run, photos, tmp_path):
         (["nothing", "a.jpg"], "weights: got nothing, which does not exist"),
         (["RUN", "nowhere"], "images: got nowhere, which does not exist"),
         (["RUN", "EMPTY"], "without an image"),
-        (["RUN", "a.jpg", "--views", "3"], "views: got 3"),
+        (["RUN", "a.jpg", "--crops", "3"], "crops: got 3"),
     ],
 )
 def test_the_command_ends_with_a_sentence(

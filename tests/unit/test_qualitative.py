@@ -52,7 +52,7 @@ def test_hidden_features_do_not_depend_on_the_batch():
     transform = InputTransform(recipe, np.full((3, 80, 80), 128.0), np.eye(3))
     model = AlexNet(recipe, 10)
     found = hidden_features(model, transform, images, batch=2)
-    central = transform.views(torch.tensor(images), 1)[0]
+    central = transform.test_crops(torch.tensor(images), 1)[0]
     with torch.no_grad():
         expected = model.eval().forward_features(central)
     torch.testing.assert_close(found, expected)

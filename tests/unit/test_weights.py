@@ -5,7 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -112,7 +112,7 @@ def test_a_state_dict_of_torchvision_sees_what_torchvision_sees(tmp_path, suffix
     crop = images[:, :, 16:240, 16:240]
     mean, std = IMAGENET_MEAN[:, None, None], IMAGENET_STD[:, None, None]
     expected = theirs((crop - mean) / std)
-    found = build_model(weights)(build_transform(weights).views(images, 1)[0])
+    found = build_model(weights)(build_transform(weights).test_crops(images, 1)[0])
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -182,3 +182,9 @@ def test_equal_weights_are_equal_files(tmp_path, digits):
         subprocess.run([sys.executable, "-c", script, path], check=True, env=env)
         files.add(path.read_bytes())
     assert len(files) == 1
+
+
+def test_a_field_of_another_version_is_named():
+    stored = json.loads(json.dumps(asdict(paper))) | {"views": 10}
+    with pytest.raises(ValueError, match="got a recipe with the fields views"):
+        recipe_from_json(stored)

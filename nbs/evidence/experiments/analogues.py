@@ -430,14 +430,14 @@ def ten_views(results):
     counts = zip(only_ten, only_one, strict=True)
     return [
         intervals.row(
-            "ten views less one: test error",
+            "ten crops less one: test error",
             *intervals.mean([a - b for a, b in zip(ten, one, strict=True)]),
             str(len(ten)),
         ),
         *intervals.family(
             [
                 intervals.row(
-                    f"ten views less one, seed {s}",
+                    f"ten crops less one, seed {s}",
                     (b - a) / 10000,
                     n="10000",
                     p=stats.binomtest(a, a + b).pvalue,

@@ -107,7 +107,7 @@ def test_the_run_trains_the_recipe_scaled():
 def test_digits_are_reflected_only_if_that_is_asked_for():
     assert resolve(Config()).model_recipe.hflip is False
     config = resolve(Config(recipe="source2012, hflip=True"))
-    assert (config.model_recipe.hflip, config.model_recipe.views) == (True, 5)
+    assert (config.model_recipe.hflip, config.model_recipe.test_crops) == (True, 5)
     assert resolve(Config(**config.parameters())) == config
 
 

@@ -284,7 +284,7 @@ def test_weights_of_torchvision_are_the_start(others, tmp_path):
     assert trainer.transform.scale.flatten().tolist() == pytest.approx(
         [255 * 0.229, 255 * 0.224, 255 * 0.225]
     )
-    x = trainer.transform.views(torch.from_numpy(images), 1)[0]
+    x = trainer.transform.test_crops(torch.from_numpy(images), 1)[0]
     ours, theirs = trainer.model.eval(), network.eval()
     with torch.no_grad():
         features = theirs.classifier[:6](theirs.features(x).flatten(1))

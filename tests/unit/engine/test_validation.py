@@ -21,7 +21,7 @@ def test_it_equals_one_pass_over_all_images(tmp_path, digits, limit, on_device):
     labels = torch.tensor(digits.val.labels[:n])
     with torch.no_grad():
         trainer.model.fc8.weight.mul_(1000)  # so that the errors are not all chance
-        logits = trainer.model.eval()(trainer.transform.views(images, 1)[0])
+        logits = trainer.model.eval()(trainer.transform.test_crops(images, 1)[0])
     found = measure_validation(trainer, limit)
     assert trainer.model.training
     assert found[0] == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-5)
