@@ -112,7 +112,7 @@ def _as_tuple(value: Any) -> Any:
 
 # %% ../nbs/weights.ipynb #read_metadata
 def read_metadata(path: Path) -> dict[str, Any]:
-    """Return what a safetensors file says of itself; nothing where it is not ours.
+    """Return the metadata of a safetensors file, or nothing if it is not ours.
 
     Raises `ValueError` for a damaged file.
     """
@@ -196,7 +196,7 @@ def _read_pickle(path: Path) -> dict[str, torch.Tensor]:
 def _from_metadata(
     path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, Any]
 ) -> Weights:
-    """Return weights whose file says what they are."""
+    """Return weights whose file describes them."""
     stats = np.load(io.BytesIO(base64.b64decode(metadata["stats"])))
     return Weights(
         tensors,

@@ -196,7 +196,7 @@ def table(results):
     return MarkdownTable(
         ["", "one process", "column 0", "column 1"],
         rows,
-        f"Batch {BATCH}, 224 pixels, the whole net, float32; medians of"
+        f"Batch {BATCH}, 224 pixels, the whole network, float32; medians of"
         f" {ROUNDS * STEPS} steps, "
         "in brackets the least and the most. Forward and backward include the"
         " exchange.",

@@ -146,18 +146,16 @@ def table(results):
             ratio = statistics.median(a / b for a, b in pairs)
             rows.append((what, name, spread(rate(group, name)), f"{ratio:.3g}"))
     note = (
-        f"Pictures of 500×375, {FILES} files. Batches of {BATCH} at 224, uint8, from"
-        " pictures of 256×256 in the page cache; the two loaders have two processes, "
-        "ours and the copy none. `ImageFolder` decodes, rescales, crops, mirrors and"
+        f"We used {FILES} files of 500×375 pixels. Batches of {BATCH} at 224, uint8"
+        " are made from images of 256×256 in the page cache. The two loaders have two"
+        " processes, ours and the copy none. `ImageFolder` decodes, rescales, crops, mirrors and"
         " normalizes: what people do, not the same work. "
         f"`pack` as a whole, {results['pack']['processes']} processes, statistics and"
         " checksums included:"
-        f" {results['pack']['pictures'] / results['pack']['seconds']:,.0f} pictures a"
+        f" {results['pack']['pictures'] / results['pack']['seconds']:,.0f} images a"
         " second."
     )
-    return MarkdownTable(
-        ["", "", "pictures a second", "PIL or the copy = 1"], rows, note
-    )
+    return MarkdownTable(["", "", "images a second", "PIL or the copy = 1"], rows, note)
 
 
 def main():

@@ -74,7 +74,10 @@ def table(results):
         cells = (spread(plain, 1), spread(fast, 1), f"{ratio:.2f}")
         rows.append((r["layer"], r["precision"], *cells))
     heads = ["layer", "precision", "plain, ms", "other form, ms", "plain / other form"]
-    note = f"Batches of {results[0]['batch']}. The median, and the least and the most."
+    note = (
+        "The table gives the median, the least and the most, for batches of"
+        f" {results[0]['batch']}."
+    )
     return MarkdownTable(heads, rows, note)
 
 

@@ -92,9 +92,9 @@ def table_row(result):
 def table(results):
     rows = [table_row(r) for r in results]
     note = (
-        "Forward and backward, float32. The floor: the input is read twice, the"
-        " gradient once, output and gradient are written once, at the rate "
-        f"of a copy of 256 MB ({results[0]['copy_bytes_per_second'] / 1e9:.0f} GB/s,"
+        "The table has forward and backward pass together, in float32. The floor is"
+        " the time to read the input twice and the gradient once, and to write both"
+        f" results, at the speed of a copy of 256 MB ({results[0]['copy_bytes_per_second'] / 1e9:.0f} GB/s,"
         " read and written)."
     )
     return MarkdownTable(

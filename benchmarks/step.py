@@ -226,8 +226,8 @@ def table(results):
     rows, notes = (
         [],
         [
-            f"The layers of each net take {operations('paper') / 1e9:.2f} GFLOP a"
-            f" picture, torchvision's {operations('torchvision') / 1e9:.2f}."
+            f"The layers of each network take {operations('paper') / 1e9:.2f} GFLOP an"
+            f" image, torchvision's {operations('torchvision') / 1e9:.2f}."
         ],
     )
     best_way = "torchvision's, the best way"
@@ -250,7 +250,8 @@ def table(results):
         share = (lrn + median["dropout"] + median["update"]) / median["ours, paper"]
         notes.append(
             f"{r['precision']}, batch {r['batch']}: a matrix product of"
-            f" {rate['matrix product']:,.0f} GFLOP/s; LRN, dropout and update take "
+            f" {rate['matrix product']:,.0f} GFLOP/s; LRN, dropout and the change of the"
+            " weights take "
             f"{share:.1%} of the paper's step ({1e3 * lrn:.0f},"
             f" {1e3 * median['dropout']:.0f} and {1e3 * median['update']:.0f} of"
             f" {1e3 * median['ours, paper']:.0f} ms)."
@@ -258,10 +259,10 @@ def table(results):
     return MarkdownTable(
         [
             "precision, batch",
-            "net",
-            "pictures a second",
+            "network",
+            "images a second",
             "torchvision's best = 1",
-            "of a matrix product's rate",
+            "of a matrix product's speed",
         ],
         rows,
         "\n\n".join(notes),

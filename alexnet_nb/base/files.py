@@ -225,7 +225,7 @@ def _write_owner(path: Path) -> None:
 
 
 def _lock_owner(path: Path) -> str:
-    """Return who holds a lock, as its file says."""
+    """Return who holds a lock, as its file names them."""
     with contextlib.suppress(OSError):  # Windows lets nobody read a locked file
         owner = path.read_bytes()[:100].decode(errors="replace")
         return printable(owner) or "another process"
