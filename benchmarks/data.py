@@ -148,8 +148,8 @@ def table(results):
     note = (
         f"We used {FILES} files of 500×375 pixels. Batches of {BATCH} at 224, uint8"
         " are made from images of 256×256 in the page cache. The two loaders have two"
-        " processes, ours and the copy none. `ImageFolder` decodes, rescales, crops, mirrors and"
-        " normalizes: what people do, not the same work. "
+        " processes, ours and the copy none. `ImageFolder` decodes, rescales, crops,"
+        " mirrors and normalizes: what people do, not the same work. "
         f"`pack` as a whole, {results['pack']['processes']} processes, statistics and"
         " checksums included:"
         f" {results['pack']['pictures'] / results['pack']['seconds']:,.0f} images a"

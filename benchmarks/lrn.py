@@ -94,8 +94,8 @@ def table(results):
     note = (
         "The table has forward and backward pass together, in float32. The floor is"
         " the time to read the input twice and the gradient once, and to write both"
-        f" results, at the speed of a copy of 256 MB ({results[0]['copy_bytes_per_second'] / 1e9:.0f} GB/s,"
-        " read and written)."
+        " results, at the speed of a copy of 256 MB"
+        f" ({results[0]['copy_bytes_per_second'] / 1e9:.0f} GB/s, read and written)."
     )
     return MarkdownTable(
         [

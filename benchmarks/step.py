@@ -250,8 +250,8 @@ def table(results):
         share = (lrn + median["dropout"] + median["update"]) / median["ours, paper"]
         notes.append(
             f"{r['precision']}, batch {r['batch']}: a matrix product of"
-            f" {rate['matrix product']:,.0f} GFLOP/s; LRN, dropout and the change of the"
-            " weights take "
+            f" {rate['matrix product']:,.0f} GFLOP/s; LRN, dropout and the change of"
+            " the weights take "
             f"{share:.1%} of the paper's step ({1e3 * lrn:.0f},"
             f" {1e3 * median['dropout']:.0f} and {1e3 * median['update']:.0f} of"
             f" {1e3 * median['ours, paper']:.0f} ms)."
