@@ -55,7 +55,7 @@ def text(cell):
 
 
 def readme(folder=ROOT):
-    """Write README.md to a folder: the index notebook's prose, code and text outputs.
+    """Write README.md to a folder: the index notebook's prose, code and outputs.
 
     Its drawing becomes a file of its own.
     """
@@ -63,8 +63,7 @@ def readme(folder=ROOT):
     for cell in json.loads((ROOT / "nbs/index.ipynb").read_text())["cells"]:
         source = text(cell)
         if cell["cell_type"] == "markdown":
-            links = r"\]\(((?:\w+/)*\w+\.ipynb(?:#[^)\s]*)?)\)"
-            parts.append(re.sub(links, r"](nbs/\1)", source))
+            parts.append(from_root(source))
             continue
         if "#| hide" in source:
             continue
@@ -77,6 +76,8 @@ def readme(folder=ROOT):
                 (folder / DRAWING).write_text(drawing + "\n")
                 alt = "The two columns of AlexNet, and which layers read both"
                 parts.append(f"![{alt}]({DRAWING})")
+            elif "text/markdown" in data:
+                parts.append(from_root("".join(data["text/markdown"])))
             elif "text/plain" in data:
                 parts.append("```\n" + "".join(data["text/plain"]) + "\n```")
     (folder / "README.md").write_text(
@@ -86,11 +87,26 @@ def readme(folder=ROOT):
     )
 
 
+def from_root(words):
+    """Lead the links between notebooks from the top of the repository."""
+    return re.sub(r"\]\(((?:\w+/)*\w+\.ipynb(?:#[^)\s]*)?)\)", r"](nbs/\1)", words)
+
+
+def settings():
+    """Read what settings.ini has about the project."""
+    parser = configparser.ConfigParser(delimiters=["="])
+    parser.read(ROOT / "settings.ini")
+    return parser["DEFAULT"]
+
+
 def address():
     """Where the site will stand: its host, and its folder there."""
-    settings = configparser.ConfigParser(delimiters=["="])
-    settings.read(ROOT / "settings.ini")
-    return settings["DEFAULT"]["doc_host"], settings["DEFAULT"]["doc_baseurl"]
+    return settings()["doc_host"], settings()["doc_baseurl"]
+
+
+def repository(path):
+    """Return the address of a file of the repository."""
+    return f"{settings()['git_url']}/blob/{settings()['branch']}/{path}"
 
 
 def stage():
@@ -101,12 +117,13 @@ def stage():
     proc_nbs(force=True)
     host = "".join(address())
     config = STAGED / "_quarto.yml"
-    site_url = f"website:\n  site-url: {host}\n"
-    config.write_text(config.read_text().replace("website:\n", site_url))
+    own = f"website:\n  site-url: {host}\n  page-footer:\n    left: {footer()}\n"
+    config.write_text(config.read_text().replace("website:\n", own))
     notebooks = {}
     for path in list(STAGED.rglob("*.ipynb")):
         notebook = json.loads(path.read_text())
         top = "../" * (len(path.relative_to(STAGED).parts) - 1)
+        notebook["cells"].insert(1, page_links(path.relative_to(STAGED)))
         for number, cell in enumerate(notebook["cells"]):
             stage_cell(cell, number, host, top)
         path.unlink()
@@ -114,6 +131,38 @@ def stage():
     separate_anchors(notebooks)
     for path, notebook in notebooks.items():
         path.write_text(json.dumps(notebook))
+
+
+def footer():
+    """Name the version, the date of its last commit, and the license, for each page."""
+    command = ["git", "-C", ROOT, "log", "-1", "--format=%cs"]
+    date = subprocess.run(command, capture_output=True, text=True).stdout.strip()
+    parts = [f"{settings()['lib_name']} {settings()['version']}"]
+    if date:
+        parts.append(date)
+    parts.append(f"[{settings()['license']}]({repository('LICENSE')})")
+    status = "".join(address()) + "/evidence/status.html"
+    parts.append(f"[How to cite]({status}#how-to-cite)")
+    return json.dumps(" · ".join(parts), ensure_ascii=False)
+
+
+def page_links(name):
+    """Lead from a page to its notebook, to the module it exports, and to Colab."""
+    cells = json.loads((ROOT / "nbs" / name).read_text())["cells"]
+    links = [f"[Notebook]({repository(f'nbs/{name.as_posix()}')})"]
+    exported = re.search(
+        r"^#\| default_exp ([\w.]+)$", "\n".join(map(text, cells)), re.M
+    )
+    if exported:
+        module = f"{settings()['lib_path']}.{exported[1]}"
+        file = repository(module.replace(".", "/") + ".py")
+        links.append(f"[`{module}`]({file})")
+    if any(cell["id"] == "colab" for cell in cells):
+        github = repository(f"nbs/{name.as_posix()}").split("github.com/")[1]
+        colab = f"https://colab.research.google.com/github/{github}"
+        links.append(f"[Open in Colab]({colab})")
+    source = "::: {.page-links}\n" + " · ".join(links) + "\n:::"
+    return dict(cell_type="markdown", id="page-links", metadata={}, source=source)
 
 
 def stage_cell(cell, number, host, top):

@@ -57,10 +57,10 @@ def test_table_is_made_from_its_numbers(name, monkeypatch):
         )
 
 
-def test_recorded_gpu_runs_are_what_the_front_page_says(cells):
+def test_recorded_gpu_runs_are_what_the_status_page_states(cells):
     """So many tests passed, and so many full-size runs of the plateau are from a GPU.
 
-    No other page lists it again.
+    The page with the status says so, and no other page lists it again.
     """
     record = json.loads((ROOT / "results/gpu/h100.json").read_text())
     runs = [
@@ -68,19 +68,19 @@ def test_recorded_gpu_runs_are_what_the_front_page_says(cells):
         for line in (ROOT / "results/in_place/metrics.jsonl").read_text().splitlines()
     ]
     whole = [r["device"] for r in runs if "precision" not in r["job"]]
-    (said,) = (
-        "".join(c["source"])
-        for c in cells("index.ipynb")
-        if "## What has been run where" in "".join(c["source"])
+    (stated,) = (
+        "".join(c["outputs"][0]["data"]["text/markdown"])
+        for c in cells("evidence/status.ipynb")
+        if c["id"] == "gpu-record"
     )
     tests = record["runs"][-1]["tests"]
-    assert f"{tests['passed']} of the {tests['of']} tests of `tests/gpu`" in said
-    assert f"{whole.count('cuda')} of the {len(whole)} full-size runs" in said
+    assert f"{tests['passed']} of the {tests['of']} tests of `tests/gpu`" in stated
+    assert f"{whole.count('cuda')} of the {len(whole)} full-size runs" in stated
     for page in ("engine/checkpoint.ipynb", "guides/scale.ipynb", "guides/train.ipynb"):
         prose = "".join(
             "".join(c["source"]) for c in cells(page) if c["cell_type"] == "markdown"
         )
-        assert "index.ipynb#what-has-been-run-where" in prose
+        assert "status.ipynb" in prose
         assert "H100" not in prose
 
 
