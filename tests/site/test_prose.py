@@ -258,7 +258,7 @@ def test_exceptions_are_used_and_have_a_reason():
 @pytest.mark.parametrize(
     "text",
     [
-        "Each with its own best value.",
+        "For one of the two, at most.",
         "By hand, and for good.",
         "The layer is " + "very " * 40 + "deep.",
         "A picture is shown.",
