@@ -159,7 +159,7 @@ def test_presets_of_the_normalization(figure):
     ]
     layers = {
         "the paper": lrn,
-        "the source": lambda x: lrn(x, alpha_over="mean"),
+        "the released code": lambda x: lrn(x, alpha_over="mean"),
         "nn.LocalResponseNorm(5)": torch.nn.LocalResponseNorm(5),
     }
     for words, layer in layers.items():
