@@ -155,7 +155,7 @@ def test_weights_that_a_page_promises_can_be_loaded(cells):
                         )
 
 
-@pytest.mark.parametrize("page", ["01_preprocessing", "07_augmentation"])
+@pytest.mark.parametrize("page", ["01_preprocessing", "05_pooling", "07_augmentation"])
 def test_photographs_of_others_are_credited(page, cells):
     """A page that shows scikit-learn's photographs names their authors and the license.
 
