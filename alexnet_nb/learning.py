@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PLATEAU', 'make_optimizer', 'set_learning_rates', 'learning_rates', 'plateau_drops', 'check_signal', 'plateau_steps',
-           'plateau_forecast', 'scale_width', 'top_errors', 'error_rates']
+           'scale_width', 'top_errors', 'error_rates']
 
 # %% ../nbs/09_learning.ipynb #imports
 from collections.abc import Sequence
@@ -164,7 +164,7 @@ def check_signal(
     return MarkdownTable(
         ["layer", "std over images", "mean size", "active units"],
         rows,
-        plateau_forecast(_spread(outputs["fc8"]), x),
+        _plateau_forecast(_spread(outputs["fc8"]), x),
     )
 
 # %% ../nbs/09_learning.ipynb #signal-parts
@@ -212,7 +212,7 @@ def plateau_steps(
     return steps, steps / PLATEAU["factor"], steps * PLATEAU["factor"]
 
 # %% ../nbs/09_learning.ipynb #forecast
-def plateau_forecast(
+def _plateau_forecast(
     spread: float,  # std of the logits over images, before training
     x: torch.Tensor,  # the images
 ) -> str:
