@@ -28,7 +28,7 @@ def classification_loss(
     model: nn.Module,
     images: torch.Tensor,  # N × 3 × crop × crop, as the network reads them
     labels: torch.Tensor,  # int64, N
-    masks: dict[str, torch.Tensor] | None = None,  # what dropout keeps, for `AlexNet`
+    masks: dict[str, torch.Tensor] | None = None,  # what dropout keeps, for AlexNet
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the mean cross-entropy of a batch, and its logits, N × num_classes."""
     logits = model(images) if masks is None else model(images, masks)
