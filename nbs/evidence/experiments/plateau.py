@@ -56,7 +56,7 @@ def updates(data, r, seed, most, under, precision):
     losses, whole = [], len(data.train) - len(data.train) % BATCH
     with torch.no_grad():
         spread = (
-            model.eval()(see.views(load_images(data.train, slice(0, BATCH)), 1)[0])
+            model.eval()(see.test_crops(load_images(data.train, slice(0, BATCH)), 1)[0])
             .std(0)
             .mean()
             .item()
