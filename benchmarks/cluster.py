@@ -194,10 +194,10 @@ def speed(runs):
 def note(runs):
     loads = [p["load"] for run in runs for p in run]
     return (
-        f"The whole net, 224 pixels, float32, a batch of {BATCH} pictures in all;"
+        f"AlexNet at full size, float32, a batch of {BATCH} images in all;"
         f" medians of {len(runs[0][0]['seconds']) * ROUNDS} steps, in brackets the"
         " least and the most. "
-        f"Load average {min(loads):.0f} to {max(loads):.0f}, this included."
+        f"The load average was {min(loads):.0f} to {max(loads):.0f}, including this."
     )
 
 
@@ -211,7 +211,7 @@ def table(results):
     rows = [
         (
             len(runs[0]),
-            name,
+            name.replace("net", "network"),
             spread(speed(runs), 1),
             f"{statistics.median(speed(runs)) / alone:.2f}",
             most(runs, "exchange_bytes"),
@@ -223,16 +223,16 @@ def table(results):
         [
             "processes",
             "layout",
-            "pictures a second",
+            "images a second",
             "of one process",
-            "exchange, MB",
+            "activations, MB",
             "gradients, MB",
         ],
         rows,
         note([r for runs in layouts.values() for r in runs])
         + (
-            " MB: what a process sends in a step; exchanges are counted, gradients"
-            " computed for a ring from the bytes of its weights."
+            " MB are what a process sends in a step. Activations are counted, gradients"
+            " are computed for a ring from the bytes of its weights."
         ),
     )
 
@@ -246,7 +246,7 @@ def wire_table(results):
 
     rows = [
         (
-            name,
+            name.replace("net", "network"),
             f"{max(p['wire_bytes'] for p in slow[0]) / 1e6:.1f}",
             spread(speed(free), 1),
             spread(speed(slow), 1),
@@ -260,9 +260,9 @@ def wire_table(results):
         [
             "",
             "MB over the wire each way",
-            "pictures a second, no limit",
+            "images a second, no limit",
             "at 1 Gbit/s",
-            "seconds more a step",
+            "seconds added to a step",
         ],
         rows,
         note(
@@ -274,8 +274,8 @@ def wire_table(results):
             ]
         )
         + (
-            " The machines are network namespaces on the same two cores, the wire a"
-            " pair of virtual Ethernet devices, MB what the kernel counts on it in a"
+            " The machines are network namespaces on the same two cores, and the wire"
+            " is a pair of virtual Ethernet devices. The kernel counts the MB of a"
             " step."
         ),
     )
