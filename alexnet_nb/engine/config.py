@@ -281,6 +281,11 @@ def validate_recipe(config: Config) -> None:
     layer_specs(recipe)  # refuses a crop that is too small
 
 # %% ../../nbs/engine/config.ipynb #c8f1d5b5
+    check(
+        "recipe",
+        recipe.hflip or recipe.test_crops < 10,
+        "at most 5 test_crops without hflip, because five of ten are reflections",
+    )
 DTYPES = {
     "float32": torch.float32,
     "tf32": torch.float32,
