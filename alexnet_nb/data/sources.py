@@ -199,9 +199,6 @@ def list_images(
         samples[split] = find_samples(root, names, left_out)
     require_classes(samples["train"], names, roots["train"], left_out)
     shuffled(samples, seed)
-    if "val" not in roots:
-        val_share = VAL_SHARE if val_share is None else val_share
-        samples = split_by_class(samples["train"], len(names), val_share)
     for split in samples:
         if not samples[split]:
             raise FileNotFoundError(
@@ -213,6 +210,9 @@ def list_images(
     origin = str(folder.resolve())
     return ImageSource(samples, tuple(names), origin, tuple(left_out), seed, val_share)
 
+    if "val" not in roots:
+        val_share = VAL_SHARE if val_share is None else val_share
+        samples = split_by_class(samples["train"], len(names), val_share)
 
 def _refuse_other_classes(
     root: Path, names: list[str], left_out: list[tuple[str, str]]
