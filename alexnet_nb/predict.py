@@ -21,7 +21,11 @@ from tqdm import tqdm
 # %% ../nbs/predict.ipynb #package-imports
 from .base.files import atomic_write, printable
 from .base.processes import available_cores
-from .data.sources import find_images
+from alexnet_nb.data.sources import (
+    IMAGE_SUFFIXES,
+    OTHER_IMAGE_SUFFIXES,
+    find_images,
+)
 from .evaluation import probabilities
 from .preprocessing import load_image, resize_center_crop
 from .weights import Weights, build_model, build_transform, read_weights
@@ -56,20 +60,18 @@ class Classifier:
     def load(self, image: Any) -> np.ndarray:  # uint8, 3 × size × size
         """Load the square of an image, as it would be stored for training."""
         size = self.weights.image_size
-        if hasattr(image, "getbands"):  # of PIL
-            return np.asarray(resize_center_crop(image, size)).transpose(2, 0, 1)
         if isinstance(image, np.ndarray):
             _require_pixels(image)
             return load_image(image, size)
+        is_pil = hasattr(image, "getbands")
+        if not is_pil:
+            _require_file(image)
         try:
+            if is_pil:
+                return np.asarray(resize_center_crop(image, size)).transpose(2, 0, 1)
             return load_image(image, size)
         except Exception as error:  # of PIL and the decoders, of many kinds
-            # PIL names the address of its buffer
-            reason = str(error).partition(" <_io.BytesIO")[0]
-            raise ValueError(
-                f"image: got {printable(image)} ({reason}), expected an image; open it"
-                " in a viewer, or leave it out"
-            ) from error
+            raise ValueError(_unreadable(image, str(error))) from error
 
     def predict_squares(
         self,
@@ -78,6 +80,11 @@ class Classifier:
         crops: int = 1,
     ) -> list[list[tuple[str, float]]]:
         """Name the likeliest classes of images that are loaded."""
+        if not isinstance(top, int) or top < 1:
+            raise ValueError(
+                f"top: got {top!r}, expected a whole number above 0; give the number of"
+                " classes to name"
+            )
         if not squares:
             return []
         stored = np.stack(squares)
@@ -92,12 +99,39 @@ class Classifier:
 # %% ../nbs/predict.ipynb #require_pixels
 def _require_pixels(image: np.ndarray) -> None:
     """Raise `ValueError` unless an array is an image, H × W × 3 bytes."""
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+    has_pixels = image.ndim == 3 and image.shape[2] == 3 and image.size > 0
+    if image.dtype != np.uint8 or not has_pixels:
         shape = " × ".join(map(str, image.shape))
         raise ValueError(
             f"image: got an array {shape} of {image.dtype}, expected H × W × 3 of"
             " uint8, from 0 to 255; convert it, or give a PIL image"
         )
+
+
+def _require_file(image: Any) -> None:
+    """Raise `ValueError` for what is no path, and for the path of a folder."""
+    if not isinstance(image, (str, Path)):
+        raise ValueError(
+            f"image: got a {type(image).__name__}, expected the path of a file, a PIL"
+            " image or an array H × W × 3 of uint8; convert it"
+        )
+    if Path(image).is_dir():
+        raise ValueError(
+            f"image: got {printable(image)}, which is a folder, expected a file; give"
+            " the folder to the command alexnet-predict, or a list of its files"
+        )
+
+
+def _unreadable(image: Any, reason: str) -> str:
+    """Say why an image cannot be read, and what to do."""
+    reason = reason.partition(" <_io.BytesIO")[0]  # PIL names the address of its buffer
+    shown = printable(image) if isinstance(image, (str, Path)) else "a PIL image"
+    if reason.startswith("image: got "):  # which says what to do
+        return f"image: got {shown}, {reason.removeprefix('image: got ')}"
+    remedy = "open it in a viewer, or leave it out"
+    if Path(shown).suffix.lower() in OTHER_IMAGE_SUFFIXES:
+        remedy = "convert it to JPEG or PNG"
+    return f"image: got {shown} ({reason}), expected an image; {remedy}"
 
 # %% ../nbs/predict.ipynb #load
 def load(
@@ -107,6 +141,14 @@ def load(
     """Load a trained network, to ask it about images; see `read_weights`."""
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch has both for it
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"device: got {device!r} ({reason}), expected one that torch finds here,"
+            " such as cpu; leave it out"
+        ) from None
     return Classifier(read_weights(source), device)
 
 # %% ../nbs/predict.ipynb #predict_files
@@ -191,6 +233,11 @@ def main() -> None:
     """Name what is on images: the command `alexnet-predict`."""
     options = predict_parser().parse_args()
     try:
+        if options.csv and options.csv.is_dir():
+            raise ValueError(
+                f"csv: got {options.csv}, which is a folder, expected a file; add a"
+                " name such as out.csv"
+            )
         paths = list_files(options.images)
         classifier = load(options.model, options.device)
         rows = predict_files(classifier, paths, options.top, options.crops)
@@ -218,13 +265,14 @@ def list_files(paths: Sequence[Path]) -> list[Path]:
     there is no image.
     """
     files = []
+    every_image = IMAGE_SUFFIXES | OTHER_IMAGE_SUFFIXES  # none is left out in silence
     for path in paths:
         if not path.exists():
             raise FileNotFoundError(
                 f"images: got {path}, which does not exist, expected a file or a"
                 " folder; check the spelling"
             )
-        files += find_images(path)[0] if path.is_dir() else [path]
+        files += find_images(path, every_image)[0] if path.is_dir() else [path]
     if not files:
         folders = ", ".join(map(str, paths))
         raise ValueError(

@@ -181,6 +181,8 @@ def _read_pickle(path: Path) -> dict[str, torch.Tensor]:
         tensors = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # of pickle, zip, torch: one file has many ways to fail
         reason = str(error).splitlines()[0]
+        if "weights_only" in reason or "Weights only" in reason:
+            reason = "it has no tensors, or more than tensors"  # torch would run code
         raise ValueError(
             f"weights: got {path}, which torch cannot read ({reason}), expected a"
             " state dict; save model.state_dict() with torch.save"

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -112,7 +112,10 @@ def why_passed_over(name: str) -> str | None:
     return None
 
 # %% ../../nbs/engine/sources.ipynb #find_images-1
-def find_images(folder: Path) -> tuple[list[Path], list[tuple[str, str]]]:
+def find_images(
+    folder: Path,
+    suffixes: Collection[str] = IMAGE_SUFFIXES,  # of image files, in small letters
+) -> tuple[list[Path], list[tuple[str, str]]]:
     """List the image files below a folder, in order; and (path, reason) of the rest.
 
     Links to folders are followed, each folder once.
@@ -137,7 +140,7 @@ def find_images(folder: Path) -> tuple[list[Path], list[tuple[str, str]]]:
         for name in sorted(files):
             path = Path(root, name)
             reason = why_passed_over(name)
-            if path.suffix.lower() not in IMAGE_SUFFIXES:
+            if path.suffix.lower() not in suffixes:
                 if not reason:
                     others.setdefault(path.suffix.lower(), []).append(name)
             elif reason:
@@ -199,9 +202,6 @@ def list_images(
         samples[split] = find_samples(root, names, left_out)
     require_classes(samples["train"], names, roots["train"], left_out)
     shuffled(samples, seed)
-    if "val" not in roots:
-        val_share = VAL_SHARE if val_share is None else val_share
-        samples = split_by_class(samples["train"], len(names), val_share)
     for split in samples:
         if not samples[split]:
             raise FileNotFoundError(
@@ -210,6 +210,9 @@ def list_images(
                 " val/CLASS/FILE, or CLASS/FILE; add files"
                 f" {' '.join(sorted(IMAGE_SUFFIXES))}"
             )
+    if "val" not in roots:
+        val_share = VAL_SHARE if val_share is None else val_share
+        samples = split_by_class(samples["train"], len(names), val_share)
     origin = str(folder.resolve())
     return ImageSource(samples, tuple(names), origin, tuple(left_out), seed, val_share)
 

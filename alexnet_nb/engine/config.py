@@ -164,15 +164,18 @@ def rename_parameters(parameters: dict[str, Any], warn: bool = True) -> dict[str
     Warn with a `FutureWarning` where a person has used an old name. Raise `ValueError`
     where a parameter is given by both of its names.
     """
-    renamed = {}
-    for name, value in parameters.items():
-        new_name = _OLD_NAMES.get(name, name)
-        if new_name != name and new_name in parameters:
+    renamed = {n: value for n, value in parameters.items() if n not in _OLD_NAMES}
+    for name, new_name in _OLD_NAMES.items():
+        if name not in parameters:
+            continue
+        value = parameters[name]
+        default = getattr(Config, new_name)  # which the notebook always sets
+        if parameters.get(new_name, default) != default:
             raise ValueError(
                 f"{name}: got {value!r} beside {new_name}={parameters[new_name]!r},"
                 f" expected one of the two, which are the same; remove {name}"
             )
-        if new_name != name and warn:
+        if warn:
             warnings.warn(
                 f"{name}: this parameter is now called {new_name}; the old name will"
                 " not be accepted by the next release",
@@ -277,6 +280,11 @@ def validate_recipe(config: Config) -> None:
         "crop_size",
         config.crop_size is None or config.crop_size <= resolved.image_size,
         f"at most the size of the stored images, {resolved.image_size}",
+    )
+    check(
+        "recipe",
+        recipe.hflip or recipe.test_crops < 10,
+        "at most 5 test_crops without hflip, because five of ten are reflections",
     )
     layer_specs(recipe)  # refuses a crop that is too small
 

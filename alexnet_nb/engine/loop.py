@@ -53,8 +53,8 @@ def train_loop(
 ) -> None:
     """Train until step `last`, or as long as patience lasts; validate and save.
 
-    Epochs that are shorter than half a minute share a checkpoint. The last step always
-    has one.
+    Epochs that are shorter than half a minute share a checkpoint. The first epoch of a
+    run and its last step always have one, so that an interrupted run has a network.
     """
     config = trainer.config
     if trainer.step >= last or is_out_of_patience(trainer.val_errors, config.patience):
@@ -73,7 +73,8 @@ def train_loop(
             stops = is_out_of_patience(trainer.val_errors, config.patience)
             ends = stops or trainer.step >= last
             # after the validation, on whose error the schedule may depend
-            if ends or trainer.should_save(EPOCH_SAVE_SECONDS):
+            is_first = trainer.step == trainer.steps_per_epoch
+            if ends or is_first or trainer.should_save(EPOCH_SAVE_SECONDS):
                 save_checkpoint(trainer, background=True)
             if ends:
                 break

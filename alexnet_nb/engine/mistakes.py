@@ -105,6 +105,8 @@ def class_balance(
         f" {printable(data.names[most])} (the most), {train[least]:,} of"
         f" {printable(data.names[least])} (the least)"
     )
+    if train[most] == train[least]:
+        text = f"{classes:,} classes; training images: {train[most]:,} of each"
     missing = [printable(data.names[i]) for i in np.flatnonzero(val == 0)]
     if missing:
         text += f"; no validation image of {_first_names(missing)}"
@@ -171,6 +173,8 @@ def most_confused(
             count = f"{wrong[true, named]} of {totals[true]}"
             names = [printable(predictions.names[i]) for i in (true, named)]
             rows.append((*names, count))
+    if not rows:
+        rows.append(("none", "none", "0"))
     return MarkdownTable(["the image shows", "the network names", "images"], rows)
 
 # %% ../../nbs/engine/mistakes.ipynb #plot_class_errors
@@ -221,8 +225,9 @@ def plot_mistakes(
 
     image_rows = worst_mistakes(predictions, n)
     if not len(image_rows):
-        figure = plt.figure(figsize=(6.4, 0.5))
-        figure.text(0, 0.5, "No validation image is wrong.", va="center")
+        figure, ax = plt.subplots(figsize=(6.4, 0.5))
+        ax.axis("off")  # Jupyter shows a figure only if it has axes
+        ax.text(0, 0.5, "No validation image is wrong.", va="center")
         return figure
     rows = -(-len(image_rows) // 4)
     figure, axes = plt.subplots(rows, 4, figsize=(7.6, 2.4 * rows), squeeze=False)

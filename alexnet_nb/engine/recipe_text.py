@@ -30,7 +30,10 @@ def parse_recipe(
     for field in fields(Recipe):
         if field.name in values:
             parts.append(f"{field.name}={values[field.name]!r}")
-    return replace(get_recipe(base_name), name=", ".join(parts), **values)
+    recipe = replace(get_recipe(base_name), name=", ".join(parts), **values)
+    if not recipe.hflip and "test_crops" not in values:  # five of ten are reflections
+        recipe = replace(recipe, test_crops=min(recipe.test_crops, 5))
+    return recipe
 
 # %% ../../nbs/engine/recipe_text.ipynb #split-recipe
 def split_recipe(text: str) -> tuple[str, dict[str, Any]]:
@@ -108,10 +111,11 @@ _CHOICES: dict[str, tuple] = {
     "dropout_of": ("outputs", "inputs"),
     "schedule": ("plateau",),
     "columns": (1, 2),
+    "test_crops": (1, 5, 10),
 }
 _LENGTHS = dict(scale=3, pads=5, kernels=5, hidden=2, init_std=8, init_bias=8)
 _WHOLE_NUMBERS = ("pads", "kernels", "hidden")
-_ABOVE_0 = ("crop_chunk", "test_crops", "color_divide", "pool", "pool_stride", "lrn_n")
+_ABOVE_0 = ("crop_chunk", "color_divide", "pool", "pool_stride", "lrn_n")
 _BELOW_1 = ("dropout", "momentum")
 _SCHEDULED = ("all", "weights", "biases", "conv1", "conv1_bias", "color")
 

@@ -30,6 +30,7 @@ from alexnet_nb.evaluation import (
     read_run_data,
     wilson,
 )
+from ..weights import newest_weights
 
 # %% ../../nbs/engine/report.ipynb #verdict
 _ON_PLATEAU = 0.98  # of the loss of guessing
@@ -147,12 +148,13 @@ class RunProgress:
 # %% ../../nbs/engine/report.ipynb #read-progress
 def read_progress(
     folder: Path | str,  # of the run
+    last_step: float = math.inf,  # later ones are left out
 ) -> RunProgress:
     """Read how far a run came, from its `metrics.jsonl`.
 
     Raises `ValueError` for a run that has not taken a training step.
     """
-    rows = read_metrics(folder)
+    rows = [row for row in read_metrics(folder) if row["step"] <= last_step]
     train = [row for row in rows if row["split"] == "train"]
     val = [row for row in rows if row["split"] == "val"]
     if not train:
@@ -186,10 +188,11 @@ def summarize(
 ) -> MarkdownText:
     """Measure a run against chance and baselines; return the verdict and the table.
 
-    The network of a run that has not ended is that of its last checkpoint.
+    The network of a run that has not ended is that of its last checkpoint, and so are
+    the numbers beside it.
     """
     folder = Path(folder)
-    progress = read_progress(folder)
+    progress = read_progress(folder, _saved_step(folder))
     errors, n = measure_errors(folder, data, device)
     baselines, baseline_images = measure_baselines(data)
     largest, chance = chance_error(data)
@@ -219,6 +222,14 @@ def summarize(
     return MarkdownText(f"{first}\n\n{table}\n\n{last}".rstrip())
 
 # %% ../../nbs/engine/report.ipynb #summary-parts
+def _saved_step(folder: Path) -> float:
+    """Return the step of the checkpoint that is the network of a stopped run."""
+    saved_in = newest_weights(folder).parent.name
+    if saved_in.startswith("step-"):
+        return int(saved_in.removeprefix("step-"))
+    return math.inf
+
+
 def _of_crops(crops: int) -> str:
     """Name the network on one crop or on several."""
     return "this network, 1 crop" if crops == 1 else f"this network, {crops} crops"

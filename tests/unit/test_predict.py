@@ -88,6 +88,10 @@ def test_several_images_give_a_list_each(model, photos):
         ("nothing.jpg", r"image: got .*nothing\.jpg"),
         (np.zeros((8, 8, 3)), r"got an array 8 × 8 × 3 of float64, expected H × W × 3"),
         (np.zeros((3, 8, 8), np.uint8), "got an array 3 × 8 × 8 of uint8"),
+        (np.zeros((0, 8, 3), np.uint8), "got an array 0 × 8 × 3 of uint8"),
+        (torch.zeros(3, 8, 8), "^image: got a Tensor, expected the path of a file"),
+        (b"JFIF", "^image: got a bytes, expected the path of a file"),
+        ("more", "which is a folder, expected a file; .* alexnet-predict"),
     ],
 )
 def test_what_is_no_image_is_refused_by_name(model, photos, image, message):
@@ -183,3 +187,47 @@ def test_importing_the_package_or_a_layer_imports_no_more():
     )
     assert "predict" not in done.stdout
     assert "engine" not in done.stdout
+
+
+def test_an_image_of_pil_that_breaks_off_is_refused_by_name(model, photos):
+    cut = photos / "cut.jpg"
+    cut.write_bytes((photos / "a.jpg").read_bytes()[:3000])
+    with Image.open(cut) as image, pytest.raises(ValueError, match="got a PIL image"):
+        model.predict(image)
+
+
+def test_an_empty_file_is_named_once(model, photos):
+    (photos / "e.jpg").touch()
+    with pytest.raises(
+        ValueError, match=r"^image: got .*e\.jpg, an empty file, expect"
+    ):
+        model.predict(photos / "e.jpg")
+
+
+@pytest.mark.parametrize("top", [0, -1, 2.5, "x"])
+def test_a_number_of_classes_is_above_0(model, photos, top):
+    with pytest.raises(ValueError, match=f"^top: got {top!r}, expected a whole number"):
+        model.predict(photos / "a.jpg", top=top)
+
+
+def test_a_device_that_is_not_there_is_refused_by_name(run):
+    with pytest.raises(ValueError, match=r"^device: got 'nothing' \(.*expected one"):
+        load(run, "nothing")
+
+
+def test_an_image_of_another_format_has_a_row(model, photos):
+    """A photograph from a phone is not left out in silence."""
+    (photos / "phone.HEIC").write_bytes(b"no image that PIL reads")
+    files = list_files([photos])
+    assert "phone.HEIC" in [file.name for file in files]
+    row = next(r for r in predict_files(model, files) if r["file"].endswith("HEIC"))
+    assert row["error"].endswith("expected an image; convert it to JPEG or PNG")
+
+
+def test_a_table_is_no_folder(run, photos, monkeypatch, capsys):
+    """Which is said before the images are read."""
+    command = ["alexnet-predict", str(run), str(photos), "--csv", str(photos)]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit):
+        main()
+    assert "csv: got " in capsys.readouterr().err

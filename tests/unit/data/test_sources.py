@@ -297,3 +297,9 @@ def test_the_key_of_an_ordinary_folder_is_what_it_was(tmp_path):
         for path, label in items:
             h.update(f"{split} {label} {path} 5 1000000000".encode())
     assert source.key() == h.hexdigest()[:12]
+
+
+@pytest.mark.parametrize("val_share", [None, 0.3])
+def test_a_folder_without_images_is_refused_by_name(tmp_path, val_share):
+    with pytest.raises(FileNotFoundError, match=r"^data: got no images for train in"):
+        list_images(tmp_path, val_share=val_share)

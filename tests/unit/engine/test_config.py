@@ -104,3 +104,12 @@ def test_a_value_is_read_from_text(name, text, value):
 def test_other_text_is_no_value(name, text):
     with pytest.raises(ValueError, match=f"^{name}: got '{text}', expected "):
         parse_parameters({name: text})
+
+
+@pytest.mark.parametrize("old", OLD_NAMES)
+def test_the_notebook_has_the_new_name_with_its_default(old):
+    """As where `papermill -p width 0.5` adds a variable to those of the notebook."""
+    new, value = OLD_NAMES[old]
+    with pytest.warns(FutureWarning, match=f"{old}: .* now called {new}"):
+        config = parse_parameters({new: getattr(Config, new), old: value})
+    assert config == Config(**{new: value})

@@ -22,7 +22,8 @@ TEXT = "source2012, hflip=False, momentum=0.95"
 
 def test_fields_by_name_are_those_of_the_recipe():
     recipe = parse_recipe(TEXT)
-    assert recipe == replace(source2012, name=TEXT, hflip=False, momentum=0.95)
+    changed = dict(hflip=False, momentum=0.95, test_crops=5)
+    assert recipe == replace(source2012, name=TEXT, **changed)
     for name, known in RECIPES.items():
         assert parse_recipe(name) == known
 
@@ -174,3 +175,14 @@ def test_a_checkpoint_knows_the_fields():
         for text in (TEXT, "source2012, hflip=False, momentum=0.9")
     )
     assert {name for name in one if one[name] != other[name]} == {"name", "momentum"}
+
+
+def test_without_reflections_there_are_no_ten_crops():
+    """The report would ask for them when the run is at its end."""
+    assert parse_recipe("source2012, hflip=False").test_crops == 5
+    assert parse_recipe("torchvision, hflip=False").test_crops == 1
+    for text in ("source2012, hflip=False, test_crops=10", "paper, test_crops=3"):
+        with pytest.raises(
+            ValueError, match=r"^recipe: got .*, expected .*test_crops|5"
+        ):
+            parse_parameters(dict(recipe=text, data="photos"))

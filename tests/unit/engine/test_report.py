@@ -201,3 +201,15 @@ def test_a_run_that_was_out_of_patience_says_so(runs, summaries, textures, tmp_p
         "The run ended after 6 of 50 epochs, because the validation error had not"
         " become lower for as many epochs as `patience` allows, 1."
     ) in summary
+
+
+def test_the_report_of_a_stopped_run_is_of_one_network(runs, textures, tmp_path):
+    """Epochs after its last checkpoint are left out; a resumed run repeats them."""
+    run = stopped(runs, tmp_path / "stopped", 45)
+    *others, checkpoint = sorted(run.glob("checkpoints/step-*"))
+    for other in others:
+        shutil.rmtree(other)
+    checkpoint.rename(checkpoint.with_name("step-0000019"))
+    summary = summarize(run, textures)
+    assert "The run stopped after 1 of 6 epochs, at step 19;" in summary
+    assert read_progress(run).epochs == 2
