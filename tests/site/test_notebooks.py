@@ -200,3 +200,17 @@ def test_pages_hold_the_figure_its_script_and_its_styles(id):
         assert part in page, part
     if id == "play-crop":
         assert len(base64.b64decode(re.search(r"base64,([^\"]+)", page)[1])) < 40_000
+
+
+def test_pages_for_colab_go_to_their_own_folder(cells):
+    """The cell that installs a page in Colab names the folder that the page is in."""
+    folders = {}
+    for path in EVERY:
+        name = path.relative_to(ROOT / "nbs")
+        for cell in cells(name):
+            if cell["id"] == "colab":
+                assert "#| export" not in source(cell)
+                (folders[name],) = re.findall(r'"cd", "([^"]+)"', source(cell))
+    assert len(folders) > 10
+    for name, folder in folders.items():
+        assert folder == (Path("alexnet_nb/nbs") / name.parent).as_posix(), name
