@@ -281,12 +281,18 @@ def validate_recipe(config: Config) -> None:
         config.crop_size is None or config.crop_size <= resolved.image_size,
         f"at most the size of the stored images, {resolved.image_size}",
     )
-    check(
+    _require_reflections(config, recipe)
+    layer_specs(recipe)  # refuses a crop that is too small
+
+
+def _require_reflections(config: Config, recipe: Recipe) -> None:
+    """Raise `ValueError` for ten test crops of a recipe without reflections."""
+    require(
+        config,
         "recipe",
         recipe.hflip or recipe.test_crops < 10,
         "at most 5 test_crops without hflip, because five of ten are reflections",
     )
-    layer_specs(recipe)  # refuses a crop that is too small
 
 # %% ../../nbs/engine/config.ipynb #c8f1d5b5
 DTYPES = {
