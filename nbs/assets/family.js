@@ -14,11 +14,11 @@
     marks(slug).forEach(m => m.classList.add("chosen"));
     for (let s = slug, n = 0; s && n < 30; s = parentOf(document.getElementById(s)), n++)
       family.querySelectorAll(`.edge[data-to="${CSS.escape(s)}"]`).forEach(e => e.classList.add("lit"));
-    const [name, parent, began, pictures, change, errors, epochs, , verdict, caveats] = [...row.cells].map(c => c.textContent);
+    const [name, parent, began, images, change, errors, epochs, , verdict, caveats] = [...row.cells].map(c => c.textContent);
     detail.replaceChildren();
     const head = add("p", "", detail);
     head.className = "head";
-    head.append(cell(row, 0).firstChild.cloneNode(true), ` ${[began || "no date", pictures && `pictures of ${pictures}`, row.dataset.paper && `the paper's ${row.dataset.paper}`].filter(Boolean).join(", ")}`);
+    head.append(cell(row, 0).firstChild.cloneNode(true), ` ${[began || "no date", images && `images of ${images}`, row.dataset.paper && `the paper's ${row.dataset.paper}`].filter(Boolean).join(", ")}`);
     add("p", `Changed${parent ? ` from ${parent}` : ""}: ${change}.`, detail);
     add("p", errors ? `Errors: ${errors} (top-1, top-5, %)${epochs ? `, ${epochs} epochs` : ""}.` : `No error noted${epochs ? `, ${epochs} epochs` : ""}.`, detail);
     if (verdict) add("p", `The author: ${verdict}.`, detail);
