@@ -86,13 +86,19 @@ def make_metadata(
     return {_METADATA: json.dumps(content, ensure_ascii=False)}
 
 # %% ../nbs/weights.ipynb #recipe_from_json
+# fields of a recipe that had another name in files of earlier days
+_RENAMED = {"views": "test_crops"}
+
+
 def recipe_from_json(stored: Mapping[str, Any]) -> Recipe:
     """Return a recipe that was stored as JSON, which has lists and no tuples.
 
     A field that came later has the value that was built in before. Raises
     `ValueError` for a field that this version does not know.
     """
-    values = {name: _as_tuple(value) for name, value in stored.items()}
+    values = {
+        _RENAMED.get(name, name): _as_tuple(value) for name, value in stored.items()
+    }
     known_names = {field.name for field in fields(Recipe)}
     unknown_names = sorted(values.keys() - known_names)
     if unknown_names:

@@ -1,32 +1,13 @@
-"""The field's words, in names, docstrings and prose.
+"""Names of the package are the field's standard terms, not everyday words.
 
-A stranger searches for image, learning rate and training step. The pages that are not
-listed in `NOT_YET` use these words, and so do the names and docstrings of the package.
+Pages, docstrings and printed lines have a test of their own, tests/site/test_prose.py.
 """
 
 import ast
-import json
 import re
-
-import pytest
 
 from helpers import ROOT
 
-# what to write instead
-PRIVATE_WORDS = {
-    r"\bpictures?\b": "image",
-    r"(?<!standard )\bdeviations?\b": "standard deviation",
-    r"(?<!learning )(?<!error )(?<!sampling )\brates?\b(?! of error)": "learning rate",
-    r"\bupdates?\b": "training step",
-    r"\bthe source\b": "the released code",
-    r"\bviews?\b": "crop",
-    r"\bgo(?:es)? on with\b": "resume",
-    r"\bin the test\b": "at test time",
-    r"\bdivided pixels?\b": "normalized pixels",
-    r"\b(?:lies?|lying|stands?|standing|speaks?|wants?)\b": "is, has, shows, needs",
-    r"\b\w*isation\b|\b(?:colours?|greys?|normalis\w+|initialis\w+)\b": "American",
-    r"\bthe start\b": "initialization, beginning",
-}
 # names that say nothing about the value behind them
 EVERYDAY_WORDS = re.compile(
     r"words?|what|found|where|there|see|say|said|need|every|alone|"
@@ -37,75 +18,11 @@ EVERYDAY_WORDS = re.compile(
     re.I,
 )
 MODULES = sorted((ROOT / "alexnet_nb").rglob("[a-z]*.py"))
-PAGES = sorted((ROOT / "nbs").rglob("*.ipynb"))
-# Whoever has rewritten a page, or the docstrings of a module, removes it from here.
-NOT_YET = {
-    "nbs/00_recipes.ipynb",
-    "nbs/01_preprocessing.ipynb",
-    "nbs/02_relu.ipynb",
-    "nbs/03_multigpu.ipynb",
-    "nbs/04_lrn.ipynb",
-    "nbs/05_pooling.ipynb",
-    "nbs/06_model.ipynb",
-    "nbs/07_augmentation.ipynb",
-    "nbs/08_dropout.ipynb",
-    "nbs/09_learning.ipynb",
-    "nbs/10_training.ipynb",
-    "nbs/11_evaluation.ipynb",
-    "nbs/12_qualitative.ipynb",
-    "nbs/evidence/claims.ipynb",
-    "nbs/evidence/experiments/analogues.ipynb",
-    "nbs/evidence/experiments/figure1.ipynb",
-    "nbs/evidence/experiments/plateau.ipynb",
-    "nbs/evidence/lab.ipynb",
-    "nbs/evidence/pitfalls.ipynb",
-    "nbs/evidence/survived.ipynb",
-    "nbs/guides/scale.ipynb",
-    "nbs/guides/train.ipynb",
-    "nbs/guides/troubleshooting.ipynb",
-    "nbs/index.ipynb",
-    "nbs/tour.ipynb",
-}
 
 
 def relative(path):
-    """Name a file as `NOT_YET` does."""
+    """Name a file from the top of the repository."""
     return str(path.relative_to(ROOT))
-
-
-def rewritten(paths):
-    """Leave out the files that are not rewritten yet."""
-    return [path for path in paths if relative(path) not in NOT_YET]
-
-
-def private_words(text):
-    """Find the private words of a text outside of code, formulas and links."""
-    code = r"```.*?```|`[^`]*`|\$\$.*?\$\$|\$[^$\n]*\$|\]\([^)]*\)|<[^>]*>"
-    text = re.sub(code, " ", text, flags=re.S)
-    words = []
-    for pattern, instead in PRIVATE_WORDS.items():
-        for match in re.finditer(pattern, text, re.I):
-            context = text[max(0, match.start() - 30) : match.end() + 20]
-            words.append(f"{context!r}: write {instead}")
-    return words
-
-
-def page_words(path):
-    """Find the private words in the prose of a page."""
-    words = []
-    for cell in json.loads(path.read_text())["cells"]:
-        if cell["cell_type"] == "markdown":
-            words += private_words("".join(cell["source"]))
-    return words
-
-
-def docstring_words(path):
-    """Find the private words in the docstrings of a module."""
-    words = []
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
-            words += private_words(ast.get_docstring(node) or "")
-    return words
 
 
 def bound_names(tree):
@@ -123,29 +40,6 @@ def bound_names(tree):
         if is_bound and len(name) > 1:
             names.append(name)
     return names
-
-
-def test_what_is_rewritten_leaves_the_list():
-    """A page or module of the list has a private word still, or does not exist."""
-    clean = []
-    for name in NOT_YET:
-        if (ROOT / name).suffix == ".py":
-            words = docstring_words(ROOT / name)
-        else:
-            words = page_words(ROOT / name)
-        if not words:
-            clean.append(name)
-    assert clean == []
-
-
-@pytest.mark.parametrize("path", rewritten(PAGES), ids=relative)
-def test_pages_use_the_words_of_the_field(path):
-    assert page_words(path) == []
-
-
-@pytest.mark.parametrize("path", rewritten(MODULES), ids=relative)
-def test_docstrings_use_the_words_of_the_field(path):
-    assert docstring_words(path) == []
 
 
 def test_names_say_what_a_value_is():
