@@ -47,6 +47,7 @@ RUNS = {
     "create_feature_extractor",
     "logit_spreads",
     "race",
+    "train_plainly",
     "subprocess",
 }
 

@@ -60,10 +60,13 @@ def keep_filters(folder, images, results):
         out = csv.writer(f, delimiter="\t", lineterminator="\n")
         out.writerow(["epoch", "training loss", "validation loss", "top-1 error"])
         out.writerows(rows)
+    steps = [r for r in read_metrics(folder) if r["split"] == "train"]
+    seconds = sum(r["seconds"] for r in steps if r["epoch"] <= rows[-1][0])
     record = {name: getattr(config, name) for name in ASKED}
     record |= dict(
         epochs_planned=config.epochs,
         epochs=rows[-1][0],
+        minutes=round(seconds / 60, 1),
         seed=config.seed,
         images=len(data.train),
         n=len(data.val),
