@@ -26,6 +26,7 @@ SUMMARIES = dict(
     plateau=("plateau", "summarize_small"),
     in_place=("plateau", "summarize_in_place"),
     fine_tune=("fine_tune", "summarize"),
+    overfitting=("overfitting", "summarize"),
 )
 
 
@@ -273,6 +274,19 @@ def test_recorded_normalization_and_dropout_are_as_the_page_says(experiment):
     assert max(dropout) < 30
     assert float(ratio["high"]) < 2
     assert float(ratio["p"]) < 0.05
+
+
+def test_recorded_overfitting_is_as_the_page_says(experiment):
+    """Without augmentation and dropout the validation loss falls and then rises.
+
+    With both, the two losses are closer at the end.
+    """
+    overfitting, results = experiment("overfitting"), ROOT / "results/overfitting"
+    neither, both = (overfitting.curve(results, name) for name in overfitting.ARMS)
+    assert neither[-1, 3] > 1.5 * neither[:, 3].min()
+    assert neither[-1, 1] == neither[:, 1].min() < 0.1 * neither[-1, 3]
+    assert both[-1, 3] - both[-1, 1] < neither[-1, 3] - neither[-1, 1]
+    assert both[-1, 4] < neither[-1, 4]
 
 
 def test_recorded_in_place_is_as_the_page_says(experiment):
