@@ -47,6 +47,8 @@ DRAWING = "nbs/assets/columns.svg"
 NUMBER = re.compile(  # in a link, from any folder to any other
     r"(\]\(|^\[[^\]\n]+\]: )(/?(?:[\w.-]+/)*)\d\d_(\w+\.ipynb)", re.M
 )
+OPEN_SOURCE = '#| code-fold: show\n#| code-summary: "Exported source"\n'
+LONGEST_OPEN = 20  # lines of exported source; a longer one is folded
 FIG_ALT = re.compile(r"^#\| fig-alt: (\".*\")\n", re.M)
 
 
@@ -180,6 +182,8 @@ def stage_cell(cell, number, host, top):
         source = re.sub(r"^output-file:.*\n", "", source, flags=re.M)
     if cell["cell_type"] == "markdown":
         source = mathml(plain(source))
+    if source.startswith(OPEN_SOURCE) and source.count("\n") > LONGEST_OPEN + 2:
+        source = source.replace("code-fold: show", "code-fold: true", 1)
     for output in cell.get("outputs", []):
         data = output.get("data", {})
         for kind in ("text/markdown", "text/html"):
