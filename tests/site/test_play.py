@@ -73,7 +73,7 @@ def test_output_size_is_torchs(figure):
 def test_presets_of_the_output_size(figure):
     root = figure("play-size")
     for words, count in {
-        "the source: 224, rounded up": 55,
+        "released code: 224, rounded up": 55,
         "rounded down": 54,
         "Caffe: 227": 55,
         "torchvision: pad 2": 55,
