@@ -23,7 +23,7 @@ from .recipes import Recipe
 # %% ../nbs/07_augmentation.ipynb #Draws
 @dataclass(frozen=True)
 class AugmentParams:
-    """What is random about an epoch, by position in it."""
+    """The random choices of one epoch, one row per image."""
 
     offsets: torch.Tensor  # int64, N × 2: top and left, pixels
     flips: torch.Tensor  # bool, N
