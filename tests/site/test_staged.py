@@ -80,7 +80,7 @@ def leave_pipes(cells):
         for o in c.get("outputs", [])
         if "&#124;" in o.get("data", {}).get("text/markdown", "")
     )
-    output["data"]["text/markdown"] += "| `a \\| b` |\n"
+    output["data"]["text/markdown"] += "\n\n| `a \\| b` |\n"
 
 
 def rename_cell(cells):
