@@ -29,7 +29,7 @@ def _by_rows(x: torch.Tensor, columns: int) -> torch.Tensor:
 
 # %% ../nbs/engine/kernels.ipynb #add_window
 def _add_window(
-    padded: torch.Tensor,  # as `_by_rows` crops it, with padded channels
+    padded: torch.Tensor,  # in the shape of `_by_rows`, with padded channels
     n: int,  # channels in the window
     pairs: torch.Tensor,  # scratch, of the same shape
     out: torch.Tensor,  # of the same shape

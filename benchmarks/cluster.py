@@ -34,15 +34,15 @@ from alexnet_nb.preprocessing import pixel_statistics
 BATCH, STEPS, ROUNDS = 32, 3, 2
 RESULTS = Path(__file__).resolve().parent.parent / "results/cluster"
 CORES = {
-    "the whole net": (1, False),
+    "the whole network": (1, False),
     "a column in each": (2, False),
-    "the whole net in each": (2, True),
+    "the whole network in each": (2, True),
     "two pairs of columns": (4, False),
-    "the whole net in each of four": (4, True),
+    "the whole network in each of four": (4, True),
 }
 WIRE = {  # layout: processes, together, machine of each
     "two processes, a column on each machine": (2, False, "ab"),
-    "two processes, the whole net on each machine": (2, True, "ab"),
+    "two processes, the whole network on each machine": (2, True, "ab"),
     "2×2, pairs within a machine": (4, False, "aabb"),
     "2×2, pairs across the wire": (4, False, "abab"),
 }
@@ -205,13 +205,13 @@ def table(results):
     """One process and several, on the same two cores."""
     layouts = results["layouts"]
     alone, most = (
-        statistics.median(speed(layouts["the whole net"])),
+        statistics.median(speed(layouts["the whole network"])),
         lambda runs, what: f"{max(p[what] for p in runs[0]) / 1e6:.1f}",
     )
     rows = [
         (
             len(runs[0]),
-            name.replace("net", "network"),
+            name,
             spread(speed(runs), 1),
             f"{statistics.median(speed(runs)) / alone:.2f}",
             most(runs, "exchange_bytes"),
@@ -246,7 +246,7 @@ def wire_table(results):
 
     rows = [
         (
-            name.replace("net", "network"),
+            name,
             f"{max(p['wire_bytes'] for p in slow[0]) / 1e6:.1f}",
             spread(speed(free), 1),
             spread(speed(slow), 1),

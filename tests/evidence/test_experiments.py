@@ -9,6 +9,7 @@ import importlib
 import itertools
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -287,6 +288,23 @@ def test_recorded_overfitting_is_as_the_page_says(experiment):
     assert neither[-1, 1] == neither[:, 1].min() < 0.1 * neither[-1, 3]
     assert both[-1, 3] - both[-1, 1] < neither[-1, 3] - neither[-1, 1]
     assert both[-1, 4] < neither[-1, 4]
+
+
+@pytest.mark.parametrize("page", ["index.ipynb", "tour.ipynb"])
+def test_pages_state_who_left_the_plateau(page, experiment, cells):
+    """So many of 16 runs with the initialization of the paper or of the code."""
+    plateau, folder = experiment("plateau"), ROOT / "results/in_place"
+    left = {}
+    for divided in (False, True):
+        rows = []
+        for recipe in ("paper", "source2012"):
+            rows += plateau.places(folder, recipe=recipe, divided=divided)
+        assert len(rows) == 16
+        left[divided] = sum(has_left for *_, has_left in rows)
+    text = re.sub(r'"\n\s+f?"', "", "".join("".join(c["source"]) for c in cells(page)))
+    assert f"{left[False]} of 16 runs" in text
+    assert left[True] == 0
+    assert "none of 16 did" in text
 
 
 def test_recorded_in_place_is_as_the_page_says(experiment):
