@@ -50,6 +50,7 @@ NUMBER = re.compile(  # in a link, from any folder to any other
 OPEN_SOURCE = '#| code-fold: show\n#| code-summary: "Exported source"\n'
 LONGEST_OPEN = 20  # lines of exported source; a longer one is folded
 FIG_ALT = re.compile(r"^#\| fig-alt: (\".*\")\n", re.M)
+SITE_FOLD = re.compile(r"^#\| site-fold: \"(.*)\"\n", re.M)
 
 
 def text(cell):
@@ -126,6 +127,7 @@ def stage():
         notebook = json.loads(path.read_text())
         top = "../" * (len(path.relative_to(STAGED).parts) - 1)
         notebook["cells"].insert(1, page_links(path.relative_to(STAGED)))
+        notebook["cells"] = fold_marked(notebook["cells"])
         for number, cell in enumerate(notebook["cells"]):
             stage_cell(cell, number, host, top)
         path.unlink()
@@ -165,6 +167,29 @@ def page_links(name):
         links.append(f"[Open in Colab]({colab})")
     source = "::: {.page-links}\n" + " · ".join(links) + "\n:::"
     return dict(cell_type="markdown", id="page-links", metadata={}, source=source)
+
+
+def fold_marked(cells):
+    """Fold each cell marked `#| site-fold: "TITLE"`, with its output, on the site only.
+
+    In Jupyter, where a run shows its report, the mark is a comment.
+    """
+    folded = []
+    for cell in cells:
+        title = SITE_FOLD.search(text(cell))
+        if title is None:
+            folded.append(cell)
+            continue
+        cell["source"] = SITE_FOLD.sub("", text(cell))
+        folded.append(markdown(f"<details><summary>{title[1]}</summary>"))
+        folded.append(cell)
+        folded.append(markdown("</details>"))
+    return folded
+
+
+def markdown(source):
+    """A Markdown cell."""
+    return dict(cell_type="markdown", id="", metadata={}, source=source)
 
 
 def stage_cell(cell, number, host, top):

@@ -163,6 +163,17 @@ def test_code_in_tables_is_printed_without_backslashes(pages):
         assert words.replace(r"\|", "|") in code
 
 
+def test_marked_outputs_are_folded_on_the_site_only(pages):
+    source = (ROOT / "nbs/train.ipynb").read_text()
+    titles = re.findall(r'site-fold: \\"(.*?)\\"', source)
+    assert titles
+    for title in titles:
+        fold = pages["train"].partition(f"<summary>{title}</summary>")[2]
+        assert "</details>" in fold, title
+        assert re.search("<table|<img|<svg", fold.partition("</details>")[0]), title
+    assert "site-fold" not in pages["train"]
+
+
 def test_drawings_are_in_the_page_and_have_a_name(pages):
     for name, page in pages.items():
         tags = Outline(page).tags
