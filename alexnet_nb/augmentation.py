@@ -124,7 +124,7 @@ _NUMBERS = 2 * CROP_TRIES + 2  # for one rectangle
 
 def sample_rectangles(
     size: int,  # side of the stored image, pixels
-    bits: torch.Tensor,  # int32, n × 22, as from `random_bits`
+    bits: torch.Tensor,  # int32, n × 22, as from random_bits
 ) -> tuple[torch.Tensor, torch.Tensor]:  # int64, n × 2: top and left; height and width
     """Choose rectangles of a square, as torchvision's `RandomResizedCrop` does."""
     fractions = (bits.double() + 2**31) / 2**32

@@ -173,7 +173,8 @@ def from_torchvision(
 ) -> AlexNet:  # recipe torchvision, in evaluation mode
     """Build the network with torchvision's weights. Raises `KeyError` for others.
 
-    It takes pixels from 0 to 255 minus the mean, divided by the recipe's `scale`.
+    Its input is what torchvision's transforms return: pixels from 0 to 255, minus the
+    mean of each channel, divided by the recipe's `scale`.
     """
     convolutions = [f"features.{i}" for i in (0, 3, 6, 8, 10)]
     linears = [f"classifier.{i}" for i in (1, 4, 6)]
