@@ -11,6 +11,7 @@ __all__ = ['TYPE_NAMES', 'DTYPES', 'AUTOCAST_DTYPES', 'Config', 'parse_parameter
 import contextlib
 import difflib
 import math
+import os
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
@@ -52,6 +53,12 @@ class Config:
     precision: str = "float32"  # or tf32, bfloat16, float16, float64
     compile: bool | None = None  # torch.compile; None: on a GPU, where it saves time
 
+    def __post_init__(self) -> None:
+        """Raise `ValueError` for a value of another type."""
+        for field in fields(self):
+            value = coerce(field.name, getattr(self, field.name), field.type)
+            object.__setattr__(self, field.name, value)
+
 # %% ../../nbs/engine/config.ipynb #read_parameters
 def parse_parameters(
     namespace: dict[str, Any],  # of the notebook: globals()
@@ -61,13 +68,11 @@ def parse_parameters(
     Raises `ValueError` for a name that is no parameter, and for a value of another type
     or outside of its range.
     """
-    field_types = {f.name: f.type for f in fields(Config)}
-    values_by_name = rename_parameters(_notebook_parameters(namespace))
-    values = {}
-    for name, value in values_by_name.items():
-        if name not in field_types:
-            raise ValueError(_unknown_parameter(name, field_types))
-        values[name] = coerce(name, value, field_types[name])
+    names = [f.name for f in fields(Config)]
+    values = rename_parameters(_notebook_parameters(namespace))
+    for name in values:
+        if name not in names:
+            raise ValueError(_unknown_parameter(name, names))
     config = Config(**values)
     validate_values(config)
     return config
@@ -119,15 +124,22 @@ def coerce(
         return None
     if types[0] is bool and text in ("true", "false"):
         return text == "true"
-    if types[0] is str and isinstance(value, str):
-        return value
+    if types[0] is str and isinstance(value, str | os.PathLike):
+        return os.fspath(value)
     number = _read_number(value)
     if types[0] is float and number is not None:
         return float(number)
     if types[0] is int and number is not None and number == int(number):
         return int(number)
     expected = " or ".join(TYPE_NAMES.get(t, t.__name__) for t in types)
-    raise ValueError(f"{name}: got {value!r}, expected {expected}")
+    remedy = _default_remedy(name, value)
+    raise ValueError(f"{name}: got {value!r}, expected {expected}{remedy}")
+
+
+def _default_remedy(name: str, value: Any) -> str:
+    """Name the default of a parameter, unless it is the value that was refused."""
+    default = getattr(Config, name, value)
+    return "" if default == value else f"; leave it out for the default, {default!r}"
 
 # %% ../../nbs/engine/config.ipynb #words
 TYPE_NAMES = {
@@ -193,7 +205,8 @@ def require(config: Any, name: str, condition: bool, expected: str) -> None:
     """
     if not condition:
         value = getattr(config, name)
-        raise ValueError(f"{name}: got {value!r}, expected {expected}")
+        remedy = _default_remedy(name, value)
+        raise ValueError(f"{name}: got {value!r}, expected {expected}{remedy}")
 
 # %% ../../nbs/engine/config.ipynb #check_values
 def validate_values(config: Config) -> None:

@@ -1,5 +1,7 @@
 """Names and values of a configuration, also those of version 0.1."""
 
+from dataclasses import fields
+
 import pytest
 
 from alexnet_nb.engine.config import (
@@ -7,6 +9,7 @@ from alexnet_nb.engine.config import (
     parse_parameters,
     rename_parameters,
     resolve,
+    validate_values,
 )
 from alexnet_nb.recipes import RECIPES
 
@@ -113,3 +116,27 @@ def test_the_notebook_has_the_new_name_with_its_default(old):
     with pytest.warns(FutureWarning, match=f"{old}: .* now called {new}"):
         config = parse_parameters({new: getattr(Config, new), old: value})
     assert config == Config(**{new: value})
+
+
+@pytest.mark.parametrize("name", [f.name for f in fields(Config)])
+def test_a_value_of_another_type_is_refused_at_once(name):
+    default = getattr(Config, name)
+    with pytest.raises(ValueError, match=f"^{name}: got .*; leave it out") as error:
+        Config(**{name: object()})
+    assert str(error.value).endswith(f"for the default, {default!r}")
+
+
+def test_a_value_out_of_range_names_the_default():
+    with pytest.raises(ValueError, match=r"patience: .*above 0; leave it out .*None$"):
+        validate_values(Config(patience=0))
+
+
+def test_a_default_that_is_refused_is_not_recommended():
+    with pytest.raises(ValueError, match="batch_size: got 128") as error:
+        validate_values(Config(gpus=512))
+    assert "leave it out" not in str(error.value)
+
+
+def test_folders_may_be_paths(tmp_path):
+    config = Config(data=tmp_path, out_dir=tmp_path / "run")
+    assert (config.data, config.out_dir) == (str(tmp_path), str(tmp_path / "run"))
