@@ -435,14 +435,22 @@ def draw_network(recipe: Recipe = paper, num_classes: int = 1000) -> Svg:
     shapes = list(map(_draw_layer, specs, blocks))
     for spec, (sources, targets) in zip(specs[1:], pairwise(blocks), strict=True):
         shapes.append(_draw_lines(spec, sources, targets))
-    style = "text{font:14px system-ui,sans-serif;fill:#808890;text-anchor:middle}"
     return Svg(
-        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 880 322" role="img">'
-        f"<title>{recipe.name}: the layers and who reads whom</title>"
-        f"<style>{style}.b{{font-weight:600}}</style>{''.join(shapes)}</svg>"
+        '<svg xmlns="http://www.w3.org/2000/svg" class="cols" viewBox="0 0 880 332"'
+        f' role="img"><title>{recipe.name}: the layers and what each reads</title>'
+        f"<style>{_STYLE}</style>{''.join(shapes)}</svg>"
     )
 
 # %% ../nbs/06_model.ipynb #draw-parts
+# Gray that is legible on white and on a dark page; larger letters on a phone
+_STYLE = (
+    ".cols text{font:14px system-ui,sans-serif;fill:#57606a;text-anchor:middle}"
+    ".cols .b{font-weight:600}@media(max-width:620px){.cols text{font-size:25px}"
+    ".cols .b{translate:0 5px}.cols .s{translate:0 19px}.cols .n{font-size:23px}}"
+    "@media(prefers-color-scheme:dark){.cols text{fill:#9198a1}}"
+)
+
+
 class _Block(NamedTuple):
     """Where a column's share of a layer is drawn, in units of the drawing."""
 
@@ -470,12 +478,12 @@ def _draw_layer(spec: LayerSpec, blocks: list[_Block]) -> str:
             f'<rect x="{left}" y="{center - height / 2:.0f}" width="58"'
             f' height="{height:.0f}" rx="4"'
             f' fill="{color}" fill-opacity=".25" stroke="{color}"/>'
-            f'<text x="{left + 29}" y="{center + 5}">{units}</text>'
+            f'<text x="{left + 29}" y="{center + 5}" class="n">{units}</text>'
         )
     middle = blocks[0].left + 29
     size = f"{spec.size}×{spec.size}" if spec.is_conv else "units"
     name = f'<text x="{middle}" y="292" class="b">{spec.name}</text>'
-    return f'{shapes}{name}<text x="{middle}" y="310">{size}</text>'
+    return f'{shapes}{name}<text x="{middle}" y="310" class="s">{size}</text>'
 
 
 def _draw_lines(spec: LayerSpec, sources: list[_Block], targets: list[_Block]) -> str:
