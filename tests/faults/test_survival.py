@@ -312,7 +312,8 @@ def test_a_full_disk_ends_the_run_and_the_last_checkpoint_is_whole(
     if subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode:
         pytest.skip("no permission for a mount of its own")
     (tmp_path / "disk").mkdir()
-    monkeypatch.setenv("ALEXNET_NB_SAVE", "1")  # or there would be one, at the end
+    # seconds between checkpoints, so that the disk is filled between two of them
+    monkeypatch.setenv("ALEXNET_NB_SAVE", "3")
     command = [
         "unshare",
         "-rm",
