@@ -482,17 +482,16 @@ def _draw_layer(spec: LayerSpec, blocks: list[_Block]) -> str:
         )
     middle = blocks[0].left + 29
     size = f"{spec.size}×{spec.size}" if spec.is_conv else "units"
-    name = f'<text x="{middle}" y="292" class="b">{spec.name}</text>'
-    return f'{shapes}{name}<text x="{middle}" y="310" class="s">{size}</text>'
+    shapes += f'<text x="{middle}" y="292" class="b">{spec.name}</text>'
+    return f'{shapes}<text x="{middle}" y="310" class="s">{size}</text>'
 
 
 def _draw_lines(spec: LayerSpec, sources: list[_Block], targets: list[_Block]) -> str:
     """Draw a line to each block of a layer from each one that it reads."""
-    reads_all = spec.groups < len(sources)
     lines = ""
     for i, source in enumerate(sources):
         for j, target in enumerate(targets):
-            if i == j or reads_all:
+            if i == j or spec.groups < len(sources):  # or it reads both
                 lines += (
                     f'<path d="M{source.left + 60} {source.center}'
                     f'L{target.left - 3} {target.center}"'
