@@ -200,6 +200,7 @@ def stage_cell(cell, number, host, top):
 
     def plain(words):
         words = words.replace(host + "/", top).replace(host, top)
+        words = re.sub(r"(?<=\d) %(?!\w)", "\u00a0%", words)  # no line ends there
         return code_in_tables(NUMBER.sub(r"\1\2\3", words))
 
     source = text(cell)
