@@ -24,7 +24,7 @@ from ..data.datasets import load_dataset
 from alexnet_nb.engine.config import (
     _OLD_NAMES,
     Config,
-    coerce,
+    coerce_values,
     rename_parameters,
     resolve,
     validate_values,
@@ -150,8 +150,8 @@ def _config_from_options(options: dict[str, Any]) -> Config:
     for field in fields(Config):
         if field.name in parameters:
             value = parameters[field.name]
-            values[field.name] = coerce(field.name, value, field.type)
-    return Config(**values)
+            values[field.name] = value
+    return coerce_values(Config(**values))
 
 
 def _with_options(message: str) -> str:

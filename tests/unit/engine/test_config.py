@@ -1,5 +1,9 @@
 """Names and values of a configuration, also those of version 0.1."""
 
+import re
+from dataclasses import fields
+from pathlib import Path
+
 import pytest
 
 from alexnet_nb.engine.config import (
@@ -8,6 +12,8 @@ from alexnet_nb.engine.config import (
     rename_parameters,
     resolve,
 )
+from alexnet_nb.engine.launch import train
+from alexnet_nb.engine.run_dir import validate
 from alexnet_nb.recipes import RECIPES
 
 OLD_NAMES = {
@@ -51,7 +57,10 @@ def test_each_recipe_keeps_its_crop():
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        (dict(precision="float16", gpus=2), "precision: got 'float16', expected bf"),
+        (
+            dict(precision="float16", gpus=2),
+            "precision: got 'float16', expected bfloat16 or",
+        ),
         (dict(compile=True, gpus=2), "compile: got True, expected None or False"),
         (dict(precision="half"), "precision: got 'half', expected one of float32, tf"),
         (dict(compile="yes"), "compile: got 'yes', expected True or False or None"),
@@ -113,3 +122,75 @@ def test_the_notebook_has_the_new_name_with_its_default(old):
     with pytest.warns(FutureWarning, match=f"{old}: .* now called {new}"):
         config = parse_parameters({new: getattr(Config, new), old: value})
     assert config == Config(**{new: value})
+
+
+GRAMMAR = re.compile(r"\w+: got .+, expected .+; .+", re.DOTALL)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        dict(gpus=0),
+        dict(gpus=3),
+        dict(gpus=2, recipe="caffe"),
+        dict(precision="half"),
+        dict(precision="float16", gpus=2),
+        dict(compile=True, gpus=2),
+        dict(val_share=1.5),
+        dict(seed=-1),
+        dict(width_mult=0.0),
+        dict(image_size=0),
+        dict(image_size=70),
+        dict(crop_size=0),
+        dict(crop_size=80),
+        dict(crop_size=20),
+        dict(batch_size=0),
+        dict(batch_size=2, gpus=6),
+        dict(epochs=0),
+        dict(patience=0),
+        dict(grad_accum_steps=0),
+        dict(grad_accum_steps=200),
+        dict(lr=0.0),
+        dict(lr_fc8=-1.0),
+        dict(train_from="fc9"),
+        dict(train_from="fc6"),
+        dict(recipe="alexnet"),
+        dict(recipe="paper, test_crops=10, hflip=False"),
+        dict(recipe="paper, lr=None"),
+        dict(dry_run=True, resume=True),
+        dict(resume=True),
+        dict(out_dir=__file__),
+        dict(data=str(Path(__file__).parent), out_dir=f"{Path(__file__).parent}/run"),
+    ],
+    ids=lambda settings: "-".join(settings),
+)
+def test_an_error_says_what_to_do(settings):
+    """NAME: got VALUE, expected WHAT; do THIS."""
+    with pytest.raises(ValueError, match=r"^\w+: got ") as caught:
+        validate(Config(**settings))
+    assert GRAMMAR.fullmatch(str(caught.value))
+
+
+WRONG_TYPES = {bool: "maybe", int: "x3", float: "x3", str: 3}
+
+
+@pytest.mark.parametrize("field", fields(Config), ids=lambda field: field.name)
+def test_a_field_of_another_type_is_refused(field):
+    """Also where `Config` was made in Python, not read from a notebook's variables."""
+    kind = type(None)
+    for kind in WRONG_TYPES:
+        if kind.__name__ in str(field.type):
+            break
+    wrong = WRONG_TYPES[kind]
+    with pytest.raises(ValueError, match=f"^{field.name}: got {wrong!r}, ") as caught:
+        train(Config(**{field.name: wrong}))
+    assert GRAMMAR.fullmatch(str(caught.value))
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "value"),
+    [("epochs", "3", 3), ("lr", 1, 1.0), ("gpus", 1.0, 1), ("out_dir", Path("a"), "a")],
+)
+def test_a_value_of_a_config_becomes_that_of_its_type(name, given, value):
+    found = getattr(validate(Config(**{name: given})), name)
+    assert (type(found), found) == (type(value), value)
