@@ -116,7 +116,7 @@ def _shared_settings(settings: list[dict[str, str]]) -> dict[str, str]:
 
 def _settings_words(settings: dict[str, str]) -> str:
     """List settings in a line, each by its name and value."""
-    return ", ".join(f"{name} {value}" for name, value in settings.items())
+    return "; ".join(f"{name} {value}" for name, value in settings.items())
 
 
 def _shared_words(shared: dict[str, str], runs: int) -> str:

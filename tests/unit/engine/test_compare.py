@@ -42,13 +42,13 @@ def test_every_run_has_a_row(runs, summaries):
 
 def test_what_all_runs_share_is_written_once(runs, summaries):
     note = compare(f"{runs}/*").splitlines()[-1]
-    assert note.startswith("The same in every run: data textures, recipe source2012, ")
+    assert note.startswith("The same in every run: data textures; recipe source2012; ")
     assert "batch size 16" in note
     assert " lr " not in note
     of_one = compare(runs / "learned")
     assert "settings that differ" not in of_one
-    assert of_one.splitlines()[-1].startswith("Settings of this run: data textures, ")
-    assert ", lr 0.01, " in of_one.splitlines()[-1]
+    assert of_one.splitlines()[-1].startswith("Settings of this run: data textures; ")
+    assert "; lr 0.01; " in of_one.splitlines()[-1]
 
 
 def test_the_table_has_no_more_columns_than_a_page_is_wide(runs, summaries):
