@@ -24,6 +24,7 @@ from ..data.datasets import load_dataset
 from alexnet_nb.engine.config import (
     _OLD_NAMES,
     Config,
+    coerce_values,
     rename_parameters,
     resolve,
     validate_values,
@@ -145,8 +146,12 @@ def _config_from_options(options: dict[str, Any]) -> Config:
     parameters = options
     if options.get("resume"):
         parameters = load_run_config(options.get("out_dir", "")) | options
-    names = [field.name for field in fields(Config)]
-    return Config(**{name: parameters[name] for name in names if name in parameters})
+    values = {}
+    for field in fields(Config):
+        if field.name in parameters:
+            value = parameters[field.name]
+            values[field.name] = value
+    return coerce_values(Config(**values))
 
 
 def _with_options(message: str) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 from ..base.figures import drawable, font_families
 from ..base.files import printable, read_json
 from ..base.table import MarkdownTable, MarkdownText
+from .config import RunConfig
 from alexnet_nb.engine.report import (
     RunProgress,
     duration,
@@ -60,33 +61,71 @@ def _has_metrics(folder: Path) -> bool:
 def compare(
     runs: str | Path | Iterable[str | Path],  # a pattern such as "runs/*", or folders
 ) -> MarkdownTable:
-    """Tabulate what runs were asked for, their errors and their verdicts."""
-    head = ["run", "data", "recipe", "width", "image size", "epochs", "batch"]
-    head += ["lr", "weights", "top-1 error", "95 % interval", "time", "verdict"]
+    """Tabulate the errors and verdicts of runs, and the settings in which they differ.
+
+    The settings that all runs share are written once, below the table.
+    """
+    folders = find_runs(runs)
+    settings = [_settings(RunDir(folder).config()) for folder in folders]
+    shared = _shared_settings(settings)
+    differ = len(shared) < len(settings[0])
+    head = ["run", "epochs", "top-1 error (95 % interval)", "time", "verdict"]
+    if differ:
+        head.insert(1, "settings that differ")
     rows = []
-    for folder in find_runs(runs):
-        config = RunDir(folder).config()
+    for folder, values in zip(folders, settings, strict=True):
         progress = read_progress(folder)
-        data = config.data
-        if "/" in data:
-            data = Path(data).name
-        rows.append(
-            [
-                printable(folder.name),
-                printable(data),
-                config.recipe,
-                config.width_mult,
-                str(config.image_size),
-                f"{progress.epochs} of {config.epochs}",
-                str(config.batch_size),
-                config.lr,
-                printable(Path(config.weights).name or "–"),
-                *_error_words(folder, progress),
-                duration(progress.seconds),
-                run_verdict(folder, progress).partition(":")[0],
-            ]
-        )
-    return MarkdownTable(head, rows)
+        row = [
+            printable(folder.name),
+            f"{progress.epochs} of {RunDir(folder).config().epochs}",
+            _error_words(folder, progress),
+            duration(progress.seconds),
+            run_verdict(folder, progress).partition(":")[0],
+        ]
+        if differ:
+            own = {name: v for name, v in values.items() if name not in shared}
+            row.insert(1, _settings_words(own))
+        rows.append(row)
+    return MarkdownTable(head, rows, _shared_words(shared, len(folders)))
+
+# %% ../../nbs/engine/compare.ipynb #compare-settings
+def _settings(config: RunConfig) -> dict[str, str]:
+    """Return what a run was asked for, as text, by the name of the setting."""
+    data = config.data
+    if "/" in data:
+        data = Path(data).name
+    return {
+        "data": printable(data),
+        "recipe": config.recipe,
+        "width": f"{config.width_mult:.4g}",
+        "image size": str(config.image_size),
+        "batch size": str(config.batch_size),
+        "lr": f"{config.lr:.4g}",
+        "initial weights": printable(Path(config.weights).name or "random"),
+    }
+
+
+def _shared_settings(settings: list[dict[str, str]]) -> dict[str, str]:
+    """Return the settings that are the same in all runs."""
+    shared = {}
+    for name, value in settings[0].items():
+        if all(other[name] == value for other in settings):
+            shared[name] = value
+    return shared
+
+
+def _settings_words(settings: dict[str, str]) -> str:
+    """List settings in a line, each by its name and value."""
+    return "; ".join(f"{name} {value}" for name, value in settings.items())
+
+
+def _shared_words(shared: dict[str, str], runs: int) -> str:
+    """Write below a table what all of its runs have in common."""
+    if runs == 1:
+        return f"Settings of this run: {_settings_words(shared)}."
+    if shared:
+        return f"The same in every run: {_settings_words(shared)}."
+    return ""
 
 # %% ../../nbs/engine/compare.ipynb #run_verdict
 def run_verdict(
@@ -123,15 +162,15 @@ def _validation_images(folder: Path, progress: RunProgress) -> int | None:
     return progress.val_images
 
 
-def _error_words(folder: Path, progress: RunProgress) -> tuple[str, str]:
+def _error_words(folder: Path, progress: RunProgress) -> str:
     """Write the last validation error of a run, and its interval."""
     if progress.val_top1 is None:
-        return "–", "–"
+        return "–"
     n = _validation_images(folder, progress)
     if n is None:
-        return f"{progress.val_top1:.1%}", "unknown"
+        return f"{progress.val_top1:.1%} (interval unknown)"
     low, high = wilson(progress.val_top1, n)
-    return f"{progress.val_top1:.1%}", f"{low:.1%} to {high:.1%}"
+    return f"{progress.val_top1:.1%} ({low:.1%} to {high:.1%})"
 
 # %% ../../nbs/engine/compare.ipynb #plot_runs
 def plot_runs(

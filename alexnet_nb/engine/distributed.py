@@ -65,8 +65,8 @@ def plan_placement(
         return Placement(1, device, description)
     if 0 < num_devices < gpus // machines:
         raise ValueError(
-            f"gpus: got {gpus}, expected at most {num_devices * machines}; this machine"
-            f" has {devices}"
+            f"gpus: got {gpus}, expected at most {num_devices * machines}, because"
+            f" this machine has {devices}; choose fewer"
         )
     layout = _describe_layout(gpus, device, data_parallel)
     backend = "NCCL" if num_devices else "gloo"

@@ -35,7 +35,7 @@ from ..base.files import open_append
 from ..base.processes import exit_when_orphaned, exit_when_stdin_closes
 from ..data.datasets import load_dataset
 from ..data.packed import open_packed
-from .config import Config, RunConfig, resolve
+from .config import Config, RunConfig, coerce_values, resolve
 from .distributed import Placement, init_distributed, plan_placement
 from alexnet_nb.engine.frontend import (
     RunStopped,
@@ -334,10 +334,10 @@ def train(
     """Train a run to its end and return its folder.
 
     In Jupyter, the run that the same kernel has begun with the same parameters is
-    resumed. Raises `ValueError` for parameters that cannot be meant, `RuntimeError`
+    resumed. Raises `ValueError` for invalid parameters, `RuntimeError`
     where a process fails, and `RunStopped` on Ctrl-C.
     """
-    asked = config
+    asked = coerce_values(config)
     config = validate(continue_run(asked))
     placement = plan_placement(config.gpus, data_parallel=config.data_parallel)
     image_size = resolve(config).image_size

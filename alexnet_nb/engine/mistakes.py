@@ -15,7 +15,7 @@ import numpy as np
 
 from ..base.figures import drawable, name_style
 from ..base.files import printable
-from ..base.table import MarkdownTable
+from ..base.table import MarkdownTable, MarkdownText
 from ..data.packed import PackedDataset
 from alexnet_nb.evaluation import (
     load_input,
@@ -160,8 +160,11 @@ def plot_confusion(
 def most_confused(
     predictions: Predictions,
     n: int = 10,  # pairs
-) -> MarkdownTable:
-    """Tabulate the pairs of classes that are confused most often."""
+) -> MarkdownTable | MarkdownText:
+    """Tabulate the pairs of classes that are confused most often, or say that none are.
+
+    A network without mistakes gets a sentence in place of the table.
+    """
     counts = confusion_matrix(predictions)
     totals = counts.sum(1)
     wrong = counts.copy()
@@ -174,7 +177,9 @@ def most_confused(
             names = [printable(predictions.names[i]) for i in (true, named)]
             rows.append((*names, count))
     if not rows:
-        rows.append(("none", "none", "0"))
+        return MarkdownText(
+            "No two classes are confused: the network is right about every image."
+        )
     return MarkdownTable(["the image shows", "the network names", "images"], rows)
 
 # %% ../../nbs/engine/mistakes.ipynb #plot_class_errors

@@ -33,6 +33,7 @@ from ..data.packed import PackedDataset
 from alexnet_nb.engine.config import (
     Config,
     RunConfig,
+    coerce_values,
     rename_parameters,
     require,
     resolve,
@@ -192,8 +193,9 @@ class RunDir:
 def validate(config: Config) -> Config:
     """Check values and folder before any work; return the configuration.
 
-    Raises `ValueError` naming the parameter that cannot be meant.
+    Raises `ValueError` naming a parameter with an invalid value.
     """
+    config = coerce_values(config)
     validate_values(config)
     return validate_folder(config)
 
@@ -206,13 +208,7 @@ def validate_folder(config: Config) -> Config:
     A new run with `weights` gets their network. It needs a folder that is empty or does
     not exist, outside of the data. Raises `ValueError` otherwise.
     """
-    check = partial(require, config)
-    check("out_dir", not _is_in_file(config.out_dir), "a folder")
-    check(
-        "dry_run",
-        not (config.dry_run and config.resume),
-        "False with resume=True: a dry run has a folder of its own",
-    )
+    _validate_paths(config)
     if config.out_dir:
         config = replace(config, out_dir=str(Path(config.out_dir).expanduser()))
     if config.resume:
@@ -221,8 +217,6 @@ def validate_folder(config: Config) -> Config:
         refuse_other_run(config, stored)
         refuse_past_end(config, RunDir(config.out_dir).last_state())
         return config
-    outside = f"a folder outside of the data, {config.data}"
-    check("out_dir", not _is_in_data(config), outside)
     config = follow_weights(config)
     if not config.out_dir:
         return config
@@ -235,6 +229,29 @@ def validate_folder(config: Config) -> Config:
         )
     return config
 
+# %% ../../nbs/engine/run_dir.ipynb #check-paths
+def _validate_paths(config: Config) -> None:
+    """Raise `ValueError` for a path where no folder of a run can be."""
+    check = partial(require, config)
+    check(
+        "out_dir",
+        not _is_in_file(config.out_dir),
+        "a folder",
+        "choose a path that leads through no file",
+    )
+    check(
+        "dry_run",
+        not (config.dry_run and config.resume),
+        "False with resume=True, because a dry run has a folder of its own",
+        "leave one of the two out",
+    )
+    check(
+        "out_dir",
+        config.resume or not _is_in_data(config),
+        f"a folder outside of the data, {config.data}",
+        "choose a folder beside it",
+    )
+
 # %% ../../nbs/engine/run_dir.ipynb #check-parts
 def _is_in_file(out_dir: str) -> bool:
     """Is this path a file, or does it lead through one?"""
@@ -246,7 +263,7 @@ def _is_in_data(config: Config) -> bool:
     """Would the run be within the folder of images that it is trained on?"""
     if config.data in KNOWN_DATASETS:
         return False
-    run = Path(config.out_dir or "runs").resolve()
+    run = Path(config.out_dir or "runs").expanduser().resolve()
     return Path(config.data).expanduser().resolve() in (run, *run.parents)
 
 
@@ -266,7 +283,7 @@ def load_run_config(out_dir: str) -> dict[str, Any]:
     if not out_dir or not (run_dir.path / "config.json").is_file():
         raise ValueError(
             f"out_dir: got {out_dir!r}, which has no config.json, expected the folder"
-            " of a run; resume=True needs one"
+            " of a run; give the folder of the run to resume"
         )
     parameters = run_dir.parameters()
     if parameters.get("dry_run"):

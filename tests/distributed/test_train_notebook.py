@@ -84,7 +84,7 @@ def test_the_printed_line_goes_on_with_the_run(papermill, tmp_path, monkeypatch)
 REFUSED = {
     "gpu=2": "gpu: got an unknown parameter, expected a parameter of a run; "
     "did you mean gpus?",
-    "epochs='ten'": "epochs: got 'ten', expected int or None",
+    "epochs='ten'": "epochs: got 'ten', expected a whole number or None",
     "data='nowhere'": "data: got nowhere, which is not a folder",
     "batch_size=5000": "batch_size: got 5000, expected at most 1437",
 }

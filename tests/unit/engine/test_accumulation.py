@@ -147,7 +147,7 @@ def test_gradients_are_averaged_after_the_last_piece():
         (dict(grad_accum_steps=0), "got 0, expected a number above 0"),
         (dict(grad_accum_steps=9), "got 9, expected at most 8, one image for each"),
         (dict(grad_accum_steps=5, gpus=2, data_parallel=True), "got 5, .* at most 4"),
-        (dict(grad_accum_steps=1.5), "got 1.5, expected int"),
+        (dict(grad_accum_steps=1.5), "got 1.5, expected a whole number"),
     ],
 )
 def test_a_piece_has_an_image(settings, words):

@@ -117,7 +117,7 @@ def test_the_command_line_is_config(monkeypatch):
         (
             "--recipe caffe --gpus 2",
             {},
-            "gpus: got 2, expected 1, or --data-parallel: recipe caffe",
+            "gpus: got 2, expected 1, because recipe caffe",
         ),
         (
             "--gpus 6 --batch-size 2",
@@ -129,7 +129,7 @@ def test_the_command_line_is_config(monkeypatch):
             {},
             "batch_size: got 2",
         ),
-        ("--lr nan", {}, "lr: got nan, expected float or None"),
+        ("--lr nan", {}, "lr: got nan, expected a number or None"),
         ("--data nowhere", {}, "data: got nowhere, which is not a folder"),
         (
             "--out-dir file/run",

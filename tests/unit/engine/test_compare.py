@@ -1,6 +1,7 @@
 """Runs stand side by side with the numbers of their own folders."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -19,6 +20,7 @@ from helpers import run_python, skip_or_fail
 def cells_of(table):
     """The cells of every row of a table, by the first one."""
     lines = [line.strip("| ").split(" | ") for line in table.splitlines()]
+    lines = lines[: lines.index([""])]  # without the note
     head, _, *rows = lines
     return {row[0]: dict(zip(head, row, strict=True)) for row in rows}
 
@@ -31,13 +33,28 @@ def test_every_run_has_a_row(runs, summaries):
         ("learned", "6 of 6", "0.01", "learning"),
     ):
         row, last = rows[name], read_metrics(runs / name)[-1]
-        assert row["top-1 error"] == f"{last['top1']:.1%}"
-        assert (row["epochs"], row["lr"], row["verdict"]) == (epochs, lr, verdict)
-        assert (row["data"], row["recipe"], row["batch"]) == (
-            "textures",
-            "source2012",
-            "16",
-        )
+        error, low, high = re.findall(r"[\d.]+%", row["top-1 error (95 % interval)"])
+        assert error == f"{last['top1']:.1%}"
+        assert float(low[:-1]) < float(error[:-1]) < float(high[:-1])
+        assert (row["epochs"], row["verdict"]) == (epochs, verdict)
+        assert row["settings that differ"] == f"lr {lr}"
+
+
+def test_what_all_runs_share_is_written_once(runs, summaries):
+    note = compare(f"{runs}/*").splitlines()[-1]
+    assert note.startswith("The same in every run: data textures; recipe source2012; ")
+    assert "batch size 16" in note
+    assert " lr " not in note
+    of_one = compare(runs / "learned")
+    assert "settings that differ" not in of_one
+    assert of_one.splitlines()[-1].startswith("Settings of this run: data textures; ")
+    assert "; lr 0.01; " in of_one.splitlines()[-1]
+
+
+def test_the_table_has_no_more_columns_than_a_page_is_wide(runs, summaries):
+    head = compare(f"{runs}/*").splitlines()[0]
+    assert len(head.strip("|").split("|")) <= 6
+    assert len(head) <= 90
 
 
 def test_without_a_report_the_metrics_decide(runs, summaries, tmp_path):
@@ -50,10 +67,11 @@ def test_without_a_report_the_metrics_decide(runs, summaries, tmp_path):
         (tmp_path / name / "metrics.jsonl").write_text("".join(text[:lines]))
     rows = cells_of(compare(f"{tmp_path}/*"))
     assert rows["first"]["epochs"] == "0 of 1"
-    assert rows["first"]["top-1 error"] == "–"
+    assert rows["first"]["top-1 error (95 % interval)"] == "–"
     assert rows["first"]["verdict"] == "no validation yet"
     val = [row for row in read_metrics(tmp_path / "second") if row["split"] == "val"]
-    assert rows["second"]["top-1 error"] == f"{val[-1]['top1']:.1%}"
+    error = rows["second"]["top-1 error (95 % interval)"].split()[0]
+    assert error == f"{val[-1]['top1']:.1%}"
     assert rows["second"]["verdict"] in (
         "learning",
         "not better than chance",
