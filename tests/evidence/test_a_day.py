@@ -113,7 +113,8 @@ def test_a_day_with_own_images(day):
     assert "the images of" in printed  # which are now elsewhere
     assert "epoch 18/18" in printed
     table = str(compare(day.work / "runs" / "*"))
-    rows = {row.split("|")[1].strip(): row for row in table.splitlines()[2:]}
+    lines = [line for line in table.splitlines() if line.startswith("|")]
+    rows = {row.split("|")[1].strip(): row for row in lines[2:]}
     assert {"photos-source2012-001", "tuned"} <= rows.keys()
     assert "18 of 18" in rows["photos-source2012-001"]
     assert "photos-source2012-001" in rows["tuned"].split("tuned", 1)[1]

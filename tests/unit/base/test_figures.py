@@ -14,7 +14,7 @@ from alexnet_nb.base.figures import drawable, font_families, name_style
 
 @pytest.fixture
 def chinese(tmp_path, monkeypatch):
-    """A machine with a Chinese font, of one letter, under a name of the list."""
+    """A machine whose only Chinese font has one letter, under a name of the list."""
     pen = TTGlyphPen(None)
     pen.moveTo((100, 100))
     for corner in ((100, 800), (800, 800), (800, 100)):
@@ -30,11 +30,16 @@ def chinese(tmp_path, monkeypatch):
     font.setupOS2()
     font.setupPost()
     font.save(tmp_path / "chinese.ttf")
-    monkeypatch.setattr(
-        font_manager.fontManager, "ttflist", [*font_manager.fontManager.ttflist]
-    )
+    others = [f for f in font_manager.fontManager.ttflist if "DejaVu" in f.name]
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", others)
     font_manager.fontManager.addfont(tmp_path / "chinese.ttf")
+    clear_caches()
     yield
+    clear_caches()
+
+
+def clear_caches():
+    """Forget which fonts have which letters."""
     for cache in (figures._has_glyph, figures._characters):
         cache.cache_clear()
     font_manager.fontManager._findfont_cached.cache_clear()
