@@ -166,7 +166,7 @@ def page_links(name):
         colab = f"https://colab.research.google.com/github/{github}"
         links.append(f"[Open in Colab]({colab})")
     source = "::: {.page-links}\n" + " · ".join(links) + "\n:::"
-    return dict(cell_type="markdown", id="page-links", metadata={}, source=source)
+    return markdown(source)
 
 
 def fold_marked(cells):

@@ -146,11 +146,8 @@ def _config_from_options(options: dict[str, Any]) -> Config:
     parameters = options
     if options.get("resume"):
         parameters = load_run_config(options.get("out_dir", "")) | options
-    values = {}
-    for field in fields(Config):
-        if field.name in parameters:
-            value = parameters[field.name]
-            values[field.name] = value
+    names = [field.name for field in fields(Config)]
+    values = {name: parameters[name] for name in names if name in parameters}
     return coerce_values(Config(**values))
 
 

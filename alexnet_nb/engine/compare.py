@@ -66,18 +66,19 @@ def compare(
     The settings that all runs share are written once, below the table.
     """
     folders = find_runs(runs)
-    settings = [_settings(RunDir(folder).config()) for folder in folders]
+    configs = [RunDir(folder).config() for folder in folders]
+    settings = [_settings(config) for config in configs]
     shared = _shared_settings(settings)
     differ = len(shared) < len(settings[0])
     head = ["run", "epochs", "top-1 error (95 % interval)", "time", "verdict"]
     if differ:
         head.insert(1, "settings that differ")
     rows = []
-    for folder, values in zip(folders, settings, strict=True):
+    for folder, config, values in zip(folders, configs, settings, strict=True):
         progress = read_progress(folder)
         row = [
             printable(folder.name),
-            f"{progress.epochs} of {RunDir(folder).config().epochs}",
+            f"{progress.epochs} of {config.epochs}",
             _error_words(folder, progress),
             duration(progress.seconds),
             run_verdict(folder, progress).partition(":")[0],
