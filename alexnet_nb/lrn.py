@@ -24,7 +24,8 @@ def lrn(
 ) -> torch.Tensor:  # of the shape and type of `x`
     """Normalize the responses across feature maps (§3.3).
 
-    Half precision is computed in float32. Raise `ValueError` for invalid settings.
+    Inputs in half precision are computed in float32. Raise `ValueError` for invalid
+    settings.
     """
     if n < 1 or n % 2 == 0:
         raise ValueError(
@@ -143,7 +144,7 @@ def formula(
 
 # %% ../nbs/04_lrn.ipynb #gradient
 def gradient(
-    grad: torch.Tensor,  # of the loss, with respect to the output of `formula`
+    grad: torch.Tensor,  # of the loss, with respect to what formula returns
     x: torch.Tensor,
     n: int,
     k: float,
