@@ -98,8 +98,8 @@ def hflip(
 def color_axes(
     cov: np.ndarray,  # 3 × 3, of RGB values on the scale 0–255
     lengths: str = "deviations",  # or "eigenvalues", as the paper prints
-) -> torch.Tensor:  # float64, 3 × 3: a column an axis
-    """Compute the principal axes of the colors, as long as their std (§4.1)."""
+) -> torch.Tensor:  # float64, 3 × 3: one axis per column
+    """Compute the principal axes of the colors, each as long as its std (§4.1)."""
     values, vectors = np.linalg.eigh(cov)
     if lengths == "deviations":
         values = np.sqrt(values.clip(0))
@@ -112,7 +112,7 @@ IMAGENET_COLOR_AXES = (
     (0.418, -0.817, 0.397),
     (-0.713, -0.024, 0.701),
     (-0.564, -0.576, -0.592),
-)  # a row an axis: red, green, blue
+)  # one axis per row: red, green, blue
 
 # %% ../nbs/07_augmentation.ipynb #draw_rectangles
 # of torchvision's RandomResizedCrop

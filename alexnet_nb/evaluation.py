@@ -90,9 +90,8 @@ def evaluate(
     """Measure the errors of a run at its end (§6), on its own data or on other data.
 
     The mean image and the color axes are those of the run. The errors on the run's own
-    validation images go to `result.json`. Those on other data go to
-    `result-DATA-KEY-SPLIT.json`. Raises `ValueError` for images of another size and for
-    other classes.
+    validation images go to `result.json`, and those on other data to a file of their
+    own beside it. Raises `ValueError` for images of another size and for other classes.
     """
     errors, n = measure_errors(folder, data, device, split)
     rates = {_crops(k): both for k, both in errors.items()}
@@ -190,7 +189,7 @@ def read_run_data(folder: str | Path) -> dict:
 
 # %% ../nbs/11_evaluation.ipynb #evaluate-parts
 def require_same_kind(folder: Path, data: PackedDataset) -> None:
-    """Raise `ValueError` for other classes or another image size than a run's."""
+    """Raise `ValueError` if classes or image size differ from those of the run."""
     size = RunDir(folder).config().image_size
     if data.size != size:
         raise ValueError(

@@ -193,7 +193,7 @@ def check_signal(
         active = (output > 0).double().mean().item()
         rows.append((name, _spread(output), size, f"{active:.0%}"))
     return MarkdownTable(
-        ["layer", "std over images", "mean size", "active units"],
+        ["layer", "std over images", "mean size", "values above 0"],
         rows,
         _plateau_forecast(_spread(outputs["fc8"]), x),
     )
@@ -227,8 +227,8 @@ def _spread(output: torch.Tensor) -> float:
     return output.std(0).mean().item()
 
 # %% ../nbs/09_learning.ipynb #expect
-# at a spread of 0.001, with the factor of a 95 % interval: a fit to 48 small networks
-# with a learning rate of 0.01, results/plateau
+# a fit to 48 small networks with a learning rate of 0.01 (results/plateau): the steps
+# at a spread of 0.001, and the factor between them and the ends of a 95 % interval
 PLATEAU = {"steps": 365, "power": -0.38, "factor": 1.58}
 
 
@@ -262,7 +262,7 @@ def _plateau_forecast(
     cause = "a small std of the initial weights"
     if x.std() < 20:
         cause = f"pixels with a std of only {x.std():.2g}"
-    return f"{forecast} Likely cause: {cause}."
+    return f"{forecast} So long a plateau probably comes from {cause}."
 
 # %% ../nbs/09_learning.ipynb #error_rates
 def top_errors(

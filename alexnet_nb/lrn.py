@@ -77,7 +77,7 @@ class LRN(nn.Module):
 
 # %% ../nbs/04_lrn.ipynb #SpatialNorm
 class SpatialNorm(nn.Module):
-    """Normalize over 5×5 pixels of each map, as `layers-145.cfg` does."""
+    """Normalize each feature map over 5×5 pixels, as the released code does."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:  # N × C × H × W
         """Divide by (1 + 0.001 · mean square of 5×5 neighbors) to the power 0.75."""

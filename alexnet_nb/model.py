@@ -25,7 +25,7 @@ from .relu import activation
 
 # %% ../nbs/06_model.ipynb #AlexNet
 class AlexNet(nn.Module):
-    """The network of §3.5: both columns, or one with the other in another process."""
+    """The network of §3.5, or one column of it if another process has the other."""
 
     def __init__(
         self, recipe: Recipe = paper, num_classes: int = 1000, column: int | None = None
@@ -173,8 +173,8 @@ def from_torchvision(
 ) -> AlexNet:  # recipe torchvision, in evaluation mode
     """Build the network with torchvision's weights. Raises `KeyError` for others.
 
-    Its input is what torchvision's transforms return: pixels from 0 to 255, minus the
-    mean of each channel, divided by the recipe's `scale`.
+    Its input is what torchvision's transforms return, which equals pixels from 0 to
+    255 minus the mean of each channel, divided by the recipe's `scale`.
     """
     convolutions = [f"features.{i}" for i in (0, 3, 6, 8, 10)]
     linears = [f"classifier.{i}" for i in (1, 4, 6)]

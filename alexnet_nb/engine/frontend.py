@@ -193,11 +193,11 @@ def continue_run(config: Config) -> Config:
     if config.dry_run and not config.out_dir:
         return config
     if config.dry_run:
-        print(f"{folder} holds the dry run before; this one has a folder of its own")
+        print(f"{folder} has an earlier dry run; this one gets its own folder")
         return replace(config, out_dir="")
     print(
-        f"going on with {folder}, which this kernel has begun with the same parameters;"
-        " restart the kernel for a new run"
+        f"resuming {folder}, which this kernel began with the same parameters;"
+        " restart the kernel to start a new run"
     )
     return replace(config, resume=True, out_dir=str(folder))
 

@@ -352,7 +352,8 @@ def train(
         _warn_of_slow_bfloat16()
     if config.dry_run:
         show_progress(
-            "a dry run: three steps in two launches, whose errors mean nothing"
+            "dry run: three training steps in two launches; the error rates below are"
+            " not meaningful"
         )
     hint = resume_hint(config, run_dir.path)
     try:

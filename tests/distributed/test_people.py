@@ -123,7 +123,7 @@ def test_jupyters_interrupt_ends_with_one_sentence(tmp_path, fault):
         fault(None)
         reply, said = run(outputs.append)
         assert reply["status"] == "ok"
-        assert "going on with runs/digits-source2012-001, which this kernel" in said
+        assert "resuming runs/digits-source2012-001, which this kernel" in said
         assert "resumed at step" in said
         assert len(list(tmp_path.glob("runs/*"))) == 1
     finally:
@@ -146,7 +146,7 @@ def test_every_cell_may_be_executed_twice(tmp_path):
         nb, timeout=120, resources={"metadata": {"path": tmp_path}}
     ).execute()
     said = "".join(o.get("text", "") for c in nb.cells for o in c.outputs)
-    assert len(re.findall("going on with run, which this kernel has begun", said)) == 2
+    assert len(re.findall("resuming run, which this kernel began", said)) == 2
     assert said.count("epoch  1/1") == 1  # it was trained once
     assert said.count("finished already, at step 3") == 1
     assert not (tmp_path / "runs").exists()

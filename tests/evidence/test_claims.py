@@ -86,6 +86,7 @@ def assert_agrees(ours, file, key):
                 r for r in csv.DictReader(f, delimiter="\t") if r["what"] == key
             )
     scale = 100 if "points" in values or "%" in values else 1
+    scale *= -1 if "fewer" in values else 1
     numbers = re.findall(
         r"-?\d+(?:\.\d+)?",
         re.sub("95 %|−", lambda m: "-" if m[0] == "−" else "", values),

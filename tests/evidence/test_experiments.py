@@ -331,6 +331,14 @@ def test_recorded_in_place_is_as_the_page_says(experiment):
     }
     assert [left[recipe, True] for recipe in plateau.PLACES["recipe"]] == [0, 0, 8, 8]
     assert [left[recipe, False] for recipe in plateau.PLACES["recipe"]] == [7, 8, 8, 8]
+    right = {False: [], True: []}  # whether runs without the wrong gradient left it
+    for recipe, divided in [(r, d) for r in ("paper", "source2012") for d in right]:
+        places = plateau.places(whole, recipe=recipe, divided=divided)
+        for run, (*_, has_left) in zip(runs[recipe, divided], places, strict=True):
+            if recipe == "paper" or run["device"] == "cpu":
+                right[divided].append(has_left)
+    assert (sum(right[False]), len(right[False])) == (9, 10)
+    assert (sum(right[True]), len(right[True])) == (0, 10)
     assert all(
         float(r["p_holm"]) < 0.05
         for r in intervals.summary(whole / "summary.tsv").values()

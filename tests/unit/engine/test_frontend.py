@@ -161,5 +161,5 @@ def test_a_kernel_goes_on_with_the_run_it_has_begun(tmp_path):
         kernel.shutdown_kernel(now=True)
     said = "".join(said)
     assert reply["content"]["status"] == "ok", said
-    assert "going on with run, which this kernel has begun" in said
-    assert "dry holds the dry run before" in said
+    assert "resuming run, which this kernel began" in said
+    assert "dry has an earlier dry run" in said
