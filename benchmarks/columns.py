@@ -127,10 +127,10 @@ def train():
     os._exit(0)
 
 
-def launch(processes):
-    """Results of each process of a run."""
+def launch(script, processes):
+    """Run `script worker` on two threads in all; return what each process printed."""
     with tempfile.TemporaryDirectory() as store:
-        command = [*torchrun_command(processes, store), __file__, "worker"]
+        command = [*torchrun_command(processes, store), script, "worker"]
         environment = worker_environment(
             plan_placement(processes, num_devices=0), store
         )
@@ -210,5 +210,5 @@ if __name__ == "__main__":
     results = dict(one=[], two=[])
     for _ in range(ROUNDS):
         for name, processes in (("one", 1), ("two", 2)):
-            results[name].append(launch(processes))
+            results[name].append(launch(__file__, processes))
     save("columns", results, table(results))

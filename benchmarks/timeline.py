@@ -11,23 +11,20 @@ results/benchmarks/timeline.{json,md}.
 import contextlib
 import json
 import os
-import subprocess
 import sys
-import tempfile
 import time
 from datetime import timedelta
 from functools import partial
 
 import torch
 import torch.distributed as dist
-from columns import column_loss
+from columns import column_loss, launch
 from timing import save, spread, start
 
 from alexnet_nb import multigpu
 from alexnet_nb.base.table import MarkdownTable
 from alexnet_nb.dropout import dropout_masks
-from alexnet_nb.engine.distributed import init_process_group, plan_placement
-from alexnet_nb.engine.launch import torchrun_command, worker_environment
+from alexnet_nb.engine.distributed import init_process_group
 from alexnet_nb.learning import make_optimizer
 from alexnet_nb.model import AlexNet
 from alexnet_nb.recipes import paper
@@ -81,21 +78,6 @@ def train():
         steps.append(dict(begin=begin, end=end, intervals=list(intervals)))
     print(json.dumps(dict(column=column, steps=steps[2:])) + "\n", end="", flush=True)
     os._exit(0)
-
-
-def launch():
-    """Start both processes; return their steps, column 0 first."""
-    with tempfile.TemporaryDirectory() as store:
-        command = [*torchrun_command(2, store), __file__, "worker"]
-        environment = worker_environment(plan_placement(2, num_devices=0), store)
-        environment |= dict(OMP_NUM_THREADS="1")
-        del environment["PYTHONSAFEPATH"]  # this script imports its neighbors
-        out = subprocess.run(
-            command, env=environment, stdout=subprocess.PIPE, text=True, check=True
-        ).stdout
-    columns = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
-    columns.sort(key=lambda column: column["column"])
-    return [column["steps"] for column in columns]
 
 
 def step_of(pair):
@@ -163,7 +145,7 @@ def run():
     """Measure, and save the times of all steps."""
     steps = []
     for _ in range(ROUNDS):
-        columns = launch()
+        columns = [column["steps"] for column in launch(__file__, 2)]
         steps += [step_of(pair) for pair in zip(*columns, strict=True)]
     load = round(os.getloadavg()[0], 1)
     results = dict(batch=BATCH, load=load, steps=rounded(steps))

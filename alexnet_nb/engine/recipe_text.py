@@ -168,8 +168,15 @@ def _wrong(name: str, value: Any, expected: str) -> ValueError:
 
 def _expected_type(types: tuple) -> str:
     """Describe the values of a field by its types."""
-    texts = {bool: "True or False", type(None): "None", tuple: "a tuple"}
-    return " or ".join(texts.get(kind, kind.__name__) for kind in types)
+    texts = {
+        bool: "True or False",
+        int: "a whole number",
+        float: "a number",
+        str: "a name",
+        tuple: "a tuple",
+        type(None): "None",
+    }
+    return " or ".join(texts[kind] for kind in types)
 
 # %% ../../nbs/engine/recipe_text.ipynb #tuples
 def _tuple_value(name: str, value: Any) -> tuple:
