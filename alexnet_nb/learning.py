@@ -261,8 +261,11 @@ def _plateau_forecast(
         return forecast
     cause = "a small std of the initial weights"
     if x.std() < 20:
-        cause = f"pixels with a std of only {x.std():.2g}"
-    return f"{forecast} So long a plateau probably comes from {cause}."
+        cause = (
+            f"pixels with a std of only {x.std():.2g}; that of ImageNet's pixels from 0"
+            " to 255 is about 58"
+        )
+    return f"{forecast} Such a long plateau is probably caused by {cause}."
 
 # %% ../nbs/09_learning.ipynb #error_rates
 def top_errors(
