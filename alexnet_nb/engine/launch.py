@@ -352,8 +352,7 @@ def train(
         _warn_of_slow_bfloat16()
     if config.dry_run:
         show_progress(
-            "dry run: three training steps in two launches; the error rates below are"
-            " not meaningful"
+            "dry run: three training steps; the error rates below are not meaningful"
         )
     hint = resume_hint(config, run_dir.path)
     try:
