@@ -38,6 +38,7 @@ STAGED, SITE = ROOT / "_proc", ROOT / "_docs"
 SIGNATURES = (  # as nbdev writes them, and as a reader would
     (r"```python\n\n", "```python\n"),
     (r"([:)])\n\s*\n```$", r"\1\n```"),
+    (r"\(\n\s*args:Any, kwargs:Any\n\)", "()"),  # a module that takes none
     (r"args:(?:VAR_POSITIONAL|Any), kwargs:(?:VAR_KEYWORD|Any)", "*args, **kwargs"),
     (r":(?:NoneType|builtin_function_or_method)=", "="),
     (r"\b__main__\.", ""),
